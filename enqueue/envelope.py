@@ -1,0 +1,101 @@
+"""The bytes on the queue: who asked what of which host, until when.
+
+RQ's 4-tuple `(func, instance, args, kwargs)` as JSON is
+`["hostd.execute", null, [ENVELOPE], {}]`.  The signature in ENVELOPE is taken over the exact bytes
+of its `body`, which therefore stays undecoded (`msgspec.Raw`) until it is verified.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from enqueue.requests import Host, Request, RequestKey
+
+VERSION: Final = 1
+ENTRY_POINT: Final = "hostd.execute"
+MAX_BYTES: Final = 64 * 1024
+DEFAULT_LIFETIME_MS: Final = 24 * 3600 * 1000
+MAX_LIFETIME_MS: Final = 7 * 24 * 3600 * 1000
+CLOCK_SKEW_MS: Final = 30_000
+
+ShortText = Annotated[str, msgspec.Meta(max_length=256)]
+
+
+class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One request on its way to one host; times are Unix milliseconds.
+
+    `request_id` is the caller's idempotency key.  `issuer` is who asks, for the audit trail.
+    `trace` is a W3C traceparent.
+    """
+
+    v: Literal[1]
+    request_id: RequestKey
+    host: Host
+    issuer: ShortText
+    issued_at_ms: Annotated[int, msgspec.Meta(ge=0)]
+    not_after_ms: Annotated[int, msgspec.Meta(ge=0)]
+    trace: ShortText | None
+    request: Request
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A signed body; unsigned ones carry empty `key_id` and `sig`."""
+
+    key_id: ShortText
+    sig: ShortText
+    body: msgspec.Raw
+
+
+class _NoArguments(msgspec.Struct, forbid_unknown_fields=True):
+    pass
+
+
+_Call = tuple[Literal["hostd.execute"], None, tuple[Envelope], _NoArguments]
+
+_call_decoder = msgspec.json.Decoder(_Call)
+_body_decoder = msgspec.json.Decoder(Body)
+
+
+def encode_body(body: Body) -> bytes:
+    """The bytes of `body`, proven to decode again.
+
+    msgspec checks constraints when it decodes, not when a struct is built, so what was encoded
+    is decoded once here: a bad request fails at the caller and not on the host.
+
+    Raises:
+        msgspec.ValidationError: a field is out of its range.
+    """
+    raw = msgspec.json.encode(body)
+    _body_decoder.decode(raw)
+    return raw
+
+
+def encode_call(body: bytes, *, key_id: str = "", sig: str = "") -> bytes:
+    """RQ's `data` for an encoded body."""
+    envelope = Envelope(key_id=key_id, sig=sig, body=msgspec.Raw(body))
+    return msgspec.json.encode((ENTRY_POINT, None, (envelope,), {}))
+
+
+def decode_call(raw: bytes) -> Envelope:
+    """The envelope in RQ's `data`; its body is not looked at.
+
+    Raises:
+        msgspec.DecodeError: not JSON, not a call of `hostd.execute`, or unknown fields.
+    """
+    return _call_decoder.decode(raw)[2][0]
+
+
+def decode_body(raw: bytes | msgspec.Raw) -> Body:
+    """The body in `raw`.
+
+    Raises:
+        msgspec.DecodeError: not JSON, a field out of its range, or unknown fields.
+    """
+    return _body_decoder.decode(raw)
+
+
+def canonical(body: Body) -> bytes:
+    """What makes two envelopes the same intent: the issuer and the request, no times, no trace."""
+    return msgspec.json.encode((body.issuer, body.request), order="deterministic")

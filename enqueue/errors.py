@@ -1,0 +1,48 @@
+"""What can go wrong on agentd's side of the queue.
+
+* EnqueueError
+  + BadRequest         the request breaks the protocol; nothing was sent
+  + RequestIdReused    the id already names another request; nothing was changed
+  + QueueFull          the host's queue is at its limit; nothing was stored
+  + QueueUnavailable   Redis did not answer in time; `may_be_stored` says what is known
+  + WaitTimeout        no result yet; the request goes on
+  + NotRetryable       only a failed request can be run again
+"""
+
+from __future__ import annotations
+
+
+class EnqueueError(Exception):
+    """Base of every error that the client raises on purpose."""
+
+
+class BadRequest(EnqueueError):
+    """The request breaks the protocol; nothing was sent."""
+
+
+class RequestIdReused(EnqueueError):
+    """The request id already names another request; nothing was changed."""
+
+
+class QueueFull(EnqueueError):
+    """The host's queue is at its limit; nothing was stored.  Try later, with the same id."""
+
+
+class QueueUnavailable(EnqueueError):
+    """Redis did not answer in time.
+
+    `may_be_stored` is False if the request surely was not stored.  Either way, enqueueing again
+    with the same request id is safe.
+    """
+
+    def __init__(self, message: str, *, may_be_stored: bool) -> None:
+        super().__init__(message)
+        self.may_be_stored = may_be_stored
+
+
+class WaitTimeout(EnqueueError, TimeoutError):
+    """No result yet; the request goes on, and waiting again is safe."""
+
+
+class NotRetryable(EnqueueError):
+    """Only a request that failed and may be repeated can be run again."""

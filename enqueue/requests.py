@@ -1,0 +1,185 @@
+"""Every request a host accepts: one frozen struct per operation.
+
+The union `Request` is the whole public vocabulary of hostd.  Each is a goal, not a
+command: asked for what already holds, it succeeds and changes nothing.  Add a variant
+here and the type checker names every place that must learn about it.
+"""
+
+from __future__ import annotations
+
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
+from typing import Annotated, Final, NewType
+
+import msgspec
+
+TenantId = NewType("TenantId", str)
+PoolId = NewType("PoolId", str)
+InstanceId = NewType("InstanceId", str)
+RequestId = NewType("RequestId", str)
+HostName = NewType("HostName", str)
+
+# `\A...\Z`, not `^...$`: `$` also matches before a trailing newline.
+LABEL_PATTERN: Final = r"\A[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z"
+INSTANCE_PATTERN: Final = r"\Ai-[0-9a-f]{8}\Z"
+REQUEST_ID_PATTERN: Final = r"\A[A-Za-z0-9-]{1,64}\Z"
+
+Tenant = Annotated[TenantId, msgspec.Meta(pattern=LABEL_PATTERN)]
+Pool = Annotated[PoolId, msgspec.Meta(pattern=LABEL_PATTERN)]
+Instance = Annotated[InstanceId, msgspec.Meta(pattern=INSTANCE_PATTERN)]
+Host = Annotated[HostName, msgspec.Meta(pattern=LABEL_PATTERN)]
+RequestKey = Annotated[RequestId, msgspec.Meta(pattern=REQUEST_ID_PATTERN)]
+
+MAX_NET_ID: Final = 4095
+
+
+def bridge_name(tenant_net_id: int) -> str:
+    """The name of a tenant's bridge; at most 14 bytes, so it fits IFNAMSIZ."""
+    return f"br-tenant-{tenant_net_id}"
+
+
+class TenantNet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A tenant's network on a host: a private /24 behind one bridge.
+
+    `gateway_ip` is the first address of `ipv4_subnet` and belongs to the bridge.
+    """
+
+    tenant_net_id: Annotated[int, msgspec.Meta(ge=0, le=MAX_NET_ID)]
+    ipv4_subnet: str
+    gateway_ip: str
+    bridge_name: str
+
+    def __post_init__(self) -> None:
+        try:
+            subnet = IPv4Network(self.ipv4_subnet)
+            gateway = IPv4Address(self.gateway_ip)
+        except (AddressValueError, ValueError) as error:
+            raise ValueError(f"net: {error}") from None
+        if str(subnet) != self.ipv4_subnet or subnet.prefixlen != 24 or not subnet.is_private:
+            raise ValueError(f"net.ipv4_subnet must be a private /24, not {self.ipv4_subnet!r}")
+        if gateway != subnet.network_address + 1:
+            raise ValueError(
+                f"net.gateway_ip must be the first address of {subnet}, not {self.gateway_ip!r}"
+            )
+        if self.bridge_name != bridge_name(self.tenant_net_id):
+            raise ValueError(
+                f"net.bridge_name must be {bridge_name(self.tenant_net_id)!r} for net id "
+                f"{self.tenant_net_id}, not {self.bridge_name!r}"
+            )
+
+
+class StartInstance(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag=True
+):
+    """Network, TAP, cgroup, disks, jail and Firecracker are up; the guest is booted."""
+
+    tenant_id: Tenant
+    pool_id: Pool
+    instance_id: Instance
+
+
+class StopInstance(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag=True
+):
+    """Firecracker, cgroup, TAP and jail are gone; the data volume is kept.
+
+    A sleep image is discarded.
+    """
+
+    tenant_id: Tenant
+    pool_id: Pool
+    instance_id: Instance
+
+
+class SleepInstance(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag=True
+):
+    """The guest's memory is in a durable image; nothing of the guest runs.
+
+    `force` skips the guest's drain; `drain_timeout_secs` bounds it (None: the pool's policy).
+    """
+
+    tenant_id: Tenant
+    pool_id: Pool
+    instance_id: Instance
+    force: bool = False
+    drain_timeout_secs: Annotated[int, msgspec.Meta(ge=0, le=86_400)] | None = None
+
+
+class WakeInstance(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag=True
+):
+    """The guest runs on from its image."""
+
+    tenant_id: Tenant
+    pool_id: Pool
+    instance_id: Instance
+
+
+class DestroyInstance(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag=True
+):
+    """Nothing of the instance is left; its volumes stay unless `wipe_volumes`."""
+
+    tenant_id: Tenant
+    pool_id: Pool
+    instance_id: Instance
+    wipe_volumes: bool = False
+
+
+class SetupNetwork(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag=True
+):
+    """The tenant's bridge, address, forwarding and NAT rules stand."""
+
+    tenant_id: Tenant
+    net: TenantNet
+
+
+class TeardownNetwork(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag=True
+):
+    """The tenant's bridge and rules are gone."""
+
+    tenant_id: Tenant
+    net: TenantNet
+
+
+class Ping(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag=True
+):
+    """The host answers."""
+
+
+InstanceRequest = StartInstance | StopInstance | SleepInstance | WakeInstance | DestroyInstance
+NetworkRequest = SetupNetwork | TeardownNetwork
+Request = InstanceRequest | NetworkRequest | Ping
+
+
+def op_of(request: Request) -> str:
+    """The operation's name on the wire, as in `StartInstance`."""
+    return type(request).__name__
+
+
+def describe(request: Request) -> str:
+    """One line for a person: `SleepInstance acme/workers/i-1a2b3c4d force=false`."""
+    match request:
+        case SleepInstance():
+            subject = _subject(request)
+            tail = f" force={str(request.force).lower()}"
+            if request.drain_timeout_secs is not None:
+                tail += f" drain_timeout_secs={request.drain_timeout_secs}"
+            return f"SleepInstance {subject}{tail}"
+        case DestroyInstance():
+            wipe = str(request.wipe_volumes).lower()
+            return f"DestroyInstance {_subject(request)} wipe_volumes={wipe}"
+        case StartInstance() | StopInstance() | WakeInstance():
+            return f"{op_of(request)} {_subject(request)}"
+        case SetupNetwork() | TeardownNetwork():
+            net = request.net
+            return f"{op_of(request)} {request.tenant_id} {net.ipv4_subnet} on {net.bridge_name}"
+        case Ping():
+            return "Ping"
+
+
+def _subject(request: InstanceRequest) -> str:
+    return f"{request.tenant_id}/{request.pool_id}/{request.instance_id}"

@@ -1,0 +1,1 @@
+"""hostd's privileged side.  Read `worker/job.py` first."""

@@ -1,0 +1,93 @@
+"""Names and addresses on the host, all functions of ids: a retry finds what a killed attempt made.
+
+The forms are those of the system whose place hostd takes, so that its directories stay readable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Final
+
+from enqueue.requests import InstanceId, InstanceRequest, PoolId, TenantId
+
+FIRST_OFFSET: Final = 3  # .1 is the gateway, .2 the builder
+LAST_OFFSET: Final = 254
+METADATA_PORT: Final = 8169
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRef:
+    """One instance; `instance_id` is unique on a host."""
+
+    tenant_id: TenantId
+    pool_id: PoolId
+    instance_id: InstanceId
+
+    @classmethod
+    def of(cls, request: InstanceRequest) -> InstanceRef:
+        """The instance a request is about."""
+        return cls(request.tenant_id, request.pool_id, request.instance_id)
+
+    def __str__(self) -> str:
+        return f"{self.tenant_id}/{self.pool_id}/{self.instance_id}"
+
+
+def tap_name(tenant_net_id: int, offset: int) -> str:
+    """At most 11 bytes: `tn4095i254`."""
+    return f"tn{tenant_net_id}i{offset}"
+
+
+def guest_mac(tenant_net_id: int, offset: int) -> str:
+    """A locally administered unicast address, unique on the host; offset 1 is the bridge's."""
+    return f"02:fc:{tenant_net_id >> 8:02x}:{tenant_net_id & 255:02x}:00:{offset:02x}"
+
+
+def guest_ip(subnet: str, offset: int) -> str:
+    """The guest's address in its tenant's /24."""
+    return str(IPv4Network(subnet).network_address + offset)
+
+
+def jail_uid(base: int, tenant_net_id: int, offset: int) -> int:
+    """Uid and gid of an instance's VMM: one of its own."""
+    return base + tenant_net_id * 256 + offset
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where things lie under the state directory (`[paths] state`)."""
+
+    state: Path
+
+    def tenant(self, tenant_id: str) -> Path:
+        """The tenant's directory."""
+        return self.state / "tenants" / tenant_id
+
+    def pool(self, tenant_id: str, pool_id: str) -> Path:
+        """The pool's directory."""
+        return self.tenant(tenant_id) / "pools" / pool_id
+
+    def instance(self, ref: InstanceRef) -> Path:
+        """The instance's directory."""
+        return self.pool(ref.tenant_id, ref.pool_id) / "instances" / ref.instance_id
+
+    def artifacts(self, tenant_id: str, pool_id: str) -> Path:
+        """The pool's artifacts: `revisions/<hash>/` and the symlink `current`."""
+        return self.pool(tenant_id, pool_id) / "artifacts"
+
+    def volumes(self, ref: InstanceRef) -> Path:
+        """The instance's disks."""
+        return self.instance(ref) / "volumes"
+
+    def runtime(self, ref: InstanceRef) -> Path:
+        """What lives only as long as a VMM."""
+        return self.instance(ref) / "runtime"
+
+    def jail_base(self, ref: InstanceRef) -> Path:
+        """The jailer's `--chroot-base-dir`."""
+        return self.instance(ref) / "jail"
+
+    def images(self, ref: InstanceRef) -> Path:
+        """Where sleep images lie: `sleep/` published, `partial-*` in the making."""
+        return self.instance(ref) / "snapshots"

@@ -1,0 +1,1 @@
+"""Stand-in `firecracker` and `jailer` programs for machines without KVM or binary."""

@@ -1,0 +1,1 @@
+"""States that a host can be in: each step looks, and makes true what is not."""
