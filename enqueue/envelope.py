@@ -84,7 +84,8 @@ def decode_call(raw: bytes) -> Envelope:
     Raises:
         msgspec.DecodeError: not JSON, not a call of `hostd.execute`, or unknown fields.
     """
-    return _call_decoder.decode(raw)[2][0]
+    envelope: Envelope = _call_decoder.decode(raw)[2][0]
+    return envelope
 
 
 def decode_body(raw: bytes | msgspec.Raw) -> Body:

@@ -99,4 +99,5 @@ def decode_result(raw: bytes) -> Result:
     Raises:
         msgspec.DecodeError: not a result of this protocol.
     """
-    return _decoder.decode(raw)
+    result: Result = _decoder.decode(raw)
+    return result

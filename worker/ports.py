@@ -205,6 +205,13 @@ class Disks(Protocol):
     def label(self, path: Path) -> str | None:
         """The label of the ext4 image at `path`; None if there is no whole ext4 image."""
 
+    def holds(self, spec: DiskSpec) -> bool:
+        """Whether the whole image at `spec.path` has this size, label and these files: its ext4
+        UUID is derived from the files' names, modes and bytes."""
+
+    def same(self, source: Path, target: Path) -> bool:
+        """Whether both are there with the same bytes."""
+
     def make(self, spec: DiskSpec) -> None:
         """A new image is at `spec.path`, durable, whole or not at all (built aside, renamed).
 
@@ -229,8 +236,8 @@ class Disks(Protocol):
         """Nothing is at `path` (a file or a directory tree), durably."""
 
     def wipe(self, path: Path) -> Mapping[str, Any]:
-        """The image's blocks are discarded, then it is unlinked, durably; returns a receipt
-        `{"path", "bytes", "method"}`."""
+        """The blocks of the file, or of every file below the directory, are discarded, then it is
+        removed, durably; returns a receipt `{"bytes", "files", "method"}`."""
 
     def exists(self, path: Path) -> bool:
         """Whether anything is at `path`."""
@@ -353,6 +360,12 @@ class Vmm(Protocol):
     def jail_is_fresh(self, spec: VmSpec) -> bool:
         """Whether a whole jail stands that no VMM has used yet, or the VMM lives in it."""
 
+    def spec(self, ref: InstanceRef) -> VmSpec | None:
+        """What the standing jail was built from; it stays true as long as the VMM lives."""
+
+    def jail_exists(self, ref: InstanceRef) -> bool:
+        """Whether anything that `remove_jail` removes is there."""
+
     def build_jail(self, spec: VmSpec, image: ImageFiles | None) -> None:
         """A fresh jail stands, with kernel, drives and (for a wake) the image's files in it.
 
@@ -436,6 +449,9 @@ class Images(Protocol):
             Lost: `image_damaged`, there is one, but its sizes are not those of its manifest.
         """
 
+    def anything(self, ref: InstanceRef) -> bool:
+        """Whether anything that `discard` removes is there."""
+
     def reserve(self, ref: InstanceRef, size_bytes: int) -> None:
         """There is room for an image of that size.
 
@@ -447,7 +463,11 @@ class Images(Protocol):
         """Whether the partial generation of that request is whole and durable."""
 
     def seal(
-        self, ref: InstanceRef, request_id: str, files: ImageFiles, secrets: Path | None,
+        self,
+        ref: InstanceRef,
+        request_id: str,
+        files: ImageFiles,
+        secrets: Path | None,
         manifest: Mapping[str, Any],
     ) -> None:
         """Files (moved), secrets (copied) and manifest are in the request's partial generation,
@@ -455,6 +475,9 @@ class Images(Protocol):
 
     def publish(self, ref: InstanceRef, request_id: str) -> None:
         """The request's generation is the instance's image, durably."""
+
+    def sync(self, ref: InstanceRef) -> None:
+        """What `find` shows is durable: the last thing before a VMM is killed."""
 
     def consume(self, ref: InstanceRef) -> None:
         """The image is marked as used, durably; it can never be loaded again."""

@@ -1,1 +1,64 @@
-"""From a request and the facts to ordered steps.  Pure."""
+"""From a request and the facts to ordered steps.  Pure: no I/O, no clock, no randomness."""
+
+from __future__ import annotations
+
+from typing import TypeVar, assert_never
+
+from enqueue.requests import DestroyInstance, InstanceRequest, SleepInstance
+from worker.facts import InstanceFacts
+from worker.plans import instance
+from worker.plans.base import Plan
+from worker.plans.build import Place
+from worker.plans.instance import Grounds
+from worker.plans.verdict import Verdict
+from worker.settings import Settings
+
+T = TypeVar("T")
+
+
+def instance_plan(
+    request: InstanceRequest,
+    verdict: Verdict,
+    facts: InstanceFacts,
+    place: Place | None,
+    *,
+    settings: Settings,
+    request_id: str,
+) -> Plan:
+    """The steps that make `request` true on this host, in order.
+
+    Raises:
+        Conflict: something that the plan is built from is missing.
+    """
+    grounds = Grounds(facts, place, settings)
+    match verdict:
+        case Verdict.UNCHANGED:
+            return Plan((), facts.status or "destroyed")
+        case Verdict.BOOT:
+            return instance.start(grounds, _sure(place))
+        case Verdict.RESUME:
+            return instance.resume(grounds, _sure(place))
+        case Verdict.STOP:
+            return instance.stop(grounds)
+        case Verdict.SLEEP:
+            force = isinstance(request, SleepInstance) and request.force
+            return instance.sleep(grounds, request_id, force=force)
+        case Verdict.FINISH_SLEEP:
+            return instance.finish_sleep(grounds)
+        case Verdict.WAKE:
+            return instance.wake(grounds, _sure(place), _sure(facts.image))
+        case Verdict.FINISH_WAKE:
+            return instance.finish_wake(grounds, _sure(place))
+        case Verdict.DESTROY:
+            wipe = isinstance(request, DestroyInstance) and request.wipe_volumes
+            return instance.destroy(grounds, wipe_volumes=wipe)
+        case Verdict.LOST:
+            return instance.lost(grounds)
+        case _:
+            assert_never(verdict)
+
+
+def _sure(value: T | None) -> T:
+    """`value`, which the verdict implies."""
+    assert value is not None  # noqa: S101  a verdict that needs a place has reserved one
+    return value

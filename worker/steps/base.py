@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from worker.ports import Host
+
+
+class IrrevocableError(Exception):
+    """Raised by `undo`: the step cannot be taken back, so nothing before it may be either."""
 
 
 class Step(Protocol):
     """A state of the host, named for what it makes true.
 
     `done` reads the machine, never a journal, and checks all that the step's docstring claims.
-    `apply` changes the machine; `undo` takes back what `apply` may have begun, and is called only
-    for a failing request that began the step.  A plan's `pivot` is the point of no return: once
-    begun, nothing before it is undone.
+    `apply` changes the machine and may return facts for the result's `detail`.  `undo` takes back
+    what `apply` may have begun; it is called only for a failing request that began the step.
     """
 
     @property
     def name(self) -> str: ...
-    @property
-    def pivot(self) -> bool: ...
     def done(self, host: Host) -> bool: ...
-    def apply(self, host: Host) -> None: ...
+    def apply(self, host: Host) -> Mapping[str, Any] | None: ...
     def undo(self, host: Host) -> None: ...

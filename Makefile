@@ -1,0 +1,60 @@
+# Each target makes what it needs: a virtual environment in .venv, Debian's packages where missing.
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.made
+PACKAGES := redis-server nftables libnftables1 iproute2 e2fsprogs util-linux gcc make
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help demo test check bench dashboard system clean
+help:
+	@echo "make demo       the whole life of a few instances, in a sandbox of its own, under a minute"
+	@echo "make test       everything that proves hostd; make check is its fast part"
+	@echo "make bench      figures, as ratios, into build/bench.json"
+	@echo "make dashboard  rq-dashboard without pickle on 127.0.0.1:9181 (REDIS=redis://...)"
+
+demo: $(STAMP) system
+	@$(BIN)/hostd demo $(DEMO)
+
+test: $(STAMP) system check
+	@$(PYTEST) tests -m "not bench" -rs --ignore=tests/unit
+
+check: $(STAMP)
+	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo > build/imports.log || (cat build/imports.log; exit 1)
+	@$(PYTEST) tests/unit
+
+bench: $(STAMP) system
+	@mkdir -p build
+	@$(BIN)/python -m bench $(BENCH)
+
+dashboard: $(STAMP)
+	@$(BIN)/python -m worker.dashboard $(if $(REDIS),--redis $(REDIS))
+
+$(STAMP): pyproject.toml
+	@echo "making $(VENV) ..."
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "hostd needs Python 3.11 or newer as python3"; exit 1; }
+	@test -x $(BIN)/python || python3 -m venv $(VENV) \
+		|| { echo "cannot make a virtual environment: apt-get install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,dashboard]'
+	@mkdir -p build
+	@touch $@
+
+# Installs what is missing, and says so; quick when nothing is.
+system:
+	@test "$$(id -u)" = 0 || { echo "hostd needs root: it makes devices and control groups"; exit 1; }
+	@missing=$$(dpkg-query -W -f '$${db:Status-Status} $${Package}\n' $(PACKAGES) 2>/dev/null \
+		| awk '$$1 == "installed" {print $$2}' | sort | comm -13 - <(printf '%s\n' $(PACKAGES) | sort)); \
+	if [ -n "$$missing" ]; then \
+		command -v apt-get > /dev/null || { echo "please install:" $$missing; exit 1; }; \
+		echo "installing" $$missing "..."; \
+		export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1; \
+		{ apt-get install -qq -y --no-install-recommends $$missing || { apt-get update -qq \
+			&& apt-get install -qq -y --no-install-recommends $$missing; }; } > build/apt.log 2>&1 \
+			|| { tail -5 build/apt.log; exit 1; }; \
+	fi
+
+clean:
+	@rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache *.egg-info

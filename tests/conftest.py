@@ -1,0 +1,32 @@
+"""What every test shares: the fixtures' modules, and honesty about what could not run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import pytest
+
+pytest_plugins = [
+    "tests.fixtures.hostparts",
+    "tests.fixtures.netns",
+    "tests.fixtures.redis",
+    "tests.fixtures.simulator",
+    "tests.fixtures.vmm",
+]
+
+MAY_NOT_BE_SKIPPED = ("root", "redis")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """On CI, a skipped `root` or `redis` test is a failed one."""
+    report = yield
+    must_run = any(item.get_closest_marker(name) for name in MAY_NOT_BE_SKIPPED)
+    optional = any(item.get_closest_marker(name) for name in ("kvm", "firecracker"))
+    if report.skipped and must_run and not optional and os.environ.get("CI"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped on CI: {report.longrepr}"
+    return report

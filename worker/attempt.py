@@ -1,0 +1,262 @@
+"""One attempt at a request: locks, facts, reservations, plan, engine, decision.
+
+A transient failure is put off, with exponential backoff and jitter, on record; whatever else comes
+out is written to the ledger while the locks are still held.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import assert_never
+
+from enqueue.requests import (
+    DestroyInstance,
+    InstanceRequest,
+    Ping,
+    SetupNetwork,
+    SleepInstance,
+    StartInstance,
+    StopInstance,
+    TeardownNetwork,
+    WakeInstance,
+    op_of,
+)
+from enqueue.results import Done, Failed, Result
+from worker import events
+from worker.answers import concluded
+from worker.context import Context
+from worker.engine import Outcome, execute
+from worker.errors import Broken, HostdError, Transient
+from worker.facts import instance_facts, network_facts
+from worker.ledger import Change, Entry
+from worker.names import InstanceRef
+from worker.plans import instance_plan
+from worker.plans.base import Plan
+from worker.plans.network import network_steps, setup, teardown
+from worker.plans.verdict import verdict_for
+from worker.reserve import (
+    release_network,
+    reserve_instance,
+    reserve_network,
+    settle_instance,
+)
+from worker.verify import Order, check_times
+from worker.waits import Until
+
+log = logging.getLogger("hostd")
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan, and the instance's status before it."""
+
+    plan: Plan
+    before: str | None = None
+
+
+def attempt(order: Order, ctx: Context) -> Result | Until:
+    """The request's result, decided in the ledger, or when to try again."""
+    entry = ctx.ledger.begin_attempt(order.body.request_id, ctx.clock.now_ms())
+    planned = Planned(Plan((), ""))
+    try:
+        if entry.attempts == 1:
+            check_times(order.body, now_ms=ctx.clock.now_ms())
+        with _locked(order, ctx):
+            try:
+                planned = _planned(order, ctx)
+                outcome = _executed(order, planned, ctx)
+            except HostdError as error:
+                outcome = Outcome((), {}, error)
+            return _concluded(order, entry, planned, outcome, ctx)
+    except HostdError as error:
+        return _concluded(order, entry, planned, Outcome((), {}, error), ctx)
+    except sqlite3.Error:
+        raise  # without its ledger hostd must not go on
+    except Exception as error:
+        log.exception("bug while carrying out %s", entry.request_id)
+        bug = Broken(
+            "bug", f"{type(error).__name__}: {error}", hint="please report it, with the log"
+        )
+        return _concluded(order, entry, planned, Outcome((), {}, bug), ctx)
+
+
+@contextmanager
+def _locked(order: Order, ctx: Context) -> Iterator[None]:
+    request, id_ = order.body.request, order.body.request_id
+    match request:
+        case SetupNetwork() | TeardownNetwork():
+            lock = ctx.locks.network(request.tenant_id, request_id=id_)
+        case (
+            StartInstance() | StopInstance() | SleepInstance() | WakeInstance() | DestroyInstance()
+        ):
+            exclusive = _builds_network(request, id_, ctx)
+            lock = ctx.locks.instance(
+                request.tenant_id, request.instance_id, request_id=id_, exclusive_tenant=exclusive
+            )
+        case Ping():
+            raise Broken("bug", "a Ping needs no lock")
+        case _:
+            assert_never(request)
+    with lock as waited_s:
+        ctx.metrics.lock_wait.observe(waited_s)
+        yield
+
+
+def _builds_network(request: InstanceRequest, request_id: str, ctx: Context) -> bool:
+    """Whether the tenant is needed exclusively: a Start or Wake whose network does not stand, or
+    which had begun to build it when it was killed and may have to take that back."""
+    if not isinstance(request, StartInstance | WakeInstance):
+        return False
+    tenant = ctx.host.records.tenant(request.tenant_id)
+    if tenant is None:
+        return False
+    steps = network_steps(request.tenant_id, tenant.net, ctx.settings)
+    begun = ctx.ledger.begun_steps(request_id)
+    return any(step.name in begun or not step.done(ctx.host) for step in steps)
+
+
+def _planned(order: Order, ctx: Context) -> Planned:
+    request = order.body.request
+    match request:
+        case SetupNetwork():
+            reserve_network(request, network_facts(request, ctx.host), ctx.ledger, ctx.settings)
+            return Planned(setup(request, ctx.settings))
+        case TeardownNetwork():
+            facts = network_facts(request, ctx.host)
+            reserve_network(request, facts, ctx.ledger, ctx.settings)
+            return Planned(teardown(request, facts))
+        case (
+            StartInstance() | StopInstance() | SleepInstance() | WakeInstance() | DestroyInstance()
+        ):
+            return _planned_instance(request, order.body.request_id, ctx)
+        case Ping():
+            raise Broken("bug", "a Ping needs no plan")
+        case _:
+            assert_never(request)
+
+
+def _planned_instance(request: InstanceRequest, request_id: str, ctx: Context) -> Planned:
+    at = datetime.fromtimestamp(ctx.clock.wall(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    facts = instance_facts(request, ctx.host, layout=ctx.settings.layout, at=at)
+    verdict = verdict_for(request, facts)
+    place = reserve_instance(verdict, facts, ctx.ledger, ctx.settings)
+    plan = instance_plan(
+        request, verdict, facts, place, settings=ctx.settings, request_id=request_id
+    )
+    return Planned(plan, facts.status)
+
+
+def _executed(order: Order, planned: Planned, ctx: Context) -> Outcome:
+    outcome = execute(
+        planned.plan.steps,
+        host=ctx.host,
+        journal=ctx.ledger,
+        request_id=order.body.request_id,
+        clock=ctx.clock,
+        deadline_s=ctx.clock.monotonic() + ctx.config.worker.request_timeout_s,
+    )
+    if outcome.error is None and planned.plan.then is not None:
+        return Outcome(outcome.reports, outcome.detail, planned.plan.then)
+    return outcome
+
+
+def _concluded(
+    order: Order, entry: Entry, planned: Planned, outcome: Outcome, ctx: Context
+) -> Result | Until:
+    retry = ctx.config.retry
+    if isinstance(outcome.error, Transient) and entry.attempts < retry.attempts:
+        return _put_off(order, entry, outcome.error, ctx)
+    result = concluded(
+        order.body.request,
+        entry,
+        outcome,
+        planned.plan.state,
+        issued_at_ms=order.body.issued_at_ms,
+        now_ms=ctx.clock.now_ms(),
+    )
+    return decide(order, result, ctx, before=planned.before)
+
+
+def _put_off(order: Order, entry: Entry, error: HostdError, ctx: Context) -> Until:
+    """Exponential backoff with jitter: what failed together is not retried together."""
+    retry = ctx.config.retry
+    ceiling_s = min(retry.cap_s, retry.first_s * 2 ** (entry.attempts - 1))
+    delay_s = ceiling_s * (0.5 + ctx.random() / 2)
+    ctx.ledger.back_off(entry.request_id, ctx.clock.now_ms() + int(delay_s * 1000))
+    op = op_of(order.body.request)
+    ctx.metrics.retries.labels(op, error.code).inc()
+    log.warning(
+        "%s %s: attempt %d failed, next in %.1f s: %s",
+        entry.request_id, op, entry.attempts, delay_s, error,
+    )  # fmt: skip
+    return Until(ctx.clock.monotonic() + delay_s)
+
+
+def decide(order: Order, result: Result, ctx: Context, *, before: str | None = None) -> Result:
+    """Writes the result, its events, and what it frees, in one transaction."""
+    request, now_ms = order.body.request, ctx.clock.now_ms()
+    ended = events.RequestEnded(
+        at_ms=now_ms,
+        request_id=order.body.request_id,
+        op=op_of(request),
+        outcome=events.outcome_of(result),
+        changed=isinstance(result, Done) and result.changed,
+        state=result.state if isinstance(result, Done) else None,
+        code=result.code if isinstance(result, Failed) else None,
+        tenant_id=getattr(request, "tenant_id", None),
+        instance_id=getattr(request, "instance_id", None),
+    )
+    news: list[events.Event] = [ended]
+    with ctx.ledger.transaction():
+        change = None
+        if isinstance(request, SetupNetwork | TeardownNetwork):
+            if ctx.host.links.bridge(request.net.bridge_name) is None and _was_holder(result):
+                release_network(ctx.ledger, request.net)
+        elif not isinstance(request, Ping):
+            change, moved = _status_now(request, order, ctx, before)
+            news = [*moved, ended]
+        ctx.ledger.decide(
+            order.body.request_id,
+            result,
+            now_ms=now_ms,
+            events=[events.encode(event) for event in news],
+            change=change,
+        )
+    return result
+
+
+def _was_holder(result: Result) -> bool:
+    """Whether the network reservation is this tenant's: a conflict leaves another's alone."""
+    return not isinstance(result, Failed) or result.failure_class in ("transient", "broken")
+
+
+def _status_now(
+    request: InstanceRequest, order: Order, ctx: Context, before: str | None
+) -> tuple[Change | None, list[events.Event]]:
+    """The status on record after the request, what it frees, and the event of its change."""
+    ref = InstanceRef.of(request)
+    doc = ctx.host.records.instance(ref)
+    if doc is None:
+        settle_instance(ctx.ledger, ref, "destroyed" if before is not None else None)
+        return None, []
+    after = doc.fields.status
+    settle_instance(ctx.ledger, ref, after)
+    change = Change(ref.instance_id, ref.tenant_id, ref.pool_id, after)
+    if before is None or before == after:
+        return change, []
+    moved = events.InstanceChanged(
+        at_ms=ctx.clock.now_ms(),
+        tenant_id=ref.tenant_id,
+        pool_id=ref.pool_id,
+        instance_id=ref.instance_id,
+        before=before,
+        after=after,
+        reason=op_of(request),
+        request_id=order.body.request_id,
+    )
+    return change, [moved]

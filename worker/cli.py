@@ -1,0 +1,55 @@
+"""`hostd`: run a host, look at it, try it out."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from worker.config import load
+from worker.errors import ConfigError, HostdError, StartupError
+
+DONE, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns 0 done, 1 failed, 2 usage, 3 unreachable."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.DEBUG if arguments.verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(threadName)s %(message)s",
+    )
+    for noisy in ("httpx", "httpcore", "rq.worker", "pyroute2"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        return int(arguments.command(arguments))
+    except (ConfigError, StartupError, HostdError) as error:
+        for line in str(error).splitlines():
+            print(f"hostd: {line}", file=sys.stderr)
+        return USAGE if isinstance(error, ConfigError) else FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hostd", description=__doc__)
+    parser.add_argument("--config", type=Path, help="default: /etc/hostd/hostd.toml")
+    parser.add_argument("--verbose", action="store_true", help="log more")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="serve this host's queue, as root")
+    run.set_defaults(command=_run)
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = load(arguments.config)
+    from worker.wiring import Hostd  # other commands start faster without the worker's parts
+
+    Hostd(config).run()
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""All that a request needs, as `worker.wiring` built it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from enqueue.results import Pong, Result
+from worker.config import Config
+from worker.engine import Clock
+from worker.executors import Executors
+from worker.ledger import Ledger
+from worker.lock import Locks
+from worker.metrics import Metrics
+from worker.ports import Host
+from worker.settings import Settings
+from worker.verify import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A job as it was taken from Redis: its id, RQ's `data`, and RQ's times as they came."""
+
+    id: str
+    data: bytes
+    created_at: bytes = b""
+    enqueued_at: bytes = b""
+
+
+class Publisher(Protocol):
+    """Where results and states go.  Its failures change nothing about an outcome."""
+
+    def started(self, delivery: Delivery) -> bool:
+        """The job shows as started; False if somebody has cancelled it while it waited."""
+
+    def tell(self, delivery: Delivery, result: Result, *, request_id: str | None) -> None:
+        """The result stands in Redis, now or once Redis is back.
+
+        `request_id` is given for what the ledger holds as decided.
+        """
+
+    def quarantine(self, delivery: Delivery, result: Result) -> None:
+        """As `tell`, and the entry is in the quarantine list with its reason."""
+
+    def settle(self) -> None:
+        """What was being told when this was called has been told, or has failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The parts that `worker.job` works with.  `random` is uniform in 0..1."""
+
+    config: Config
+    settings: Settings
+    policy: Policy
+    host: Host
+    ledger: Ledger
+    locks: Locks
+    publish: Publisher
+    executors: Executors
+    metrics: Metrics
+    clock: Clock
+    pong: Callable[[], Pong]
+    random: Callable[[], float]

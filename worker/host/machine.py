@@ -1,0 +1,40 @@
+"""What identifies this machine and this boot."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from importlib import metadata
+from pathlib import Path
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+MACHINE_ID = Path("/etc/machine-id")
+
+
+def boot_id() -> str:
+    """A new one with each boot: proc_sys_kernel(5)."""
+    return BOOT_ID.read_text().strip()
+
+
+def machine_id() -> str:
+    """The machine's, or the boot's where the machine has none: machine-id(5)."""
+    try:
+        return MACHINE_ID.read_text().strip() or boot_id()
+    except OSError:
+        return boot_id()
+
+
+def version() -> str:
+    """hostd's own version."""
+    return metadata.version("hostd")
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def uptime_s() -> float:
+    """Seconds since boot, suspend included."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -1,0 +1,123 @@
+"""Connections to Redis, and what must hold of it before a host trusts it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from redis import Redis, Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.retry import Retry
+
+from enqueue.keys import HostKeys
+from worker.config import RedisConfig
+from worker.errors import ConfigError, StartupError
+
+OWNER_TTL_S = 30
+
+
+class Owner(msgspec.Struct, frozen=True, kw_only=True):
+    """Which machine serves a host name: a guard against two, not a lease."""
+
+    machine_id: str
+    runtime: str
+    pid: int
+
+
+def connect(config: RedisConfig, *, extra_timeout_s: float = 0.0) -> Redis:
+    """A client; nothing is sent yet.  `extra_timeout_s` is for commands that block that long.
+
+    Raises:
+        ConfigError: the URL, or a file that the configuration names.
+    """
+    options = _options(config, extra_timeout_s)
+    try:
+        if config.sentinels:
+            addresses = [_address(text) for text in config.sentinels]
+            sentinel = Sentinel(addresses, socket_timeout=config.timeout_s)
+            master: Redis = sentinel.master_for(config.sentinel_service, **options)
+            return master
+        client: Redis = Redis.from_url(config.url, **options)
+    except ValueError as error:
+        raise ConfigError(f"redis.url = {config.url!r}: {error}") from error
+    return client
+
+
+def _options(config: RedisConfig, extra_timeout_s: float) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "socket_timeout": config.timeout_s + extra_timeout_s,
+        "socket_connect_timeout": config.timeout_s,
+        # The worker's loop does its own waiting; redis-py must not repeat a command whose reply
+        # was lost.
+        "retry": Retry(NoBackoff(), 0),
+        "health_check_interval": 0,
+    }
+    if config.password_file:
+        try:
+            options["password"] = Path(config.password_file).read_text().strip()
+        except OSError as error:
+            raise ConfigError(f"redis.password_file = {config.password_file!r}: {error}") from error
+    for key, name in (("ca", "ssl_ca_certs"), ("cert", "ssl_certfile"), ("key", "ssl_keyfile")):
+        if getattr(config, key):
+            options[name] = getattr(config, key)
+    return options
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    try:
+        return host, int(port)
+    except ValueError:
+        raise ConfigError(f"redis.sentinels: {text!r} is no host:port") from None
+
+
+def check(redis: Redis, config: RedisConfig) -> None:
+    """Redis is there and keeps what it is given.
+
+    Raises:
+        StartupError: it is away, refuses us, has no AOF, or evicts.
+    """
+    where = ", ".join(config.sentinels) or config.url
+    try:
+        persistence = redis.info("persistence")
+        memory = redis.info("memory")
+    except (AuthenticationError, NoPermissionError) as error:
+        raise StartupError(f"Redis at {where} refuses hostd: {error}; see `hostctl acl`") from error
+    except RedisError as error:
+        raise StartupError(f"Redis at {where} does not answer: {error}; start it, or correct [redis] url") from error
+    if not persistence.get("aof_enabled") and not config.allow_no_aof:
+        raise StartupError(
+            f"Redis at {where} has no AOF, so a restart would lose requests; set `appendonly yes`"
+        )
+    policy = memory.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        raise StartupError(
+            f"Redis at {where} may evict requests (maxmemory-policy {policy}); set it to noeviction"
+        )
+
+
+def claim(redis: Redis, host_keys: HostKeys, owner: Owner) -> None:
+    """This machine serves the host name.
+
+    Raises:
+        StartupError: another machine, or another runtime directory, has served it within 30 s.
+    """
+    raw = redis.get(host_keys.owner)
+    if isinstance(raw, bytes):
+        try:
+            known = msgspec.json.decode(raw, type=Owner)
+        except msgspec.DecodeError:
+            known = None
+        if known and (known.machine_id, known.runtime) != (owner.machine_id, owner.runtime):
+            raise StartupError(
+                f"host name {host_keys.host} is served by machine {known.machine_id} (runtime "
+                f"{known.runtime}, pid {known.pid}); stop it and wait {OWNER_TTL_S} s, or rename"
+            )
+    refresh(redis, host_keys, owner)
+
+
+def refresh(redis: Redis, host_keys: HostKeys, owner: Owner) -> None:
+    """Says again who serves the host name."""
+    redis.set(host_keys.owner, msgspec.json.encode(owner), ex=OWNER_TTL_S)

@@ -1,0 +1,148 @@
+"""What happens to a request.  Read this file first.
+
+    bytes -> verify -> ledger -> wait for turn -> locks -> plan -> engine(steps)
+          -> ledger -> result -> metrics, events
+
+`story` is all of it, as a generator: where it must wait it yields what it waits for, and
+`worker.executors` resumes it when that has come, so a request that waits costs no thread.  Up to
+the first `yield` it runs on the consumer's thread, inside the ledger transaction of its batch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+from enqueue.requests import Ping, describe, op_of
+from enqueue.results import Result
+from worker.answers import refused, replayed
+from worker.attempt import attempt, decide
+from worker.context import Context, Delivery
+from worker.errors import Conflict, Rejected
+from worker.events import say
+from worker.ledger import Delivery as Kind
+from worker.ledger import Entry
+from worker.supersede import Subject, supersede
+from worker.turns import keys_of
+from worker.verify import Forged, Order, verified
+from worker.waits import Answer, Turn, Until, Wait
+
+log = logging.getLogger("hostd")
+
+
+def story(delivery: Delivery, ctx: Context) -> Iterator[Wait]:
+    """From bytes to a told result: the whole life of one delivery."""
+    try:
+        order = verified(delivery.data, id_=delivery.id, policy=ctx.policy)
+    except Forged as error:
+        yield from quarantined(delivery, refused("unknown", error), ctx)
+        return
+    if isinstance(order.body.request, Ping):
+        yield Answer()
+        tell(order, delivery, ctx.pong(), ctx, request_id=None)
+        return
+    kind, entry = accepted(order, ctx)
+    if kind is Kind.UNTOLD:  # perhaps being told at this moment, and asked for again
+        yield Answer()
+        ctx.publish.settle()
+        kind, entry = accepted(order, ctx)
+    match kind:
+        case Kind.NEW:
+            yield from fulfil(order, entry, delivery, ctx)
+        case Kind.RERUN:
+            yield from run_again(order, entry, delivery, ctx)
+        case Kind.IN_FLIGHT:
+            log.info("%s is in flight already: this delivery is dropped", delivery.id)
+        case Kind.UNTOLD | Kind.REPLAY:
+            yield from answered(order, entry, delivery, ctx)
+        case Kind.REUSED:
+            yield from reused(order, delivery, ctx)
+
+
+def fulfil(order: Order, entry: Entry, delivery: Delivery, ctx: Context) -> Iterator[Wait]:
+    """From an accepted request to a told result; a restart takes unfinished ones up here."""
+    request = order.body.request
+    for victim, result in supersede(order, entry, ctx):
+        ctx.executors.submit(told(victim, result, ctx))
+    yield Turn(keys_of(request), Subject(order, entry, delivery))
+    outcome: Result | Until
+    if ctx.publish.started(delivery):
+        if (delay_ms := entry.not_before_ms - ctx.clock.now_ms()) > 0:
+            yield Until(ctx.clock.monotonic() + delay_ms / 1000)
+        while isinstance(outcome := attempt(order, ctx), Until):
+            yield outcome
+    else:
+        error = Conflict("cancelled", "it was cancelled while it waited")
+        outcome = decide(order, refused(op_of(request), error), ctx)
+    tell(order, delivery, outcome, ctx, request_id=entry.request_id)
+
+
+def accepted(order: Order, ctx: Context) -> tuple[Kind, Entry]:
+    """What this delivery is, on record."""
+    request = order.body.request
+    return ctx.ledger.accept(
+        order.body.request_id,
+        digest=order.digest,
+        call=order.call,
+        op=op_of(request),
+        tenant_id=getattr(request, "tenant_id", None),
+        instance_id=getattr(request, "instance_id", None),
+        now_ms=ctx.clock.now_ms(),
+    )
+
+
+def tell(
+    order: Order, delivery: Delivery, result: Result, ctx: Context, *, request_id: str | None
+) -> None:
+    """The result goes out; it stays the same from here on."""
+    ctx.publish.tell(delivery, result, request_id=request_id)
+    ctx.metrics.ended(result)
+    say(describe(order.body.request), order.body.request_id, result)
+
+
+def quarantined(delivery: Delivery, result: Result, ctx: Context) -> Iterator[Wait]:
+    """A forged or malformed job is put aside with its reason; it never runs."""
+    yield Answer()
+    ctx.publish.quarantine(delivery, result)
+    ctx.metrics.ended(result)
+    say("quarantined", delivery.id, result)
+
+
+def answered(order: Order, entry: Entry, delivery: Delivery, ctx: Context) -> Iterator[Wait]:
+    """The first run's result, again."""
+    assert entry.result is not None  # noqa: S101  the ledger's states guarantee it
+    yield Answer()
+    tell(order, delivery, replayed(entry.result), ctx, request_id=entry.request_id)
+
+
+def run_again(order: Order, entry: Entry, delivery: Delivery, ctx: Context) -> Iterator[Wait]:
+    """A run by hand, which must not undo a newer decision."""
+    later = ctx.ledger.overtaken(entry)
+    if later is None:
+        yield from fulfil(order, ctx.ledger.renew(entry.request_id), delivery, ctx)
+        return
+    error = Conflict(
+        "overtaken",
+        f"request {later} of the same instance was accepted later and is decided",
+        hint="send a new request if you still want this",
+    )
+    result = decide(order, refused(op_of(order.body.request), error), ctx)
+    yield Answer()
+    tell(order, delivery, result, ctx, request_id=entry.request_id)
+
+
+def reused(order: Order, delivery: Delivery, ctx: Context) -> Iterator[Wait]:
+    """The request id names another request, which stays as it was."""
+    error = Rejected(
+        "request_id_reused",
+        f"request id {order.body.request_id} names another request on this host",
+        hint="use a new request id",
+    )
+    yield Answer()
+    tell(order, delivery, refused(op_of(order.body.request), error), ctx, request_id=None)
+
+
+def told(victim: Subject, result: Result, ctx: Context) -> Iterator[Wait]:
+    """A result that another request has decided goes out."""
+    yield Answer()
+    tell(victim.order, victim.delivery, result, ctx, request_id=victim.entry.request_id)

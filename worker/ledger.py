@@ -1,0 +1,414 @@
+"""The ledger: every request this host has accepted, in one SQLite file.
+
+Redis is transport; the ledger and the machine are the truth.  A request is `accepted`, then
+`decided` (its result is written), then `told` (its result stands in Redis).  Rows of the outbox
+enter with the change that they speak of.  Every commit is durable before the call returns
+(`synchronous=FULL`, WAL): SQLite's documentation, "PRAGMA synchronous".
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final
+
+from enqueue.results import Failed, Result, decode_result, encode_result
+from worker.errors import StartupError
+
+SCHEMA_VERSION: Final = 1
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS requests (
+    request_id TEXT PRIMARY KEY,
+    seq INTEGER NOT NULL UNIQUE,          -- order of acceptance; a new run gets a new one
+    digest BLOB NOT NULL,                 -- of issuer and canonical request
+    op TEXT NOT NULL,
+    tenant_id TEXT, instance_id TEXT,
+    call BLOB NOT NULL,                   -- RQ's data, as it came
+    state TEXT NOT NULL CHECK (state IN ('accepted', 'decided', 'told')),
+    runs INTEGER NOT NULL DEFAULT 1,
+    attempts INTEGER NOT NULL DEFAULT 0,  -- of this run
+    accepted_at_ms INTEGER NOT NULL,
+    began_at_ms INTEGER,                  -- first attempt of this run
+    not_before_ms INTEGER NOT NULL DEFAULT 0,
+    code TEXT, result BLOB, decided_at_ms INTEGER);
+CREATE INDEX IF NOT EXISTS requests_open ON requests (state, seq) WHERE state != 'told';
+CREATE INDEX IF NOT EXISTS requests_instance ON requests (instance_id, seq);
+CREATE TABLE IF NOT EXISTS journal (
+    request_id TEXT NOT NULL, step TEXT NOT NULL,
+    began_at_ms INTEGER NOT NULL, finished_at_ms INTEGER,
+    PRIMARY KEY (request_id, step)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS reservations (
+    kind TEXT NOT NULL, key TEXT NOT NULL, owner TEXT NOT NULL,
+    vcpus INTEGER NOT NULL DEFAULT 0, mem_mib INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (kind, key)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS instances (
+    instance_id TEXT PRIMARY KEY, tenant_id TEXT NOT NULL, pool_id TEXT NOT NULL,
+    status TEXT NOT NULL, changed_at_ms INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS outbox (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, event BLOB NOT NULL,
+    published INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX IF NOT EXISTS outbox_open ON outbox (seq) WHERE published = 0;
+"""
+
+
+class Delivery(Enum):
+    """What a delivery of a request id turned out to be."""
+
+    NEW = "new"
+    RERUN = "rerun"  # told and failed in a way that may be tried again
+    IN_FLIGHT = "in_flight"
+    UNTOLD = "untold"  # decided; its result is to be published again
+    REPLAY = "replay"  # told for good; the first result again
+    REUSED = "reused"  # the id names another request
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One request of the ledger."""
+
+    request_id: str
+    seq: int
+    call: bytes
+    state: str
+    attempts: int
+    accepted_at_ms: int
+    began_at_ms: int | None
+    not_before_ms: int
+    result: Result | None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An instance's new status, written with the result that brought it about."""
+
+    instance_id: str
+    tenant_id: str
+    pool_id: str
+    status: str
+
+
+def is_final(result: Result) -> bool:
+    """Whether a later delivery gets this result again instead of a new run."""
+    if not isinstance(result, Failed):
+        return True
+    final_codes = ("conflict/superseded", "conflict/overtaken", "conflict/cancelled")
+    return result.failure_class in ("rejected", "lost") or result.code in final_codes
+
+
+class Ledger:
+    """The file, open.  All methods may be called from any thread."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens or makes the ledger, 0600.
+
+        Raises:
+            StartupError: it cannot be opened, is damaged, or is of a newer hostd.
+        """
+        self._lock = threading.RLock()
+        self._batching = 0
+        self._finished: list[tuple[int, str, str]] = []
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.touch(mode=0o600)
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._prepare(path)
+        except (sqlite3.Error, OSError) as error:
+            raise StartupError(
+                f"ledger {path}: {error}; restore it from a backup, or see docs/runbook.md#ledger"
+            ) from error
+
+    def _prepare(self, path: Path) -> None:
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.execute("PRAGMA busy_timeout=5000")
+        verdict = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(f"damaged: {verdict}")
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise sqlite3.DatabaseError(f"of a newer hostd (schema {version})")
+        self._db.executescript(SCHEMA)
+        self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    def close(self) -> None:
+        """Closes the file."""
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One durable commit; nested uses join the outermost."""
+        with self._lock:
+            if self._batching:
+                yield self._db
+                return
+            self._db.execute("BEGIN IMMEDIATE")
+            self._batching += 1
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+            finally:
+                self._batching -= 1
+
+    # ------------------------------------------------------------ accept
+
+    def accept(
+        self,
+        request_id: str,
+        *,
+        digest: bytes,
+        call: bytes,
+        op: str,
+        tenant_id: str | None,
+        instance_id: str | None,
+        now_ms: int,
+    ) -> tuple[Delivery, Entry]:
+        """What this delivery is; a new one or a new run is on record when this returns."""
+        with self.transaction() as db:
+            row = db.execute(
+                "SELECT digest, state, result FROM requests WHERE request_id = ?", (request_id,)
+            ).fetchone()
+            if row is None:
+                db.execute(
+                    "INSERT INTO requests (request_id, seq, digest, op, tenant_id, instance_id,"
+                    " call, state, accepted_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?, 'accepted', ?)",
+                    (
+                        request_id,
+                        self._next_seq(),
+                        digest,
+                        op,
+                        tenant_id,
+                        instance_id,
+                        call,
+                        now_ms,
+                    ),
+                )
+                return Delivery.NEW, self.entry(request_id)
+            delivery = self._known(row, digest)
+            if delivery is Delivery.RERUN:
+                db.execute("DELETE FROM journal WHERE request_id = ?", (request_id,))
+                db.execute(
+                    "UPDATE requests SET state = 'accepted', runs = runs + 1, attempts = 0,"
+                    " began_at_ms = NULL, not_before_ms = 0 WHERE request_id = ?",
+                    (request_id,),
+                )
+            return delivery, self.entry(request_id)
+
+    @staticmethod
+    def _known(row: Sequence[Any], digest: bytes) -> Delivery:
+        known_digest, state, result = row
+        if known_digest != digest:
+            return Delivery.REUSED
+        if state == "accepted":
+            return Delivery.IN_FLIGHT
+        if state == "decided":
+            return Delivery.UNTOLD
+        return Delivery.REPLAY if is_final(decode_result(result)) else Delivery.RERUN
+
+    def _next_seq(self) -> int:
+        row = self._db.execute("SELECT COALESCE(MAX(seq), 0) + 1 FROM requests").fetchone()
+        return int(row[0])
+
+    def renew(self, request_id: str) -> Entry:
+        """The request, last in the order of acceptance: a later run is a later intent."""
+        with self.transaction() as db:
+            db.execute(
+                "UPDATE requests SET seq = ? WHERE request_id = ?", (self._next_seq(), request_id)
+            )
+            return self.entry(request_id)
+
+    def overtaken(self, entry: Entry) -> str | None:
+        """The id of a later-accepted, decided request of the same instance, if there is one."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT later.request_id FROM requests AS mine JOIN requests AS later"
+                " ON later.instance_id = mine.instance_id AND later.seq > mine.seq"
+                " AND later.state != 'accepted' WHERE mine.request_id = ? LIMIT 1",
+                (entry.request_id,),
+            ).fetchone()
+            return None if row is None else str(row[0])
+
+    # ------------------------------------------------------------ carry out
+
+    def begin_attempt(self, request_id: str, now_ms: int) -> Entry:
+        """The request with one more attempt on record."""
+        with self.transaction() as db:
+            db.execute(
+                "UPDATE requests SET attempts = attempts + 1,"
+                " began_at_ms = COALESCE(began_at_ms, ?) WHERE request_id = ?",
+                (now_ms, request_id),
+            )
+            return self.entry(request_id)
+
+    def back_off(self, request_id: str, not_before_ms: int) -> None:
+        """The next attempt is not made before that time, not even after a restart."""
+        with self.transaction() as db:
+            db.execute(
+                "UPDATE requests SET not_before_ms = ? WHERE request_id = ?",
+                (not_before_ms, request_id),
+            )
+
+    def began(self, request_id: str, step: str, now_ms: int) -> None:
+        """The step is about to change the machine; durable when this returns."""
+        with self.transaction() as db:
+            self._flush_finished(db)
+            db.execute(
+                "INSERT INTO journal (request_id, step, began_at_ms) VALUES (?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET began_at_ms = excluded.began_at_ms,"
+                " finished_at_ms = NULL",
+                (request_id, step, now_ms),
+            )
+
+    def finished(self, request_id: str, step: str, now_ms: int) -> None:
+        """The step holds.  Written with the next commit: a lost `finished` costs one more look."""
+        with self._lock:
+            self._finished.append((now_ms, request_id, step))
+
+    def begun_steps(self, request_id: str) -> frozenset[str]:
+        """The steps that this run began, finished or not."""
+        with self._lock:
+            rows = self._db.execute("SELECT step FROM journal WHERE request_id = ?", (request_id,))
+            return frozenset(row[0] for row in rows)
+
+    def undone(self, request_id: str, steps: Sequence[str]) -> None:
+        """These steps were taken back: they are not this request's any more."""
+        with self.transaction() as db:
+            self._flush_finished(db)
+            db.executemany(
+                "DELETE FROM journal WHERE request_id = ? AND step = ?",
+                [(request_id, step) for step in steps],
+            )
+
+    def _flush_finished(self, db: sqlite3.Connection) -> None:
+        db.executemany(
+            "UPDATE journal SET finished_at_ms = ? WHERE request_id = ? AND step = ?",
+            self._finished,
+        )
+        self._finished.clear()
+
+    # ------------------------------------------------------------ decide, tell
+
+    def decide(
+        self,
+        request_id: str,
+        result: Result,
+        *,
+        now_ms: int,
+        events: Iterable[bytes] = (),
+        change: Change | None = None,
+    ) -> None:
+        """The result is written, with its events and the instance's new status."""
+        code = result.code if isinstance(result, Failed) else None
+        with self.transaction() as db:
+            self._flush_finished(db)
+            db.execute(
+                "UPDATE requests SET state = 'decided', result = ?, code = ?, decided_at_ms = ?"
+                " WHERE request_id = ?",
+                (encode_result(result), code, now_ms, request_id),
+            )
+            db.executemany("INSERT INTO outbox (event) VALUES (?)", [(event,) for event in events])
+            if change is not None:
+                db.execute(
+                    "INSERT OR REPLACE INTO instances VALUES (?, ?, ?, ?, ?)",
+                    (change.instance_id, change.tenant_id, change.pool_id, change.status, now_ms),
+                )
+
+    def untold_events(self) -> list[tuple[int, bytes]]:
+        """Events that are not in Redis yet, in order."""
+        with self._lock:
+            return self._db.execute(
+                "SELECT seq, event FROM outbox WHERE published = 0 ORDER BY seq LIMIT 1000"
+            ).fetchall()
+
+    def told(self, request_ids: Sequence[str], *, events_upto: int) -> None:
+        """These requests' results, and events up to that number, stand in Redis."""
+        with self.transaction() as db:
+            db.executemany(
+                "UPDATE requests SET state = 'told' WHERE request_id = ? AND state = 'decided'",
+                [(request_id,) for request_id in request_ids],
+            )
+            if events_upto:
+                db.execute(
+                    "UPDATE outbox SET published = 1 WHERE published = 0 AND seq <= ?",
+                    (events_upto,),
+                )
+
+    # ------------------------------------------------------------ read
+
+    def entry(self, request_id: str) -> Entry:
+        """The request.
+
+        Raises:
+            KeyError: unknown.
+        """
+        found = self._entries("WHERE request_id = ?", request_id)
+        if not found:
+            raise KeyError(request_id)
+        return found[0]
+
+    def unfinished(self) -> list[Entry]:
+        """Accepted and undecided requests, in order of acceptance."""
+        return self._entries("WHERE state = 'accepted' ORDER BY seq")
+
+    def untold(self) -> list[Entry]:
+        """Decided requests whose result may not stand in Redis, in order."""
+        return self._entries("WHERE state = 'decided' ORDER BY seq")
+
+    def history(self, instance_id: str, *, limit: int = 20) -> list[Entry]:
+        """The latest requests of an instance, newest first."""
+        return self._entries("WHERE instance_id = ? ORDER BY seq DESC LIMIT ?", instance_id, limit)
+
+    def _entries(self, where: str, *values: object) -> list[Entry]:
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT request_id, seq, call, state, attempts, accepted_at_ms, began_at_ms,"  # noqa: S608  `where` is a constant of this module
+                f" not_before_ms, result FROM requests {where}",
+                values,
+            ).fetchall()
+        return [_entry(row) for row in rows]
+
+    def journal(self, request_id: str) -> list[tuple[str, int, int | None]]:
+        """(step, began ms, finished ms or None) of a request's current run, in order."""
+        with self._lock:
+            return self._db.execute(
+                "SELECT step, began_at_ms, finished_at_ms FROM journal WHERE request_id = ?"
+                " ORDER BY began_at_ms",
+                (request_id,),
+            ).fetchall()
+
+    def statuses(self) -> dict[str, int]:
+        """How many instances stand at each status."""
+        with self._lock:
+            return dict(
+                self._db.execute(
+                    "SELECT status, COUNT(*) FROM instances GROUP BY status"
+                ).fetchall()
+            )
+
+    def prune(self, *, before_ms: int) -> int:
+        """Told requests decided before that time are forgotten; returns how many."""
+        with self.transaction() as db:
+            old = "SELECT request_id FROM requests WHERE state = 'told' AND decided_at_ms < ?"
+            db.execute(f"DELETE FROM journal WHERE request_id IN ({old})", (before_ms,))  # noqa: S608  constant text
+            gone = db.execute(
+                "DELETE FROM requests WHERE state = 'told' AND decided_at_ms < ?", (before_ms,)
+            ).rowcount
+            db.execute(
+                "DELETE FROM outbox WHERE published = 1 AND seq <"
+                " (SELECT COALESCE(MAX(seq), 0) FROM outbox)"
+            )
+            return gone
+
+
+def _entry(row: Sequence[Any]) -> Entry:
+    *values, result = row
+    return Entry(*values, result=decode_result(result) if result else None)

@@ -1,0 +1,132 @@
+"""Locks held by the kernel, against every other process on the host: a second worker, an operator.
+
+Order: tenant gate, tenant, instance.  Everyone takes the gate first; an exclusive waiter keeps it
+while waiting, a sharer drops it once in: without the gate, sharers that overlap would starve an
+exclusive waiter for ever.  An flock dies with its holder, so a kill leaves nothing to clean up.
+Lock files are never unlinked: two holders could then lock two inodes of one name.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import msgspec
+
+from worker.errors import Transient
+
+FIRST_POLL_S = 0.001
+LAST_POLL_S = 0.05
+
+
+class Holder(msgspec.Struct, frozen=True, kw_only=True):
+    """Who holds an exclusive lock, written into its file for `hostd why`."""
+
+    pid: int
+    request_id: str
+    since_ms: int
+
+
+class Locks:
+    """The lock files of one host, under `<runtime>/lock`."""
+
+    def __init__(
+        self, directory: Path, *, timeout_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._directory = directory
+        self._timeout_s = timeout_s
+        self._clock = clock
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    @contextmanager
+    def instance(
+        self, tenant_id: str, instance_id: str, *, request_id: str, exclusive_tenant: bool = False
+    ) -> Iterator[float]:
+        """Holds the instance, and its tenant shared (or exclusively, to build its network).
+
+        Yields the seconds waited.
+
+        Raises:
+            Transient: `lock_timeout`, somebody held one of them too long; facts say who.
+        """
+        began = self._clock()
+        with ExitStack() as held:
+            self._tenant(held, tenant_id, request_id, exclusive=exclusive_tenant)
+            self._take(held, f"instance-{instance_id}", fcntl.LOCK_EX, request_id)
+            yield self._clock() - began
+
+    @contextmanager
+    def network(self, tenant_id: str, *, request_id: str) -> Iterator[float]:
+        """Holds the tenant exclusively.  Yields the seconds waited.
+
+        Raises:
+            Transient: `lock_timeout`.
+        """
+        began = self._clock()
+        with ExitStack() as held:
+            self._tenant(held, tenant_id, request_id, exclusive=True)
+            yield self._clock() - began
+
+    def holder(self, name: str) -> Holder | None:
+        """Who wrote itself into the lock file `name` last, if the lock is held now."""
+        path = self._directory / name
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _read_holder(fd)
+        else:
+            return None
+        finally:
+            os.close(fd)
+
+    def _tenant(self, held: ExitStack, tenant_id: str, request_id: str, *, exclusive: bool) -> None:
+        with ExitStack() as at_gate:
+            self._take(at_gate, f"gate-{tenant_id}", fcntl.LOCK_EX, request_id)
+            mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+            self._take(held, f"tenant-{tenant_id}", mode, request_id)
+
+    def _take(self, held: ExitStack, name: str, mode: int, request_id: str) -> None:
+        fd = os.open(self._directory / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        held.callback(os.close, fd)
+        deadline = self._clock() + self._timeout_s
+        poll_s = FIRST_POLL_S
+        while not _try(fd, mode):
+            if self._clock() >= deadline:
+                holder = _read_holder(fd)
+                raise Transient(
+                    "lock_timeout",
+                    f"lock {name} was held for more than {self._timeout_s:g} s",
+                    hint="see who holds it with `hostd why`, or wait",
+                    holder=holder,
+                )
+            time.sleep(poll_s)
+            poll_s = min(2 * poll_s, LAST_POLL_S)
+        if mode == fcntl.LOCK_EX:
+            holder = Holder(
+                pid=os.getpid(), request_id=request_id, since_ms=int(time.time() * 1000)
+            )
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, msgspec.json.encode(holder), 0)
+
+
+def _try(fd: int, mode: int) -> bool:
+    try:
+        fcntl.flock(fd, mode | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _read_holder(fd: int) -> Holder | None:
+    try:
+        return msgspec.json.decode(os.pread(fd, 4096, 0), type=Holder)
+    except msgspec.DecodeError:
+        return None  # a sharer holds it, or the holder is about to write itself in

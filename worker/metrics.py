@@ -1,0 +1,58 @@
+"""Prometheus metrics.  Counted once, from results; labels are bounded, never an id."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
+from enqueue.results import Failed, Pong, Result
+from worker.events import outcome_of
+
+FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+class Metrics:
+    """The names of docs/protocol.md, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        r = self.registry
+        self.requests = Counter("hostd_requests", "Requests ended.", ["op", "outcome"], registry=r)
+        self.duration = Histogram(
+            "hostd_request_duration_seconds",
+            "From the first attempt's begin to the result.",
+            ["op"], buckets=FAST, registry=r,
+        )  # fmt: skip
+        self.queue_latency = Histogram(
+            "hostd_queue_latency_seconds",
+            "From issue to the first attempt's begin.",
+            ["op"], buckets=FAST, registry=r,
+        )  # fmt: skip
+        self.step_duration = Histogram(
+            "hostd_step_duration_seconds", "One step of a plan.", ["step"],
+            buckets=FAST, registry=r,
+        )  # fmt: skip
+        self.lock_wait = Histogram(
+            "hostd_lock_wait_seconds", "Waiting for kernel locks.", buckets=FAST, registry=r
+        )
+        self.retries = Counter("hostd_retries", "Attempts put off.", ["op", "code"], registry=r)
+        self.rejected = Counter("hostd_rejected", "Requests refused.", ["code"], registry=r)
+        self.recovered = Counter(
+            "hostd_recovered_requests", "Requests taken up again at start.", registry=r
+        )
+        self.image_bytes = Gauge(
+            "hostd_sleep_image_bytes", "Size of the last sleep image made.", registry=r
+        )
+        self.build = Info("hostd_build", "What runs here.", registry=r)
+
+    def ended(self, result: Result) -> None:
+        """Counts a request's end."""
+        outcome = outcome_of(result)
+        self.requests.labels(result.op, outcome).inc()
+        if isinstance(result, Failed) and result.failure_class == "rejected":
+            self.rejected.labels(result.code).inc()
+        if isinstance(result, Pong) or not result.attempts:
+            return
+        self.duration.labels(result.op).observe(result.took_ms / 1000)
+        self.queue_latency.labels(result.op).observe(result.queued_ms / 1000)
+        for step in result.steps:
+            self.step_duration.labels(step.name).observe(step.ms / 1000)

@@ -1,0 +1,253 @@
+"""Results, states and events into Redis: RQ's own keys, told in one MULTI.
+
+Telling is repeatable, and its failure changes nothing about an outcome: what could not be told
+stays with the publisher (and, if decided, in the ledger) until Redis is back.  Threads that tell
+at the same time share one round trip.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+from redis import Redis
+from redis.client import Pipeline
+from redis.exceptions import RedisError
+
+from enqueue import envelope, keys
+from enqueue.requests import describe
+from enqueue.results import Failed, Result, encode_result
+from worker.config import WorkerConfig
+from worker.context import Delivery
+from worker.ledger import Ledger
+
+log = logging.getLogger("hostd")
+
+RESULT_SUCCESSFUL: Final = 1  # rq.results.Result.Type
+RESULT_FAILED: Final = 2
+CANCELED: Final = ("conflict/superseded", "conflict/cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class _Telling:
+    """One result on its way."""
+
+    delivery: Delivery
+    result: Result
+    request_id: str | None
+    quarantined: bool = False
+
+
+class RedisPublisher:
+    """Publishes for one host.  May be used from any thread."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        ledger: Ledger,
+        host_keys: keys.HostKeys,
+        config: WorkerConfig,
+        *,
+        worker_name: str,
+        wall: Callable[[], float],
+    ) -> None:
+        self._redis = redis
+        self._ledger = ledger
+        self._keys = host_keys
+        self._config = config
+        self._worker_name = worker_name
+        self._wall = wall
+        self._pending: list[_Telling] = []
+        self._pending_lock = threading.Lock()
+        self._wire = threading.Lock()
+        self._batching = threading.local()
+
+    # ------------------------------------------------------------ the port
+
+    def started(self, delivery: Delivery) -> bool:
+        """See `worker.context.Publisher`."""
+        now = _rq_time(self._wall())
+        job = keys.job(delivery.id)
+        try:
+            with self._redis.pipeline(transaction=True) as pipe:
+                pipe.hget(job, "status")
+                pipe.hset(
+                    job,
+                    mapping={
+                        "status": "started",
+                        "started_at": now,
+                        "worker_name": self._worker_name,
+                    },
+                )
+                pipe.persist(job)
+                pipe.zadd(self._keys.started, {delivery.id: "+inf"})
+                pipe.zrem(self._keys.deferred, delivery.id)
+                status = pipe.execute()[0]
+        except RedisError as error:
+            log.warning("cannot show %s as started: %s", delivery.id, error)
+            return True
+        return bool(status != b"canceled")
+
+    def deferred(self, ids: list[str]) -> None:
+        """These jobs show as waiting for their turn."""
+        with self._redis.pipeline(transaction=True) as pipe:
+            for id_ in ids:
+                pipe.hset(keys.job(id_), "status", "deferred")
+                pipe.zadd(self._keys.deferred, {id_: "+inf"})
+            pipe.execute()
+
+    def tell(self, delivery: Delivery, result: Result, *, request_id: str | None) -> None:
+        """See `worker.context.Publisher`."""
+        self._add(_Telling(delivery, result, request_id))
+
+    def quarantine(self, delivery: Delivery, result: Result) -> None:
+        """See `worker.context.Publisher`."""
+        self._add(_Telling(delivery, result, None, quarantined=True))
+
+    def settle(self) -> None:
+        """See `worker.context.Publisher`."""
+        with self._wire:
+            pass
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """What this thread tells within goes out together at the end."""
+        self._batching.on = True
+        try:
+            yield
+        finally:
+            self._batching.on = False
+            self.flush()
+
+    # ------------------------------------------------------------ the wire
+
+    def _add(self, telling: _Telling) -> None:
+        with self._pending_lock:
+            self._pending.append(telling)
+        if not getattr(self._batching, "on", False):
+            self.flush()
+
+    def backlog(self) -> int:
+        """How many results wait for Redis."""
+        with self._pending_lock:
+            return len(self._pending)
+
+    def flush(self) -> bool:
+        """Tells everything that waits; False if Redis is away."""
+        with self._wire:
+            with self._pending_lock:
+                tellings, self._pending = self._pending, []
+            events = self._ledger.untold_events()
+            if not tellings and not events:
+                return True  # another thread took ours along
+            try:
+                self._send(tellings, events)
+            except RedisError as error:
+                log.warning("%d results wait for Redis: %s", len(tellings), error)
+                with self._pending_lock:
+                    self._pending[:0] = tellings
+                return False
+            ids = [telling.request_id for telling in tellings if telling.request_id]
+            if ids or events:
+                self._ledger.told(ids, events_upto=events[-1][0] if events else 0)
+            return True
+
+    def _send(self, tellings: list[_Telling], events: list[tuple[int, bytes]]) -> None:
+        with self._redis.pipeline(transaction=True) as pipe:
+            for telling in tellings:
+                self._queue(pipe, telling)
+            for seq, event in events:
+                pipe.xadd(
+                    self._keys.events,
+                    {"seq": seq, "event": event},
+                    maxlen=self._config.events_cap,
+                    approximate=True,
+                )
+            pipe.execute()
+
+    def _queue(self, pipe: Pipeline, telling: _Telling) -> None:
+        id_, failed = telling.delivery.id, isinstance(telling.result, Failed)
+        ttl_s = self._config.failure_ttl_s if failed else self._config.result_ttl_s
+        registry, status = self._registry(telling.result)
+        if telling.quarantined:
+            self._queue_quarantine(pipe, telling)
+        pipe.hset(keys.job(id_), mapping=self._job_fields(telling, status))
+        pipe.expire(keys.job(id_), ttl_s)
+        pipe.xadd(keys.results(id_), self._stream_fields(telling.result), maxlen=10)
+        pipe.expire(keys.results(id_), ttl_s)
+        pipe.zrem(self._keys.started, id_)
+        if self._keys.deferred:
+            pipe.zrem(self._keys.deferred, id_)
+        pipe.zadd(registry, {id_: int(self._wall()) + ttl_s})
+        pipe.lrem(self._keys.intermediate, 0, id_)
+
+    def _queue_quarantine(self, pipe: Pipeline, telling: _Telling) -> None:
+        entry = {
+            "job_id": telling.delivery.id,
+            "reason": str(telling.result),
+            "at_ms": int(self._wall() * 1000),
+        }
+        pipe.rpush(self._keys.quarantine, msgspec.json.encode(entry))
+        pipe.ltrim(self._keys.quarantine, -self._config.quarantine_cap, -1)
+
+    def _registry(self, result: Result) -> tuple[str, str]:
+        """RQ's registry and status for a result."""
+        if not isinstance(result, Failed):
+            return self._keys.finished, "finished"
+        if result.code in CANCELED:
+            return self._keys.canceled, "canceled"
+        return self._keys.failed, "failed"
+
+    def _job_fields(self, telling: _Telling, status: str) -> dict[str, Any]:
+        """All that stock tools read, so that the job is whole even if Redis had lost it."""
+        delivery = telling.delivery
+        ended = self._wall()
+        began = ended - getattr(telling.result, "took_ms", 0.0) / 1000
+        fields: dict[str, Any] = {
+            "status": status,
+            "started_at": _rq_time(began),
+            "ended_at": _rq_time(ended),
+            "worker_name": self._worker_name,
+        }
+        if telling.request_id is not None:
+            fields |= {
+                "data": delivery.data,
+                "origin": self._keys.queue_name,
+                "description": _description(delivery.data),
+                "created_at": delivery.created_at or _rq_time(began),
+                "enqueued_at": delivery.enqueued_at or _rq_time(began),
+                "timeout": 0,
+            }
+        return fields
+
+    def _stream_fields(self, result: Result) -> dict[str, Any]:
+        """An entry of RQ's result stream: `rq.results.Result.serialize`."""
+        failed = isinstance(result, Failed)
+        fields: dict[str, Any] = {
+            "type": RESULT_FAILED if failed else RESULT_SUCCESSFUL,
+            "worker_name": self._worker_name,
+            "return_value": base64.b64encode(encode_result(result)),
+        }
+        if failed:
+            fields["exc_string"] = base64.b64encode(zlib.compress(str(result).encode()))
+        return fields
+
+
+def _description(call: bytes) -> str:
+    try:
+        return describe(envelope.decode_body(envelope.decode_call(call).body).request)
+    except msgspec.DecodeError:
+        return "unreadable request"
+
+
+def _rq_time(wall_s: float) -> str:
+    """As `rq.utils.utcformat` writes it."""
+    return datetime.fromtimestamp(wall_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,47 @@
+"""The step that writes an instance's status: always the last of its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from worker.documents import Status
+from worker.errors import Conflict
+from worker.names import InstanceRef
+from worker.ports import Host
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRecorded:
+    """instance.json has this status, these values, and the pid of the living VMM or none.
+
+    `stamps` are values that only matter when the status changes: they are written, not looked at.
+    """
+
+    ref: InstanceRef
+    status: Status
+    values: Mapping[str, Any] = field(default_factory=dict)
+    stamps: Mapping[str, Any] = field(default_factory=dict)
+    name: str = "status_recorded"
+
+    def done(self, host: Host) -> bool:
+        doc = host.records.instance(self.ref)
+        if doc is None or doc.fields.status != self.status:
+            return False
+        if doc.fields.firecracker_pid != host.vmm.pid(self.ref):
+            return False
+        return all(doc.whole.get(key) == value for key, value in self.values.items())
+
+    def apply(self, host: Host) -> None:
+        doc = host.records.instance(self.ref)
+        if doc is None:
+            raise Conflict("unknown_instance", f"{self.ref} has no instance.json any more")
+        pid = host.vmm.pid(self.ref)
+        host.records.put_instance(
+            self.ref,
+            doc.changed(status=self.status, firecracker_pid=pid, **{**self.values, **self.stamps}),
+        )
+
+    def undo(self, host: Host) -> None:
+        pass

@@ -1,0 +1,122 @@
+"""FIFO by conflict: a request starts when no earlier unfinished one conflicts with it.
+
+Pure.  Each key has a queue; an entry stands in the queues of all its keys from the moment it is
+admitted, so order within every key is the order of admission and no two entries can wait for each
+other.  Two entries conflict on a key unless both share it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar, assert_never
+
+from enqueue.requests import (
+    DestroyInstance,
+    Ping,
+    Request,
+    SetupNetwork,
+    SleepInstance,
+    StartInstance,
+    StopInstance,
+    TeardownNetwork,
+    WakeInstance,
+)
+
+T = TypeVar("T", bound=Hashable)
+Key = tuple[str, str]
+SHARED = True
+EXCLUSIVE = False
+
+
+def keys_of(request: Request) -> dict[Key, bool]:
+    """The keys that a request holds while unfinished, and whether it shares each."""
+    match request:
+        case (
+            StartInstance() | StopInstance() | SleepInstance() | WakeInstance() | DestroyInstance()
+        ):
+            return {
+                ("instance", request.instance_id): EXCLUSIVE,
+                ("tenant", request.tenant_id): SHARED,
+            }
+        case SetupNetwork() | TeardownNetwork():
+            return {
+                ("tenant", request.tenant_id): EXCLUSIVE,
+                ("net", str(request.net.tenant_net_id)): EXCLUSIVE,
+            }
+        case Ping():
+            return {}
+        case _:
+            assert_never(request)
+
+
+@dataclass(slots=True)
+class _Queue(Generic[T]):
+    """One key: who holds it, and who waits, in order."""
+
+    holders: dict[T, bool] = field(default_factory=dict)
+    waiting: deque[tuple[T, bool]] = field(default_factory=deque)
+
+    def promote(self) -> list[T]:
+        """Those at the head who can hold the key now."""
+        granted = []
+        while self.waiting:
+            item, shared = self.waiting[0]
+            if self.holders and not (shared and all(self.holders.values())):
+                break
+            self.waiting.popleft()
+            self.holders[item] = shared
+            granted.append(item)
+            if not shared:
+                break
+        return granted
+
+
+@dataclass(slots=True)
+class Turns(Generic[T]):
+    """Who may run, who waits.  Not thread-safe."""
+
+    _queues: dict[Key, _Queue[T]] = field(default_factory=dict)
+    _missing: dict[T, int] = field(default_factory=dict)
+    _keys: dict[T, Mapping[Key, bool]] = field(default_factory=dict)
+
+    def admit(self, item: T, keys: Mapping[Key, bool]) -> bool:
+        """Takes `item` in behind all others; whether it may start at once."""
+        self._keys[item] = keys
+        self._missing[item] = len(keys)
+        for key, shared in keys.items():
+            self._queues.setdefault(key, _Queue()).waiting.append((item, shared))
+        for key in keys:
+            self._grant(key)
+        return self._missing[item] == 0
+
+    def finish(self, item: T) -> list[T]:
+        """Lets `item` go, whether it ran or waited; returns those who may start now."""
+        ready: list[T] = []
+        keys = self._keys.pop(item)
+        del self._missing[item]
+        for key, shared in keys.items():
+            queue = self._queues[key]
+            if queue.holders.pop(item, None) is None:
+                queue.waiting.remove((item, shared))
+            ready.extend(self._grant(key))
+            if not queue.holders and not queue.waiting:
+                del self._queues[key]
+        return ready
+
+    def may_run(self, item: T) -> bool:
+        """Whether it is this entry's turn."""
+        return self._missing[item] == 0
+
+    def waiting(self) -> int:
+        """How many wait for their turn."""
+        return sum(1 for missing in self._missing.values() if missing)
+
+    def _grant(self, key: Key) -> list[T]:
+        ready = []
+        for item in self._queues[key].promote():
+            self._missing[item] -= 1
+            if self._missing[item] == 0:
+                ready.append(item)
+        return ready

@@ -1,0 +1,133 @@
+"""From bytes to an order that this host is willing to act on."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from enqueue import envelope
+from enqueue.envelope import Body, Envelope
+from enqueue.keys import job_id
+from enqueue.signing import Verifier
+from worker.errors import Rejected
+
+MAX_BYTES: Final = envelope.MAX_BYTES
+
+
+class Forged(Rejected):
+    """Not something that agentd has sent: it is quarantined, and never enters the ledger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A verified request.  `call` is RQ's data, inflated; `digest` makes two the same intent."""
+
+    body: Body
+    call: bytes
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What this host accepts."""
+
+    host: str
+    verifier: Verifier
+    insecure: bool
+
+
+def inflated(data: bytes) -> bytes:
+    """RQ's data; stock tools deflate it when they save a job, so both forms are read.
+
+    Raises:
+        Forged: `oversized`, `malformed`.
+    """
+    if len(data) > MAX_BYTES:
+        raise Forged("oversized", f"request of {len(data)} bytes; the limit is {MAX_BYTES}")
+    if data[:1] == b"[":
+        return data
+    stream = zlib.decompressobj()
+    try:
+        plain = stream.decompress(data, MAX_BYTES + 1)
+    except zlib.error as error:
+        raise Forged("malformed", f"neither JSON nor deflated: {error}") from error
+    if len(plain) > MAX_BYTES or not stream.eof:
+        raise Forged("oversized", f"request inflates to more than {MAX_BYTES} bytes")
+    return plain
+
+
+def verified(data: bytes, *, id_: str, policy: Policy) -> Order:
+    """The order in a job's `data`, if it is well formed, signed, and for this host.
+
+    Raises:
+        Forged: `oversized`, `malformed`, `unsigned`, `bad_signature`, `wrong_host`, `wrong_job_id`.
+    """
+    call = inflated(data)
+    try:
+        sealed = envelope.decode_call(call)
+        _check_signature(sealed, policy)
+        body = envelope.decode_body(sealed.body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Forged(
+            "malformed", f"not a request of this protocol: {error}", hint="enqueue with HostClient"
+        ) from error
+    if body.host != policy.host:
+        raise Forged("wrong_host", f"addressed to {body.host}; this host is {policy.host}")
+    if id_ != job_id(body.host, body.request_id):
+        raise Forged("wrong_job_id", f"job {id_} carries request {body.request_id} of {body.host}")
+    return Order(body, call, _digest(body))
+
+
+def trusted(call: bytes) -> Order:
+    """The order in bytes of the ledger: verified when they were accepted, under the keys of then."""
+    body = envelope.decode_body(envelope.decode_call(call).body)
+    return Order(body, call, _digest(body))
+
+
+def _digest(body: Body) -> bytes:
+    return hashlib.sha256(envelope.canonical(body)).digest()
+
+
+def _check_signature(sealed: Envelope, policy: Policy) -> None:
+    if policy.insecure and not sealed.sig and not sealed.key_id:
+        return
+    if not sealed.sig:
+        raise Forged(
+            "unsigned",
+            "the request is not signed",
+            hint="give HostClient a signer; see `hostctl keygen`",
+        )
+    if not policy.verifier.verifies(sealed.body, key_id=sealed.key_id, sig=sealed.sig):
+        raise Forged(
+            "bad_signature",
+            f"no key {sealed.key_id!r} of this host made this signature",
+            hint="put the public key into [security] keys_dir",
+        )
+
+
+def check_times(body: Body, *, now_ms: int) -> None:
+    """The request may be begun now.  Asked at acceptance and before the first attempt, never after.
+
+    Raises:
+        Rejected: `expired`, `lifetime`, `from_the_future`.
+    """
+    late_ms = now_ms - body.not_after_ms - envelope.CLOCK_SKEW_MS
+    if late_ms > 0:
+        raise Rejected(
+            "expired",
+            f"its time ended {late_ms / 1000:.1f} s ago (30 s of clock skew allowed)",
+            hint="enqueue it anew, with a new request id",
+        )
+    if body.not_after_ms - body.issued_at_ms > envelope.MAX_LIFETIME_MS:
+        raise Rejected("lifetime", "not_after_ms is more than 7 days after issued_at_ms")
+    if body.issued_at_ms > now_ms + envelope.CLOCK_SKEW_MS:
+        ahead_s = (body.issued_at_ms - now_ms) / 1000
+        raise Rejected(
+            "from_the_future",
+            f"issued {ahead_s:.1f} s ahead of this host's clock",
+            hint="synchronize the clocks",
+        )

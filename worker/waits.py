@@ -1,0 +1,34 @@
+"""What a request can wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from worker.turns import Key
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answering thread: for what needs no turn, a Ping or a result that stands already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """No earlier unfinished request holds one of these keys; kept until the request ends.
+
+    `subject` says to others what waits.
+    """
+
+    keys: Mapping[Key, bool]
+    subject: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """A time on the monotonic clock, in seconds; the turn is kept."""
+
+    due_s: float
+
+
+Wait = Answer | Turn | Until

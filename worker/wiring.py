@@ -1,0 +1,376 @@
+"""Builds everything from the configuration, and runs it: the only place that knows every part."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from http.server import ThreadingHTTPServer
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Final
+
+from prometheus_client.core import GaugeMetricFamily
+from redis.exceptions import RedisError
+
+from enqueue.keys import HostKeys
+from enqueue.results import Pong
+from enqueue.signing import load_verifier
+from worker import recover, simulator
+from worker.answers import refused
+from worker.config import Config
+from worker.context import Context, Delivery
+from worker.engine import Clock
+from worker.errors import ConfigError, HostdError, StartupError
+from worker.executors import Executors
+from worker.host import machine
+from worker.host import redis as redis_host
+from worker.host.disks import Ext4Disks
+from worker.host.firecracker.driver import Firecracker
+from worker.host.firecracker.images import SleepImages
+from worker.host.netlink import Netlink
+from worker.host.nft import Nft
+from worker.host.records import FileRecords
+from worker.job import story
+from worker.ledger import Ledger
+from worker.lock import Locks
+from worker.metrics import Metrics
+from worker.names import Layout
+from worker.observe import Live, gauge, listening_socket, serve
+from worker.ports import Host
+from worker.publish import RedisPublisher
+from worker.rq_worker import BLOCK_S, HostWorker
+from worker.settings import Settings
+from worker.supersede import Subject
+from worker.verify import Forged, Policy
+
+log = logging.getLogger("hostd")
+BEAT_S: Final = 10.0
+
+
+class Hostd:
+    """One running hostd.  Everything it opened is in `_open` and closed with it."""
+
+    def __init__(self, config: Config, *, wrap: Callable[[Host], Host] = lambda host: host) -> None:
+        """Builds all parts; nothing is taken from the queue before `run`.
+
+        `wrap` lets a test put a fuse between the steps and the machine.
+
+        Raises:
+            StartupError, ConfigError: a part cannot be had; the message names it and the way out.
+        """
+        self.config = config
+        self._open = ExitStack()
+        self._fatal: BaseException | None = None
+        try:
+            self._build(config, wrap)
+        except BaseException:
+            self._open.close()
+            raise
+
+    def _build(self, config: Config, wrap: Callable[[Host], Host]) -> None:
+        if os.geteuid() != 0:
+            raise StartupError("hostd run needs root: it makes devices, mounts and control groups")
+        _directories(config)
+        self._open.enter_context(_host_lock(config.paths.runtime))
+        self._listening = listening_socket(config.metrics.listen) if config.metrics.listen else None
+        if self._listening is not None:
+            self._open.callback(self._listening.close)
+        self._redis = redis_host.connect(config.redis)
+        self._open.callback(self._redis.close)
+        redis_host.check(self._redis, config.redis)
+        self._keys = HostKeys(config.host)
+        self._owner = redis_host.Owner(
+            machine_id=machine.machine_id(), runtime=str(config.paths.runtime), pid=os.getpid()
+        )
+        redis_host.claim(self._redis, self._keys, self._owner)
+        self.ledger = Ledger(config.paths.ledger)
+        self._open.callback(self.ledger.close)
+        self.host = build_host(config, self._open)
+        self._firecracker_version = self.host.vmm.version()
+        self.publisher = RedisPublisher(
+            self._redis,
+            self.ledger,
+            self._keys,
+            config.worker,
+            worker_name=self._worker_name,
+            wall=time.time,
+        )
+        self.executors = Executors(
+            config.worker.threads, answering=self.publisher.batch, fatal=self._die
+        )
+        self.context = self._context(config, wrap)
+        taking = redis_host.connect(config.redis, extra_timeout_s=BLOCK_S)
+        self._open.callback(taking.close)
+        self.worker = HostWorker(
+            taking, self._keys, name=self._worker_name, deliver=self._deliver, refuse=self._refuse
+        )
+
+    @property
+    def _worker_name(self) -> str:
+        return f"{self.config.host}_{machine.machine_id()[:8]}"
+
+    def _context(self, config: Config, wrap: Callable[[Host], Host]) -> Context:
+        metrics = Metrics()
+        metrics.build.info(
+            {"version": machine.version(), "firecracker": self._firecracker_version}
+        )
+        metrics.registry.register(Live(self._gauges))
+        return Context(
+            config=config,
+            settings=build_settings(config),
+            policy=build_policy(config),
+            host=wrap(self.host),
+            ledger=self.ledger,
+            locks=Locks(config.paths.runtime / "lock", timeout_s=config.worker.lock_timeout_s),
+            publish=self.publisher,
+            executors=self.executors,
+            metrics=metrics,
+            clock=Clock(wall=time.time, monotonic=time.monotonic),
+            pong=self._pong,
+            random=random.random,
+        )
+
+    # ------------------------------------------------------------ running
+
+    def run(self) -> None:
+        """Serves until SIGTERM or SIGINT; what runs then is let end, what waits stays queued.
+
+        Raises:
+            StartupError: something that it cannot go on without failed; it says what.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.stop())
+        server = self._serve()
+        told, again = recover.tell_decided(self.context), recover.take_up_unfinished(self.context)
+        if told or again:
+            log.info("recovered: %d results told again, %d requests taken up again", told, again)
+        keeper = threading.Thread(target=self._keep, name="housekeeping", daemon=True)
+        keeper.start()
+        try:
+            self.worker.work()
+        finally:
+            if not self.executors.stop(self.config.worker.stop_timeout_s):
+                log.warning("a request still runs; it is taken up again at the next start")
+            self.publisher.flush()
+            if server is not None:
+                server.shutdown()
+                server.server_close()
+            keeper.join(2 * BEAT_S)
+            self._open.close()
+        if self._fatal is not None:
+            raise StartupError(f"hostd had to stop: {self._fatal}") from self._fatal
+
+    def stop(self) -> None:
+        """Asks `run` to return."""
+        self.worker.stopping.set()
+
+    def _die(self, error: BaseException) -> None:
+        self._fatal = error
+        self.stop()
+
+    def _deliver(self, deliveries: Sequence[Delivery]) -> None:
+        with self.executors.batch(), self.ledger.transaction():
+            for delivery in deliveries:
+                self.executors.submit(story(delivery, self.context))
+
+    def _refuse(self, delivery: Delivery, reason: str) -> None:
+        error = Forged("unreadable", reason, hint="see docs/runbook.md")
+        self.publisher.quarantine(delivery, refused("unknown", error))
+
+    # ------------------------------------------------------------ beside the requests
+
+    def _keep(self) -> None:
+        """Heartbeat, owner key, what waits for Redis, and who shows as deferred."""
+        shown: set[str] = set()
+        next_beat = 0.0
+        while not self.worker.stopping.wait(1.0):
+            try:
+                if self.publisher.backlog() and self.worker.connected.is_set():
+                    self.publisher.flush()
+                shown = self._show_waiting(shown)
+                if time.monotonic() >= next_beat and self.worker.connected.is_set():
+                    redis_host.refresh(self._redis, self._keys, self._owner)
+                    self.worker.beat()
+                    next_beat = time.monotonic() + BEAT_S
+            except RedisError as error:
+                log.debug("housekeeping: %s", error)
+
+    def _show_waiting(self, shown: set[str]) -> set[str]:
+        waiting = {
+            subject.delivery.id
+            for subject in self.executors.waiting()
+            if isinstance(subject, Subject)
+        }
+        if new := sorted(waiting - shown):
+            self.publisher.deferred(new)
+        return waiting
+
+    def _serve(self) -> ThreadingHTTPServer | None:
+        if self._listening is None:
+            return None
+        registry = self.context.metrics.registry
+        return serve(self._listening, registry, healthy=self._healthy, ready=self._ready)
+
+    def _healthy(self) -> tuple[bool, str]:
+        dead = self.executors.dead_threads()
+        return not dead, f"dead threads: {', '.join(dead)}" if dead else "ok"
+
+    def _ready(self) -> tuple[bool, str]:
+        ready = self.worker.connected.is_set()
+        return ready, "ready" if ready else "Redis is away, or hostd is still starting"
+
+    def _pong(self) -> Pong:
+        return Pong(
+            host=self.config.host,
+            version=machine.version(),
+            boot_id=machine.boot_id(),
+            uptime_s=round(machine.uptime_s(), 3),
+            firecracker_version=self._firecracker_version,
+            queue_depth=sum(self.executors.counts()),
+        )
+
+    def _gauges(self) -> Iterable[GaugeMetricFamily]:
+        running, waiting = self.executors.counts()
+        yield gauge("hostd_requests_in_flight", "Requests that run now.", running)
+        yield gauge("hostd_requests_waiting", "Requests that wait: turn, retry.", waiting)
+        oldest = self.ledger.unfinished()[:1]
+        age_s = time.time() - oldest[0].accepted_at_ms / 1000 if oldest else 0.0
+        yield gauge(
+            "hostd_oldest_request_age_seconds", "Age of the oldest unfinished request.", age_s
+        )
+        states = GaugeMetricFamily("hostd_instances", "Instances by status.", labels=["state"])
+        for status, number in self.ledger.statuses().items():
+            states.add_metric([status], number)
+        yield states
+        try:
+            with self._redis.pipeline(transaction=False) as pipe:
+                depth, dead = pipe.llen(self._keys.queue).zcard(self._keys.failed).execute()
+        except RedisError:
+            return  # the gauges of Redis are absent while it is away
+        yield gauge("hostd_queue_depth", "Requests in the queue, not yet taken.", depth)
+        yield gauge("hostd_dead_requests", "Failed requests in the failed registry.", dead)
+
+
+def build_settings(config: Config) -> Settings:
+    """What of the configuration decides plans."""
+    return Settings(
+        layout=Layout(config.paths.state),
+        runtime=config.paths.runtime,
+        supernet=IPv4Network(config.network.supernet),
+        uplink=config.network.uplink,
+        uid_base=config.vmm.uid_base,
+        overhead_mib=config.vmm.overhead_mib,
+        kill_timeout_s=config.vmm.kill_timeout_s,
+        console=config.vmm.console,
+    )
+
+
+def build_policy(config: Config) -> Policy:
+    """Whose requests are accepted.
+
+    Raises:
+        ConfigError: no key, and not insecure; or a key file that is none.
+    """
+    try:
+        verifier = load_verifier(config.security.keys_dir)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"security.keys_dir: {error}") from error
+    if not verifier.keys and not config.security.insecure:
+        raise ConfigError(
+            f"security.keys_dir = {config.security.keys_dir} holds no key: make one with "
+            "`hostctl keygen`, or accept unsigned requests with security.insecure = true"
+        )
+    return Policy(config.host, verifier, config.security.insecure)
+
+
+def build_host(config: Config, opened: ExitStack) -> Host:
+    """The machine's adapters; `opened` closes them.
+
+    Raises:
+        StartupError: a binary is missing, or the kernel lacks something.
+    """
+    layout, runtime = Layout(config.paths.state), config.paths.runtime
+    firecracker, jailer = vmm_binaries(config)
+    try:
+        vmm = Firecracker(
+            layout,
+            firecracker=firecracker,
+            jailer=jailer,
+            api_timeout_s=config.vmm.api_timeout_s,
+            spawn_timeout_s=config.vmm.spawn_timeout_s,
+        )
+        vmm.version()
+        links, firewall = Netlink(), Nft()
+        opened.callback(links.close)
+        opened.callback(firewall.close)
+        disks = Ext4Disks(runtime)
+        opened.callback(disks.close)
+        return Host(
+            links=links,
+            firewall=firewall,
+            cgroups=KernelCgroups(config.cgroup.parent),
+            disks=disks,
+            records=FileRecords(layout),
+            vmm=vmm,
+            images=SleepImages(layout),
+        )
+    except HostdError as error:
+        raise StartupError(f"{error}; {error.hint}") from error
+
+
+def vmm_binaries(config: Config) -> tuple[Path, Path]:
+    """The configured binaries; the stand-ins only if the configuration says so.
+
+    Raises:
+        StartupError: one is missing, is not executable, or has another digest.
+    """
+    if config.vmm.simulate:
+        log.warning("SIMULATED: guests are stand-ins, because [vmm] simulate = true")
+        return simulator.install(config.paths.runtime / "simulator")
+    pairs = (
+        ("firecracker", config.vmm.firecracker, config.vmm.firecracker_sha256),
+        ("jailer", config.vmm.jailer, config.vmm.jailer_sha256),
+    )
+    for key, path, digest in pairs:
+        if not path.is_file() or not os.access(path, os.X_OK):
+            raise StartupError(
+                f"[vmm] {key} = {path}: no such program; install Firecracker, correct the path, "
+                "or set [vmm] simulate = true to try hostd without it"
+            )
+        if digest and machine.sha256(path) != digest:
+            raise StartupError(f"[vmm] {key} = {path}: its digest is not [vmm] {key}_sha256")
+    return config.vmm.firecracker, config.vmm.jailer
+
+
+def _directories(config: Config) -> None:
+    for key in ("state", "runtime"):
+        path = getattr(config.paths, key)
+        try:
+            path.mkdir(parents=True, exist_ok=True, mode=0o755)
+        except OSError as error:
+            raise StartupError(f"[paths] {key} = {path}: {error.strerror}") from error
+
+
+@contextmanager
+def _host_lock(runtime: Path) -> Iterator[None]:
+    """At most one `hostd run` a host; the kernel lets go of it when the process dies."""
+    fd = os.open(runtime / "hostd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, str(os.getpid()).encode(), 0)
+        yield
+    except BlockingIOError:
+        pid = os.pread(fd, 20, 0).decode() or "unknown"
+        raise StartupError(
+            f"hostd runs on this host already (pid {pid}, lock {runtime}/hostd.lock)"
+        ) from None
+    finally:
+        os.close(fd)
