@@ -6,7 +6,9 @@
   + QueueFull          the host's queue is at its limit; nothing was stored
   + QueueUnavailable   Redis did not answer in time; `may_be_stored` says what is known
   + WaitTimeout        no result yet; the request goes on
+  + RequestExpired     Redis has lost the job, and it is too late to send it again
   + NotRetryable       only a failed request can be run again
+  + UnknownRequest     Redis holds no such request
 """
 
 from __future__ import annotations
@@ -46,3 +48,11 @@ class WaitTimeout(EnqueueError, TimeoutError):
 
 class NotRetryable(EnqueueError):
     """Only a request that failed and may be repeated can be run again."""
+
+
+class RequestExpired(EnqueueError):
+    """Redis has lost the job, and its `not_after` has passed; the host knows what it has done."""
+
+
+class UnknownRequest(EnqueueError):
+    """Redis holds no request of this id."""

@@ -40,6 +40,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="serve this host's queue, as root")
     run.set_defaults(command=_run)
+    demo = commands.add_parser("demo", help="see it work, in a sandbox of its own, as root")
+    demo.add_argument("--keep", action="store_true", help="leave dashboard and metrics up to look at")
+    demo.add_argument("--kernel", type=Path, help="a guest kernel, for a real Firecracker")
+    demo.set_defaults(command=_demo)
     return parser
 
 
@@ -49,6 +53,13 @@ def _run(arguments: argparse.Namespace) -> int:
 
     Hostd(config).run()
     return DONE
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    logging.getLogger().setLevel(logging.WARNING)
+    from worker.demo import play  # as above
+
+    return play.run(keep=arguments.keep, kernel=arguments.kernel)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from worker.errors import StartupError
 
+Answer = Callable[[str], tuple[int, str, bytes]]
 Verdict = Callable[[], tuple[bool, str]]
 REQUEST_TIMEOUT_S: Final = 10
 
@@ -56,13 +57,13 @@ def listening_socket(listen: str) -> socket.socket:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, listening: socket.socket, answer: Callable[[str], tuple[int, str, bytes]]) -> None:
+    def __init__(self, listening: socket.socket, answer: Answer) -> None:
         super().__init__(("", 0), _handler(answer), bind_and_activate=False)
         self.socket.close()
         self.socket = listening
 
 
-def _handler(answer: Callable[[str], tuple[int, str, bytes]]) -> type[BaseHTTPRequestHandler]:
+def _handler(answer: Answer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = REQUEST_TIMEOUT_S
 

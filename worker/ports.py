@@ -76,6 +76,7 @@ class Links(Protocol):
 
         Raises:
             Conflict: `foreign_device`, the name is taken by something without this mark.
+            Conflict: `no_bridge`, there is no bridge of that name.
         """
 
     def delete(self, name: str) -> None:
@@ -121,7 +122,10 @@ class TenantRules:
 
 
 class Firewall(Protocol):
-    """nftables, in a table of hostd's own."""
+    """nftables, in a table of hostd's own.
+
+    Any call may raise Broken `nftables`; one that changes, also Transient `firewall_busy`.
+    """
 
     def stands(self, rules: TenantRules) -> bool:
         """Whether the kernel holds exactly what `put` would write for this tenant."""
@@ -347,8 +351,9 @@ class ImageFiles:
 class Vmm(Protocol):
     """Firecracker under its jailer; an instance is addressed by its id, never by a handle.
 
-    Whichever call talks to a live VMM may raise Transient `vmm_timeout` (it did not answer in
-    time) or Broken `vmm_refused` (it answered with an error, which the message carries).
+    Whichever call talks to a VMM may raise Transient `vmm_timeout` (it lives, but did not answer
+    in time), Broken `vmm_refused` (it answered with an error, which the message carries) or
+    Broken `vmm_exited` (it has ended; facts carry the exit code, where known, and a log tail).
     """
 
     def state(self, ref: InstanceRef) -> VmmState:
@@ -375,7 +380,11 @@ class Vmm(Protocol):
         """
 
     def remove_jail(self, ref: InstanceRef) -> None:
-        """No jail, no mount below it, no runtime file is left.  The VMM must be gone."""
+        """No jail, no mount below it, no runtime file is left.  The VMM must be gone.
+
+        Raises:
+            Transient: `jail_in_use`, it or another process of its start lives.
+        """
 
     def spawn(self, spec: VmSpec, join_files: tuple[Path, ...]) -> None:
         """A VMM process is up in its jail and control group, its API answers, and its identity
@@ -396,7 +405,13 @@ class Vmm(Protocol):
         """The vCPUs run."""
 
     def snapshot(self, spec: VmSpec) -> ImageFiles:
-        """The paused guest's state and memory are in files of the right size, fsynced."""
+        """The paused guest's state and memory are in files of the right size, fsynced, that the
+        VMM can no longer reach by name; an earlier snapshot's are gone.
+
+        Raises:
+            Transient: `no_space`; the guest is still paused.
+            Broken: `snapshot_incomplete`, accepted, but a file is missing or of another size.
+        """
 
     def load(self, spec: VmSpec) -> None:
         """The image's state is loaded, the vCPUs stand still."""

@@ -65,7 +65,7 @@ class HostWorker(SimpleWorker):
         deliver: Callable[[Sequence[Delivery]], None],
         refuse: Callable[[Delivery, str], None],
     ) -> None:
-        """`deliver` takes a batch in order; `refuse` takes an entry that cannot be read, and why."""
+        """`deliver` takes a batch in order; `refuse` an entry that cannot be read, and why."""
         super().__init__(
             [HostQueue(host_keys.queue_name, connection=redis, serializer=MsgspecSerializer)],
             name=name,

@@ -55,8 +55,10 @@ def inflated(data: bytes) -> bytes:
         plain = stream.decompress(data, MAX_BYTES + 1)
     except zlib.error as error:
         raise Forged("malformed", f"neither JSON nor deflated: {error}") from error
-    if len(plain) > MAX_BYTES or not stream.eof:
+    if len(plain) > MAX_BYTES:
         raise Forged("oversized", f"request inflates to more than {MAX_BYTES} bytes")
+    if not stream.eof:
+        raise Forged("malformed", "neither JSON nor whole deflated data")
     return plain
 
 
@@ -83,7 +85,7 @@ def verified(data: bytes, *, id_: str, policy: Policy) -> Order:
 
 
 def trusted(call: bytes) -> Order:
-    """The order in bytes of the ledger: verified when they were accepted, under the keys of then."""
+    """The order in bytes of the ledger: they were verified when they were accepted."""
     body = envelope.decode_body(envelope.decode_call(call).body)
     return Order(body, call, _digest(body))
 

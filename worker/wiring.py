@@ -31,12 +31,13 @@ from worker.errors import ConfigError, HostdError, StartupError
 from worker.executors import Executors
 from worker.host import machine
 from worker.host import redis as redis_host
+from worker.host.cgroups import KernelCgroups
 from worker.host.disks import Ext4Disks
 from worker.host.firecracker.driver import Firecracker
-from worker.host.firecracker.images import SleepImages
+from worker.host.firecracker.images import DiskImages
 from worker.host.netlink import Netlink
 from worker.host.nft import Nft
-from worker.host.records import FileRecords
+from worker.host.records import DiskRecords
 from worker.job import story
 from worker.ledger import Ledger
 from worker.lock import Locks
@@ -310,16 +311,14 @@ def build_host(config: Config, opened: ExitStack) -> Host:
         links, firewall = Netlink(), Nft()
         opened.callback(links.close)
         opened.callback(firewall.close)
-        disks = Ext4Disks(runtime)
-        opened.callback(disks.close)
         return Host(
             links=links,
             firewall=firewall,
             cgroups=KernelCgroups(config.cgroup.parent),
-            disks=disks,
-            records=FileRecords(layout),
+            disks=Ext4Disks(runtime),  # never closed: guests outlive hostd, so must their disks
+            records=DiskRecords(layout),
             vmm=vmm,
-            images=SleepImages(layout),
+            images=DiskImages(layout),
         )
     except HostdError as error:
         raise StartupError(f"{error}; {error.hint}") from error

@@ -86,7 +86,9 @@ def check(redis: Redis, config: RedisConfig) -> None:
     except (AuthenticationError, NoPermissionError) as error:
         raise StartupError(f"Redis at {where} refuses hostd: {error}; see `hostctl acl`") from error
     except RedisError as error:
-        raise StartupError(f"Redis at {where} does not answer: {error}; start it, or correct [redis] url") from error
+        raise StartupError(
+            f"Redis at {where} does not answer: {error}; start it, or correct [redis] url"
+        ) from error
     if not persistence.get("aof_enabled") and not config.allow_no_aof:
         raise StartupError(
             f"Redis at {where} has no AOF, so a restart would lose requests; set `appendonly yes`"

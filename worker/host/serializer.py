@@ -1,4 +1,4 @@
-"""RQ's serializer: msgspec JSON.  Inert: what it loads is only dicts, lists, strings and numbers."""
+"""RQ's serializer: msgspec JSON.  Inert: it loads only dicts, lists, strings and numbers."""
 
 from __future__ import annotations
 

@@ -1,0 +1,92 @@
+"""What every `Firewall` promises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from enqueue.requests import bridge_name
+from tests.fakes.firewall import FakeFirewall
+from worker.host.nft import Nft
+from worker.ports import Firewall, TenantRules
+
+
+def rules(net_id: int = 5, uplink: str = "eth0") -> TenantRules:
+    return TenantRules(
+        tenant_id=f"tenant-{net_id}",
+        tenant_net_id=net_id,
+        bridge=bridge_name(net_id),
+        subnet=f"10.240.{net_id}.0/24",
+        gateway_ip=f"10.240.{net_id}.1",
+        uplink=uplink,
+        metadata_port=8169,
+    )
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.root)])
+def firewall(request: pytest.FixtureRequest) -> Iterator[Firewall]:
+    if request.param == "fake":
+        yield FakeFirewall()
+        return
+    request.getfixturevalue("netns")
+    subject = Nft()
+    yield subject
+    subject.close()
+
+
+def test_nothing_stands_at_first(firewall: Firewall) -> None:
+    assert not firewall.stands(rules())
+    assert firewall.tenants() == frozenset()
+
+
+def test_rules_stand_after_put(firewall: Firewall) -> None:
+    firewall.put(rules())
+    firewall.put(rules())
+    assert firewall.stands(rules())
+    assert firewall.tenants() == {5}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(rules(), uplink="eth1"),
+        replace(rules(), uplink=""),
+        replace(rules(), subnet="10.240.6.0/24"),
+        replace(rules(), gateway_ip="10.240.5.2"),
+        replace(rules(), metadata_port=80),
+    ],
+)
+def test_rules_that_differ_do_not_stand_until_put(firewall: Firewall, other: TenantRules) -> None:
+    firewall.put(rules())
+    assert not firewall.stands(other)
+    firewall.put(other)
+    assert firewall.stands(other)
+    assert not firewall.stands(rules())
+
+
+def test_tenants_stand_beside_each_other(firewall: Firewall) -> None:
+    # 5 and 55: the name of one bridge begins like the other's.
+    for net_id in (5, 55, 0):
+        firewall.put(rules(net_id))
+    firewall.put(rules(5, uplink=""))
+    assert firewall.stands(rules(5, uplink=""))
+    assert firewall.stands(rules(55))
+    assert firewall.stands(rules(0))
+    assert firewall.tenants() == {5, 55, 0}
+
+
+def test_removing_a_tenant_leaves_the_others(firewall: Firewall) -> None:
+    firewall.put(rules(5))
+    firewall.put(rules(55))
+    firewall.remove(5)
+    firewall.remove(5)
+    assert not firewall.stands(rules(5))
+    assert firewall.stands(rules(55))
+    assert firewall.tenants() == {55}
+
+
+def test_removing_what_is_not_there_is_fine(firewall: Firewall) -> None:
+    firewall.remove(5)
+    assert firewall.tenants() == frozenset()

@@ -1,0 +1,103 @@
+"""Network devices in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from worker.errors import Conflict
+from worker.names import guest_mac
+from worker.ports import Bridge, Tap
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A device that is neither bridge nor TAP."""
+
+    name: str
+    mark: str = ""
+
+
+class FakeLinks:
+    """`ports.Links` without a kernel; `devices` may be arranged by a test."""
+
+    def __init__(self) -> None:
+        self.devices: dict[str, Bridge | Tap | Foreign] = {}
+        self._forwarding = False
+
+    def bridge(self, name: str) -> Bridge | None:
+        """See `ports.Links.bridge`."""
+        device = self.devices.get(name)
+        if device is not None and not isinstance(device, Bridge):
+            raise _foreign(name)
+        return device
+
+    def put_bridge(self, name: str, *, address: str, mac: str, mark: str) -> None:
+        """See `ports.Links.put_bridge`."""
+        there = self.bridge(name)
+        if there is not None and there.mark != mark and not self._is_newborn(there, mac):
+            raise _foreign(name)
+        self.devices[name] = Bridge(
+            name=name, up=True, addresses=frozenset({address}), mac=mac, mark=mark, forwarding=True
+        )
+
+    def tap(self, name: str) -> Tap | None:
+        """See `ports.Links.tap`."""
+        device = self.devices.get(name)
+        if device is not None and not isinstance(device, Tap):
+            raise _foreign(name)
+        return device
+
+    def put_tap(self, name: str, *, owner_uid: int, bridge: str, mark: str) -> None:
+        """See `ports.Links.put_tap`."""
+        if not isinstance(self.devices.get(bridge), Bridge):
+            raise Conflict("no_bridge", f"there is no bridge {bridge} to attach {name} to")
+        there = self.tap(name)
+        if there is not None and there.mark != mark:
+            raise _foreign(name)
+        self.devices[name] = Tap(name=name, up=True, owner_uid=owner_uid, bridge=bridge, mark=mark)
+
+    def delete(self, name: str) -> None:
+        """See `ports.Links.delete`."""
+        device = self.devices.get(name)
+        if device is None:
+            return
+        newborn = isinstance(device, Bridge) and self._is_newborn(device, _birth_mac(name))
+        if not device.mark.startswith("hostd:") and not newborn:
+            raise _foreign(name)
+        del self.devices[name]
+        for port in self.ports(name):
+            tap = self.devices[port]
+            if isinstance(tap, Tap):
+                self.devices[port] = replace(tap, bridge=None)
+
+    def ports(self, bridge: str) -> frozenset[str]:
+        """See `ports.Links.ports`."""
+        taps = (device for device in self.devices.values() if isinstance(device, Tap))
+        return frozenset(tap.name for tap in taps if tap.bridge == bridge)
+
+    def marked(self) -> Mapping[str, str]:
+        """See `ports.Links.marked`."""
+        marks = {device.name: device.mark for device in self.devices.values()}
+        return {name: mark for name, mark in marks.items() if mark.startswith("hostd:")}
+
+    def forwarding(self) -> bool:
+        """See `ports.Links.forwarding`."""
+        return self._forwarding
+
+    def enable_forwarding(self) -> None:
+        """See `ports.Links.enable_forwarding`."""
+        self._forwarding = True
+
+    def _is_newborn(self, bridge: Bridge, mac: str | None) -> bool:
+        bare = not (bridge.mark or bridge.up or bridge.addresses or self.ports(bridge.name))
+        return bare and bridge.mac == mac
+
+
+def _birth_mac(name: str) -> str | None:
+    number = name.removeprefix("br-tenant-")
+    return guest_mac(int(number), 1) if number.isdecimal() else None
+
+
+def _foreign(name: str) -> Conflict:
+    return Conflict("foreign_device", f"{name} is not hostd's")

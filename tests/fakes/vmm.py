@@ -1,0 +1,174 @@
+"""A VMM in memory, with what steps and images see of the real one in small real files.
+
+The guest's memory is one number that grows with each look while the guest runs, so a test sees
+whether a woken guest went on or began anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import NoReturn
+
+from worker.errors import Broken, Conflict, Transient
+from worker.names import InstanceRef, Layout
+from worker.ports import ImageFiles, VmmState, VmSpec
+
+
+@dataclass
+class Guest:
+    """One VMM process: its pid, its state, the number in its guest's memory."""
+
+    pid: int
+    state: VmmState = VmmState.IDLE
+    memory: int = 0
+
+
+@dataclass
+class Machine:
+    """What outlives a restart of hostd: the processes."""
+
+    guests: dict[InstanceRef, Guest] = field(default_factory=dict)
+    specs: dict[InstanceRef, VmSpec] = field(default_factory=dict)
+    pids: count[int] = field(default_factory=lambda: count(4_000))
+    stops_when_asked: bool = True
+
+
+class FakeVmm:
+    """Implements `worker.ports.Vmm`."""
+
+    def __init__(self, layout: Layout, machine: Machine | None = None) -> None:
+        self.layout = layout
+        self.machine = machine or Machine()
+
+    def restarted(self) -> FakeVmm:
+        """Another hostd on the same machine."""
+        return FakeVmm(self.layout, self.machine)
+
+    def memory(self, ref: InstanceRef) -> int:
+        """The number in the guest's memory; it grows while the guest runs."""
+        guest = self._guest(ref)
+        if guest.state is VmmState.RUNNING:
+            guest.memory += 1
+        return guest.memory
+
+    def dies(self, ref: InstanceRef) -> None:
+        """The VMM ends by itself."""
+        self.machine.guests.pop(ref, None)
+
+    def state(self, ref: InstanceRef) -> VmmState:
+        guest = self.machine.guests.get(ref)
+        return VmmState.GONE if guest is None else guest.state
+
+    def pid(self, ref: InstanceRef) -> int | None:
+        guest = self.machine.guests.get(ref)
+        return None if guest is None else guest.pid
+
+    def jail_is_fresh(self, spec: VmSpec) -> bool:
+        if spec.ref in self.machine.guests:
+            return True
+        root = self._root(spec.ref)
+        return self.spec(spec.ref) == spec and not (root / "firecracker.pid").exists()
+
+    def spec(self, ref: InstanceRef) -> VmSpec | None:
+        return self.machine.specs.get(ref)
+
+    def jail_exists(self, ref: InstanceRef) -> bool:
+        return self.layout.jail_base(ref).exists() or self.layout.runtime(ref).exists()
+
+    def build_jail(self, spec: VmSpec, image: ImageFiles | None) -> None:
+        self.remove_jail(spec.ref)
+        sources = {"kernel": spec.kernel} | {drive.id: drive.source for drive in spec.drives}
+        if image is not None:
+            sources |= {"vmstate": image.vmstate, "memory": image.memory}
+        for name, source in sources.items():
+            if not source.exists():
+                raise Conflict("missing_file", f"the guest's {name} is not at {source}")
+        root = self._root(spec.ref)
+        root.mkdir(parents=True)
+        self.layout.runtime(spec.ref).mkdir(parents=True)
+        for name, source in sources.items():
+            (root / name).hardlink_to(source)
+        self.machine.specs[spec.ref] = spec
+
+    def remove_jail(self, ref: InstanceRef) -> None:
+        if ref in self.machine.guests:
+            raise Transient("jail_in_use", f"the jail of {ref} is still in use")
+        self.machine.specs.pop(ref, None)
+        shutil.rmtree(self.layout.jail_base(ref), ignore_errors=True)
+        shutil.rmtree(self.layout.runtime(ref), ignore_errors=True)
+
+    def spawn(self, spec: VmSpec, join_files: tuple[Path, ...]) -> None:
+        root = self._root(spec.ref)
+        if spec.ref in self.machine.guests or (root / "firecracker.pid").exists():
+            raise Broken("vmm_exited", "the jailer ended by itself", exit_code=1, log="")
+        guest = Guest(next(self.machine.pids))
+        (root / "firecracker.pid").write_text(str(guest.pid))
+        self.machine.guests[spec.ref] = guest
+
+    def boot(self, spec: VmSpec) -> None:
+        self._change(spec.ref, VmmState.RUNNING, {VmmState.IDLE})
+
+    def pause(self, ref: InstanceRef) -> None:
+        self._change(ref, VmmState.PAUSED, {VmmState.RUNNING, VmmState.PAUSED})
+
+    def resume(self, ref: InstanceRef) -> None:
+        self._change(ref, VmmState.RUNNING, {VmmState.RUNNING, VmmState.PAUSED})
+
+    def snapshot(self, spec: VmSpec) -> ImageFiles:
+        guest = self._change(spec.ref, VmmState.PAUSED, {VmmState.PAUSED})
+        directory = self._root(spec.ref) / "snapshot"
+        directory.mkdir(exist_ok=True)
+        files = ImageFiles(directory / "vmstate", directory / "memory")
+        files.vmstate.write_text(json.dumps({"memory": guest.memory}))
+        with files.memory.open("wb") as memory:
+            memory.truncate(spec.mem_mib << 20)
+        return files
+
+    def load(self, spec: VmSpec) -> None:
+        guest = self._change(spec.ref, VmmState.IDLE, {VmmState.IDLE})
+        try:
+            image = json.loads((self._root(spec.ref) / "vmstate").read_bytes())
+        except (FileNotFoundError, ValueError):
+            self.dies(spec.ref)
+            self._refuse("PUT /snapshot/load")
+        guest.memory = image["memory"]
+        guest.state = VmmState.PAUSED
+
+    def ask_to_stop(self, ref: InstanceRef, *, timeout_s: float) -> bool:
+        guest = self.machine.guests.get(ref)
+        if guest is not None and guest.state is VmmState.RUNNING and self.machine.stops_when_asked:
+            self.dies(ref)
+        return ref not in self.machine.guests
+
+    def kill(self, ref: InstanceRef, *, timeout_s: float) -> None:
+        self.dies(ref)
+
+    def version(self) -> str:
+        return "1.16.1"
+
+    def binary_sha256(self) -> str:
+        return hashlib.sha256(b"firecracker").hexdigest()
+
+    def _guest(self, ref: InstanceRef) -> Guest:
+        guest = self.machine.guests.get(ref)
+        if guest is None:
+            raise Broken("vmm_exited", "the VMM ended by itself", exit_code=None, log="")
+        return guest
+
+    def _change(self, ref: InstanceRef, to: VmmState, only_from: set[VmmState]) -> Guest:
+        guest = self._guest(ref)
+        if guest.state not in only_from:
+            self._refuse(f"to become {to.value} while {guest.state.value}")
+        guest.state = to
+        return guest
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise Broken("vmm_refused", f"Firecracker refused {what}")
+
+    def _root(self, ref: InstanceRef) -> Path:
+        return self.layout.jail_base(ref) / "firecracker" / ref.instance_id / "root"

@@ -1,0 +1,96 @@
+"""RQ's own tools work with what the client stores."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from rq.job import Job
+from rq.queue import Queue
+from rq.registry import FailedJobRegistry
+from rq.results import Result as RqResult
+from rq.serializers import JSONSerializer
+
+from enqueue import HostClient, keys
+from enqueue.requests import (
+    InstanceId,
+    PoolId,
+    StartInstance,
+    StopInstance,
+    TenantId,
+)
+from enqueue.results import Failed
+from tests.fixtures.redis import RedisServer
+from tests.fixtures.tiny_host import DONE, FAILED, TinyHost
+
+pytestmark = pytest.mark.redis
+
+HOST = "host-a"
+KEYS = keys.HostKeys(HOST)
+BOUND_S = 20.0
+START = StartInstance(
+    tenant_id=TenantId("acme"), pool_id=PoolId("workers"), instance_id=InstanceId("i-1a2b3c4d")
+)
+STOP = StopInstance(
+    tenant_id=TenantId("acme"), pool_id=PoolId("workers"), instance_id=InstanceId("i-1a2b3c4d")
+)
+
+
+def queued(server: RedisServer) -> list[bytes | str]:
+    return server.client().lrange(KEYS.queue, 0, -1)
+
+
+def stock_job(job_id: str, server: RedisServer) -> Job:
+    return Job.fetch(job_id, connection=server.client(), serializer=JSONSerializer)
+
+
+def test_a_job_failed_by_a_stock_tool_has_a_readable_result(
+    host_client: HostClient, redis_server: RedisServer
+) -> None:
+    ticket = host_client.enqueue(START, host=HOST)
+    job = stock_job(ticket.job_id, redis_server)
+    RqResult.create_failure(job, 500, "Traceback\nAbandonedJobError: left")
+    result = ticket.wait(BOUND_S)
+    assert isinstance(result, Failed)
+    assert result.code == "broken/no_result"
+    assert "AbandonedJobError: left" in result.message
+
+
+def test_stock_rq_reads_the_job(host_client: HostClient, redis_server: RedisServer) -> None:
+    ticket = host_client.enqueue(START, host=HOST)
+    job = stock_job(ticket.job_id, redis_server)
+    assert job.func_name == "hostd.execute"
+    assert job.args[0]["body"]["request"]["op"] == "StartInstance"
+    assert job.description == "StartInstance acme/workers/i-1a2b3c4d"
+    assert job.get_status() == "queued"
+    assert job.origin == KEYS.queue_name
+    assert job.enqueued_at is not None
+    assert job.success_callback is None
+    queue = Queue(KEYS.queue_name, connection=redis_server.client(), serializer=JSONSerializer)
+    assert queue.job_ids == [ticket.job_id]
+    assert Queue.all(connection=redis_server.client()) == [queue]
+
+
+def test_a_stock_requeue_keeps_the_request_and_its_ticket(
+    host_client: HostClient, redis_server: RedisServer, tiny_host: TinyHost
+) -> None:
+    ticket = host_client.enqueue(START, host=HOST, request_id="same")
+    tiny_host.answer(FAILED)
+    registry = FailedJobRegistry(
+        KEYS.queue_name, connection=redis_server.client(), serializer=JSONSerializer
+    )
+    registry.requeue(ticket.job_id)
+    again = host_client.enqueue(START, host=HOST, request_id="same")
+    assert queued(redis_server) == [b"host-a_same"]
+    tiny_host.answer(DONE)
+    assert again.wait(BOUND_S) == DONE
+    assert host_client.ticket("same", host=HOST).request == START
+
+
+def test_rq_info_counts_the_jobs(host_client: HostClient, redis_server: RedisServer) -> None:
+    host_client.enqueue_many([START, STOP], host=HOST)
+    url = f"unix://{redis_server.socket}"
+    rq = [sys.executable, "-m", "rq.cli", "info", "--raw", "--url", url]
+    shown = subprocess.run(rq, capture_output=True, text=True, check=True, timeout=BOUND_S)
+    assert "queue hostd:host-a 2" in shown.stdout

@@ -1,0 +1,205 @@
+"""Tickets wait, retry and are found again; round trips are counted."""
+
+from __future__ import annotations
+
+import pytest
+
+from enqueue import HostClient, keys
+from enqueue.errors import (
+    NotRetryable,
+    UnknownRequest,
+    WaitTimeout,
+)
+from enqueue.requests import (
+    InstanceId,
+    Ping,
+    PoolId,
+    StartInstance,
+    StopInstance,
+    TenantId,
+)
+from enqueue.scripts import RETRY
+from enqueue.wire import RETENTION_S
+from tests.fixtures.proxy import Proxy
+from tests.fixtures.redis import RedisServer
+from tests.fixtures.tiny_host import DONE, FAILED, TinyHost
+
+pytestmark = pytest.mark.redis
+
+HOST = "host-a"
+KEYS = keys.HostKeys(HOST)
+BOUND_S = 20.0
+START = StartInstance(
+    tenant_id=TenantId("acme"), pool_id=PoolId("workers"), instance_id=InstanceId("i-1a2b3c4d")
+)
+STOP = StopInstance(
+    tenant_id=TenantId("acme"), pool_id=PoolId("workers"), instance_id=InstanceId("i-1a2b3c4d")
+)
+
+
+def queued(server: RedisServer) -> list[bytes | str]:
+    return server.client().lrange(KEYS.queue, 0, -1)
+
+
+def test_a_request_is_stored_pushed_and_answered(
+    host_client: HostClient, tiny_host: TinyHost
+) -> None:
+    ticket = host_client.enqueue(START, host=HOST)
+    with tiny_host.answering(DONE):
+        assert ticket.wait(BOUND_S) == DONE
+    assert ticket.wait(0) == DONE
+    assert ticket.status() == "finished"
+
+
+def test_a_failed_request_returns_its_failure(host_client: HostClient, tiny_host: TinyHost) -> None:
+    ticket = host_client.enqueue(START, host=HOST)
+    tiny_host.answer(FAILED)
+    assert ticket.wait(BOUND_S) == FAILED
+
+
+def test_enqueueing_takes_one_round_trip(proxied_client: HostClient, redis_proxy: Proxy) -> None:
+    before = redis_proxy.round_trips
+    proxied_client.enqueue(START, host=HOST)
+    assert redis_proxy.round_trips - before == 1
+
+
+def test_a_result_that_is_there_takes_one_round_trip(
+    proxied_client: HostClient, redis_proxy: Proxy, tiny_host: TinyHost
+) -> None:
+    ticket = proxied_client.enqueue(START, host=HOST)
+    tiny_host.answer(DONE)
+    before = redis_proxy.round_trips
+    assert ticket.wait(BOUND_S) == DONE
+    assert redis_proxy.round_trips - before == 1
+
+
+def test_a_hundred_requests_take_one_round_trip_and_keep_their_order(
+    proxied_client: HostClient, redis_proxy: Proxy, redis_server: RedisServer
+) -> None:
+    before = redis_proxy.round_trips
+    tickets = proxied_client.enqueue_many(
+        [START] * 50 + [(STOP, f"stop-{n}") for n in range(50)], host=HOST
+    )
+    assert redis_proxy.round_trips - before == 1
+    assert queued(redis_server) == [ticket.job_id.encode() for ticket in tickets]
+
+
+def test_a_connection_costs_no_handshake(redis_server: RedisServer, redis_proxy: Proxy) -> None:
+    with HostClient(redis_server.url) as other:
+        other.enqueue(Ping(), host=HOST)
+    with HostClient(redis_proxy.url) as client:
+        client.enqueue(Ping(), host=HOST)
+    assert redis_proxy.round_trips == 1
+
+
+def test_scripts_unknown_to_redis_cost_one_more_round_trip(
+    proxied_client: HostClient, redis_proxy: Proxy, redis_server: RedisServer
+) -> None:
+    redis_server.client().script_flush()
+    before = redis_proxy.round_trips
+    proxied_client.enqueue(START, host=HOST)
+    assert redis_proxy.round_trips - before == 2
+
+
+def test_a_duplicate_of_a_running_request_waits_for_its_result(
+    host_client: HostClient, tiny_host: TinyHost
+) -> None:
+    host_client.enqueue(START, host=HOST, request_id="same")
+    job_id = tiny_host.take()
+    second = host_client.enqueue(START, host=HOST, request_id="same")
+    tiny_host.tell(job_id, DONE)
+    assert second.wait(BOUND_S) == DONE
+
+
+def test_a_retry_waits_for_its_own_result(host_client: HostClient, tiny_host: TinyHost) -> None:
+    first = host_client.enqueue(START, host=HOST)
+    tiny_host.answer(FAILED)
+    again = first.retry()
+    with pytest.raises(WaitTimeout, match="its job is queued"):
+        again.wait(0)
+    tiny_host.answer(DONE)
+    assert again.wait(BOUND_S) == DONE
+    assert first.wait(BOUND_S) == FAILED
+
+
+def test_a_retry_takes_the_job_out_of_the_dead_letters_and_queues_it_once(
+    host_client: HostClient, tiny_host: TinyHost, redis_server: RedisServer
+) -> None:
+    ticket = host_client.enqueue(START, host=HOST)
+    tiny_host.answer(FAILED)
+    ticket.retry()
+    redis = redis_server.client()
+    assert redis.zcard(KEYS.failed) == 0
+    assert queued(redis_server) == [ticket.job_id.encode()]
+    assert ticket.status() == "queued"
+    assert 0 < redis.ttl(keys.job(ticket.job_id)) <= RETENTION_S
+
+
+def test_only_an_ended_failure_can_be_retried(host_client: HostClient, tiny_host: TinyHost) -> None:
+    ticket = host_client.enqueue(START, host=HOST)
+    with pytest.raises(NotRetryable, match="is queued; only a failed or canceled one"):
+        ticket.retry()
+    tiny_host.answer(DONE)
+    with pytest.raises(NotRetryable, match="is finished"):
+        ticket.retry()
+
+
+def test_a_retry_whose_reply_is_lost_pushes_once(
+    proxied_client: HostClient, redis_proxy: Proxy, redis_server: RedisServer, tiny_host: TinyHost
+) -> None:
+    ticket = proxied_client.enqueue(START, host=HOST)
+    tiny_host.answer(FAILED)
+    ticket.status()
+    redis_server.client().script_load(RETRY.text.decode())
+    redis_proxy.lose_replies(1)
+    again = ticket.retry()
+    assert queued(redis_server) == [ticket.job_id.encode()]
+    tiny_host.answer(DONE)
+    assert again.wait(BOUND_S) == DONE
+
+
+def test_retrying_what_redis_has_dropped_sends_it_again(
+    host_client: HostClient, tiny_host: TinyHost, redis_server: RedisServer
+) -> None:
+    ticket = host_client.enqueue(START, host=HOST)
+    tiny_host.answer(FAILED)
+    redis_server.client().flushall()
+    again = ticket.retry()
+    tiny_host.answer(DONE)
+    assert again.wait(BOUND_S) == DONE
+
+
+def test_a_ticket_can_be_had_by_id(host_client: HostClient, tiny_host: TinyHost) -> None:
+    request_id = host_client.enqueue(START, host=HOST).request_id
+    waiting = host_client.ticket(request_id, host=HOST)
+    assert waiting.request == START
+    tiny_host.answer(FAILED)
+    assert waiting.wait(BOUND_S) == FAILED
+    assert host_client.ticket(request_id, host=HOST).wait(0) == FAILED
+
+
+def test_a_ticket_had_while_the_retry_runs_waits_for_the_retry(
+    host_client: HostClient, tiny_host: TinyHost
+) -> None:
+    first = host_client.enqueue(START, host=HOST)
+    tiny_host.answer(FAILED)
+    first.retry()
+    job_id = tiny_host.take()
+    other = host_client.ticket(first.request_id, host=HOST)
+    tiny_host.tell(job_id, DONE)
+    assert other.wait(BOUND_S) == DONE
+
+
+def test_an_unknown_id_has_no_ticket(host_client: HostClient) -> None:
+    with pytest.raises(UnknownRequest, match="no request gone on host-a"):
+        host_client.ticket("gone", host=HOST)
+
+
+def test_waiting_ends_without_a_result_and_can_go_on(
+    host_client: HostClient, tiny_host: TinyHost
+) -> None:
+    ticket = host_client.enqueue(START, host=HOST)
+    with pytest.raises(WaitTimeout, match="its job is queued"):
+        ticket.wait(0.05)
+    tiny_host.answer(DONE)
+    assert ticket.wait(BOUND_S) == DONE

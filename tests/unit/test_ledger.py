@@ -1,0 +1,172 @@
+"""What was accepted is never forgotten, whatever ends the process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from enqueue.results import Done, Failed, Result
+from worker.errors import StartupError
+from worker.ledger import Change, Delivery, Entry, Ledger
+
+DONE = Done(op="StopInstance", changed=True, state="stopped")
+
+
+def failure(code: str) -> Failed:
+    kind = code.partition("/")[0]
+    return Failed(op="StopInstance", code=code, failure_class=kind, message="m")  # type: ignore[arg-type]  # the test's codes name a class
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.db"
+
+
+def accept(
+    ledger: Ledger, id_: str = "r1", digest: bytes = b"d", instance: str = "i-1"
+) -> tuple[Delivery, Entry]:
+    return ledger.accept(
+        id_, digest=digest, call=b"[]", op="StopInstance", tenant_id="t", instance_id=instance,
+        now_ms=1,
+    )  # fmt: skip
+
+
+def end(ledger: Ledger, result: Result, id_: str = "r1") -> None:
+    ledger.decide(id_, result, now_ms=2)
+    ledger.told([id_], events_upto=0)
+
+
+def test_a_delivery_is_new_then_in_flight_then_untold_then_replayed(path: Path) -> None:
+    ledger = Ledger(path)
+    assert accept(ledger)[0] is Delivery.NEW
+    assert accept(ledger)[0] is Delivery.IN_FLIGHT
+    ledger.decide("r1", DONE, now_ms=2)
+    assert accept(ledger)[0] is Delivery.UNTOLD
+    ledger.told(["r1"], events_upto=0)
+    delivery, entry = accept(ledger)
+    assert delivery is Delivery.REPLAY
+    assert entry.result == DONE
+    ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("rejected/expired", Delivery.REPLAY),
+        ("lost/memory_lost", Delivery.REPLAY),
+        ("conflict/superseded", Delivery.REPLAY),
+        ("conflict/overtaken", Delivery.REPLAY),
+        ("conflict/not_running", Delivery.RERUN),
+        ("transient/no_space", Delivery.RERUN),
+        ("broken/no_effect", Delivery.RERUN),
+    ],
+)
+def test_only_what_may_succeed_later_runs_again(path: Path, code: str, expected: Delivery) -> None:
+    ledger = Ledger(path)
+    accept(ledger)
+    end(ledger, failure(code))
+    assert accept(ledger)[0] is expected
+    ledger.close()
+
+
+def test_the_same_id_with_another_digest_is_reused_at_every_state(path: Path) -> None:
+    ledger = Ledger(path)
+    accept(ledger)
+    assert accept(ledger, digest=b"other")[0] is Delivery.REUSED
+    end(ledger, DONE)
+    delivery, entry = accept(ledger, digest=b"other")
+    assert delivery is Delivery.REUSED
+    assert entry.result == DONE
+    ledger.close()
+
+
+def test_a_later_decided_request_of_the_instance_overtakes_an_older_one(path: Path) -> None:
+    ledger = Ledger(path)
+    accept(ledger, "old")
+    end(ledger, failure("transient/no_space"), "old")
+    accept(ledger, "other-instance", instance="i-2")
+    end(ledger, DONE, "other-instance")
+    entry = accept(ledger, "old")[1]
+    assert ledger.overtaken(entry) is None
+    accept(ledger, "newer")
+    assert ledger.overtaken(entry) is None
+    end(ledger, DONE, "newer")
+    assert ledger.overtaken(entry) == "newer"
+    assert ledger.overtaken(ledger.renew("old")) is None
+    ledger.close()
+
+
+def test_a_failed_transaction_changes_nothing(path: Path) -> None:
+    ledger = Ledger(path)
+    with pytest.raises(RuntimeError), ledger.transaction():  # noqa: PT012  the block is the point
+        accept(ledger)
+        raise RuntimeError
+    assert ledger.unfinished() == []
+    ledger.close()
+
+
+def test_events_and_status_enter_with_the_result_and_leave_in_order(path: Path) -> None:
+    ledger = Ledger(path)
+    accept(ledger)
+    change = Change("i-1", "t", "p", "stopped")
+    ledger.decide("r1", DONE, now_ms=2, events=[b"one", b"two"], change=change)
+    rows = ledger.untold_events()
+    assert [event for _, event in rows] == [b"one", b"two"]
+    ledger.told(["r1"], events_upto=rows[0][0])
+    assert [event for _, event in ledger.untold_events()] == [b"two"]
+    assert ledger.statuses() == {"stopped": 1}
+    ledger.close()
+
+
+def test_the_journal_remembers_what_began_until_it_is_taken_back(path: Path) -> None:
+    ledger = Ledger(path)
+    accept(ledger)
+    ledger.began("r1", "tap_present", 1)
+    ledger.finished("r1", "tap_present", 2)
+    ledger.began("r1", "cgroup_present", 3)
+    assert ledger.begun_steps("r1") == {"tap_present", "cgroup_present"}
+    assert ledger.journal("r1") == [("tap_present", 1, 2), ("cgroup_present", 3, None)]
+    ledger.undone("r1", ["cgroup_present"])
+    assert ledger.begun_steps("r1") == {"tap_present"}
+    ledger.close()
+
+
+def test_pruning_forgets_old_told_requests_and_nothing_else(path: Path) -> None:
+    ledger = Ledger(path)
+    accept(ledger, "old")
+    end(ledger, DONE, "old")
+    accept(ledger, "open")
+    assert ledger.prune(before_ms=3) == 1
+    assert accept(ledger, "old")[0] is Delivery.NEW
+    assert accept(ledger, "open")[0] is Delivery.IN_FLIGHT
+    ledger.close()
+
+
+def test_an_accepted_request_survives_a_kill(path: Path) -> None:
+    program = (
+        "import os, signal; from pathlib import Path; from worker.ledger import Ledger;"
+        f"l = Ledger(Path({str(path)!r}));"
+        "l.accept('r1', digest=b'd', call=b'[]', op='Ping', tenant_id=None, instance_id=None,"
+        " now_ms=1); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", program], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    ledger = Ledger(path)
+    assert [entry.request_id for entry in ledger.unfinished()] == ["r1"]
+    ledger.close()
+
+
+def test_a_damaged_ledger_is_refused_with_a_way_out(path: Path) -> None:
+    path.write_bytes(b"this is no database at all, not even a little" * 100)
+    with pytest.raises(StartupError, match="restore it from a backup"):
+        Ledger(path)
+
+
+def test_the_ledger_is_roots_alone(path: Path) -> None:
+    Ledger(path).close()
+    assert os.stat(path).st_mode & 0o777 == 0o600

@@ -1,0 +1,67 @@
+"""What agentd would have written before its first request: tenants, pools, instances, artifacts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from enqueue.requests import InstanceId, PoolId, TenantId, TenantNet, bridge_name
+from worker.names import InstanceRef, Layout
+
+POOL = PoolId("workers")
+MEM_MIB = 128
+
+
+def net(net_id: int) -> TenantNet:
+    """A tenant's network."""
+    return TenantNet(
+        tenant_net_id=net_id,
+        ipv4_subnet=f"10.240.{net_id}.0/24",
+        gateway_ip=f"10.240.{net_id}.1",
+        bridge_name=bridge_name(net_id),
+    )
+
+
+def write_tenant(layout: Layout, tenant: str, net_id: int, *, kernel: bytes) -> None:
+    """A tenant with one pool and its current revision."""
+    _write(
+        layout.tenant(tenant) / "tenant.json",
+        {"tenant_id": tenant, "net": msgspec.to_builtins(net(net_id))},
+    )
+    _write(layout.tenant(tenant) / "secrets.json", {"token": "only in memory"})
+    resources = {"vcpus": 1, "mem_mib": MEM_MIB, "data_disk_mib": 64}
+    policy = {"graceful_shutdown_seconds": 2}
+    pool = {
+        "pool_id": POOL,
+        "tenant_id": tenant,
+        "instance_resources": resources,
+        "desired_counts": {"running": 1, "warm": 0, "sleeping": 1},
+        "runtime_policy": policy,
+    }
+    _write(layout.pool(tenant, POOL) / "pool.json", pool)
+    revision = layout.artifacts(tenant, POOL) / "revisions" / "demo"
+    revision.mkdir(parents=True)
+    (revision / "vmlinux").write_bytes(kernel)
+    with (revision / "rootfs.ext4").open("wb") as rootfs:
+        rootfs.truncate(4 * 1024 * 1024)
+    (layout.artifacts(tenant, POOL) / "current").symlink_to("revisions/demo")
+
+
+def write_instance(layout: Layout, tenant: str, instance: str) -> InstanceRef:
+    """An instance, as `created`."""
+    ref = InstanceRef(TenantId(tenant), POOL, InstanceId(instance))
+    document = {
+        "instance_id": instance,
+        "pool_id": POOL,
+        "tenant_id": tenant,
+        "status": "created",
+        "tags": {"demo": "yes"},
+    }
+    _write(layout.instance(ref) / "instance.json", document)
+    return ref
+
+
+def _write(path: Path, document: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.json.encode(document))

@@ -1,0 +1,230 @@
+"""The demo's play, from two tenants' networks to the proof that nothing is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from enqueue import signing
+from enqueue.client import HostClient, Ticket
+from enqueue.requests import (
+    DestroyInstance,
+    InstanceRequest,
+    Ping,
+    Request,
+    SetupNetwork,
+    SleepInstance,
+    StartInstance,
+    StopInstance,
+    TeardownNetwork,
+    TenantId,
+    WakeInstance,
+)
+from enqueue.results import Failed, Result
+from worker.demo import sandbox
+from worker.demo.documents import net, write_instance, write_tenant
+from worker.demo.proof import leftovers
+from worker.demo.sandbox import HOST, Sandbox, SandboxError
+from worker.demo.view import View
+from worker.names import InstanceRef, Layout
+
+TENANTS: Mapping[str, int] = {"acme": 10, "globex": 20}
+WAIT_S = 40.0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which Firecracker plays."""
+
+    settings: Mapping[str, object]
+    kernel: bytes
+    simulated: str  # what is simulated, for the last line; empty if nothing is
+
+
+class PlayError(Exception):
+    """A request did not end as the play has it."""
+
+
+def run(*, keep: bool, kernel: Path | None) -> int:
+    """Plays; returns the exit code."""
+    console = Console(highlight=False)
+    if os.geteuid() != 0:
+        console.print("hostd demo needs root: it makes devices, namespaces and control groups")
+        return 1
+    began = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    choice = choose(kernel)
+    try:
+        with ExitStack() as stack:
+            removed = sandbox.prepare()
+            stack.callback(sandbox.sweep)
+            if removed:
+                console.print(f"removed what a killed demo had left: {', '.join(removed)}")
+            if choice.simulated:
+                console.print(f"[yellow]SIMULATED: {choice.simulated}[/yellow]")
+            box = Sandbox(choice.settings)
+            stack.callback(box.close)
+            count = play(box, choice, console)
+            took_s = time.monotonic() - began
+            if keep:
+                _keep(box, console)
+    except (SandboxError, PlayError) as error:
+        console.print(f"[red]demo failed:[/red] {error}")
+        return 1
+    except KeyboardInterrupt:
+        console.print("stopped; everything of the demo is removed")
+        return 130
+    finally:
+        left = leftovers()
+    if left:
+        console.print(f"[red]left behind:[/red] {', '.join(left)}")
+        return 1
+    what = f"simulated: {choice.simulated}" if choice.simulated else "nothing was simulated"
+    console.print(
+        f"[bold green]done[/bold green]: {count} requests for 2 tenants and 3 instances, one worker "
+        f"killed in the middle of a sleep that was finished all the same, in {took_s:.1f} s; "
+        f"nothing is left; {what}"
+    )
+    return 0
+
+
+def choose(kernel: Path | None) -> Choice:
+    """The real Firecracker if the environment names it, /dev/kvm opens and a kernel is given."""
+    firecracker, jailer = os.environ.get("HOSTD_FIRECRACKER"), os.environ.get("HOSTD_JAILER")
+    if firecracker and jailer and kernel and os.access("/dev/kvm", os.R_OK | os.W_OK):
+        settings = {"firecracker": firecracker, "jailer": jailer, "console": True}
+        return Choice(settings, kernel.read_bytes(), "")
+    why = "Firecracker, its jailer and the guests (to play with real ones set HOSTD_FIRECRACKER "
+    why += "and HOSTD_JAILER and give --kernel FILE); Redis, network, control groups, disks, "
+    why += "locks and signals are real"
+    return Choice({"simulate": True}, b"a stand-in needs no kernel", why)
+
+
+def play(box: Sandbox, choice: Choice, console: Console) -> int:
+    """The whole play; returns how many requests it took.
+
+    Raises:
+        PlayError: a request ended otherwise than it should.
+        SandboxError: a part did not start.
+    """
+    layout = Layout(box.state)
+    for tenant, net_id in TENANTS.items():
+        write_tenant(layout, tenant, net_id, kernel=choice.kernel)
+    first = write_instance(layout, "acme", "i-00000001")
+    second = write_instance(layout, "acme", "i-00000002")
+    third = write_instance(layout, "globex", "i-00000003")
+    key = sandbox.BASE / "agentd.key"
+    signing.generate("agentd", private=key, public=sandbox.BASE / "keys" / "agentd.json")
+    box.start_redis()
+    box.start_worker()
+    with (
+        HostClient(box.redis_url, signer=signing.load_signer(key)) as client,
+        View(console) as view,
+    ):
+        stage = Stage(client, view)
+        networks = [
+            SetupNetwork(tenant_id=TenantId(tenant), net=net(id_))
+            for tenant, id_ in TENANTS.items()
+        ]
+        stage.all(*networks)
+        stage.all(*(of(StartInstance, ref) for ref in (first, second, third)))
+        stage.all(Ping())
+        stage.all(of(SleepInstance, first))
+        _kill_during_sleep(stage, box, second)
+        stage.all(of(WakeInstance, first), of(WakeInstance, second))
+        stage.all(of(StopInstance, first), of(StopInstance, third))
+        stage.all(*(of(DestroyInstance, ref) for ref in (first, second, third)))
+        stage.all(*(TeardownNetwork(tenant_id=n.tenant_id, net=n.net) for n in networks))
+        inside = leftovers(box.namespace, running=True)
+        if inside:
+            raise PlayError(f"left in the sandbox: {', '.join(inside)}")
+        view.note("no link, nft table, control group, VMM or jail mount is left")
+    return stage.count
+
+
+def _kill_during_sleep(stage: Stage, box: Sandbox, ref: InstanceRef) -> None:
+    """SIGKILL while Firecracker writes the image; the restarted worker finishes the sleep."""
+    request = of(SleepInstance, ref)
+    row, ticket = stage.ask(request)
+    memory = Layout(box.state).jail_base(ref)
+    _until(lambda: any(path.stat().st_size for path in memory.rglob("snapshot/mem*")))
+    pid = box.kill_worker()
+    stage.view.note(f"worker {pid} killed (SIGKILL) while {ref.instance_id}'s image was written")
+    box.start_worker()
+    stage.view.note("worker started again")
+    result = stage.await_(row, ticket)
+    if not isinstance(result, Failed) and getattr(result, "attempts", 0) < 2:
+        raise PlayError("the kill came after the sleep had ended; nothing was shown")
+
+
+class Stage:
+    """Asks hostd, and shows what comes of it."""
+
+    def __init__(self, client: HostClient, view: View) -> None:
+        self._client = client
+        self.view = view
+        self.count = 0
+
+    def ask(self, request: Request) -> tuple[object, Ticket]:
+        """Enqueues one request."""
+        self.count += 1
+        row = self.view.request(request)
+        return row, self._client.enqueue(request, host=HOST)
+
+    def await_(self, row: object, ticket: Ticket) -> Result:
+        """Its result; a failure ends the play."""
+        result = ticket.wait(timeout_s=WAIT_S)
+        self.view.ended(row, result)  # type: ignore[arg-type]  # `ask` has made it
+        if isinstance(result, Failed):
+            raise PlayError(f"{result}\n(worker's log: {sandbox.BASE}/worker.log)")
+        return result
+
+    def all(self, *requests: Request) -> None:
+        """Enqueues all, then awaits all: what does not conflict runs side by side."""
+        for row, ticket in [self.ask(request) for request in requests]:
+            self.await_(row, ticket)
+
+
+def of(kind: type[InstanceRequest], ref: InstanceRef) -> InstanceRequest:
+    """A request of that kind about the instance."""
+    value = {
+        "op": kind.__name__,
+        "tenant_id": ref.tenant_id,
+        "pool_id": ref.pool_id,
+        "instance_id": ref.instance_id,
+    }
+    return msgspec.convert(value, kind)
+
+
+def _until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        try:
+            if true():
+                return
+        except FileNotFoundError:
+            pass  # the file went between listing and looking
+        time.sleep(0.002)
+    raise PlayError(f"waited {WAIT_S:.0f} s in vain for a sleep to write its image")
+
+
+def _keep(box: Sandbox, console: Console) -> None:
+    box.start_dashboard()
+    console.print(f"dashboard  http://127.0.0.1:{box.dashboard.getsockname()[1]}/")
+    console.print(f"metrics    http://127.0.0.1:{box.metrics.getsockname()[1]}/metrics")
+    console.print(f"redis      redis-cli -s {sandbox.BASE}/redis.sock")
+    console.print("Ctrl-C removes everything")
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        console.print("removing everything")
+    sys.stdout.flush()

@@ -1,0 +1,239 @@
+"""Files and directories that are still there, whole, after a power cut.
+
+A rename is durable only once the directory that holds the name was fsynced.  A failed fsync is
+final: the kernel has dropped the dirty pages and would report success the next time (fsync(2)),
+so what was being written is thrown away.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from worker.errors import Broken, Transient
+
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# Not through a symlink, and not waiting for the writer of a FIFO: agentd's directories are not
+# root's alone.
+_LOOK: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_AT_FDCWD: Final = -100  # linux/fcntl.h
+_RENAME_EXCHANGE: Final = 2  # linux/fs.h
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """The kernel's errors about `path`, as hostd's.
+
+    Raises:
+        Transient: `no_space`, the filesystem or a quota is full.
+        Broken: `io_error`, the device failed.
+        OSError: anything else.
+    """
+    try:
+        yield
+    except OSError as error:
+        match error.errno:
+            case errno.ENOSPC | errno.EDQUOT:
+                raise no_space(path) from error
+            case errno.EIO:
+                raise Broken(
+                    "io_error",
+                    f"the device under {path} failed: {error.strerror}",
+                    hint="look at the kernel's log; replace the disk",
+                ) from error
+            case _:
+                raise
+
+
+def no_space(path: Path, **facts: object) -> Transient:
+    """The error for a full filesystem."""
+    return Transient(
+        "no_space", f"no room for {path}", hint="free space on its filesystem", **facts
+    )
+
+
+def aside(path: Path) -> Path:
+    """Where `path` is built: beside it, under a name that a later attempt finds and replaces."""
+    return path.with_name(f".{path.name}.new")
+
+
+def read(path: Path, *, limit_bytes: int) -> bytes | None:
+    """The bytes of the regular file at `path`; None if nothing is there.
+
+    Raises:
+        ValueError: a symlink, no regular file, or larger than the limit.
+        OSError: the kernel refused.
+    """
+    try:
+        fd = os.open(path, _LOOK)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ValueError("it is a symlink") from error
+        raise
+    with os.fdopen(fd, "rb") as file:
+        seen = os.fstat(fd)
+        if not stat.S_ISREG(seen.st_mode):
+            raise ValueError("it is no regular file")
+        content = file.read(limit_bytes + 1)
+    if len(content) > limit_bytes:
+        raise ValueError(f"it is larger than {limit_bytes} bytes")
+    return content
+
+
+def write(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """The file at `path` is `content`, durably, or still what it was.
+
+    A regular file that it replaces hands on its owner and mode; else it is the caller's, `mode`.
+
+    Raises:
+        Transient: `no_space`.
+        Broken: `io_error`.
+    """
+    with built(path, mode=mode) as fd:
+        _inherit(path, fd)
+        left = memoryview(content)
+        while left:
+            left = left[os.write(fd, left) :]
+
+
+@contextmanager
+def built(path: Path, *, mode: int) -> Iterator[int]:
+    """A new file, open for writing, that takes the place of `path` durably when the block ends.
+
+    Raises:
+        Transient: `no_space`.
+        Broken: `io_error`.
+    """
+    new = aside(path)
+    with translated(path), _thrown_away(new):
+        new.unlink(missing_ok=True)
+        fd = os.open(new, _NEW, 0o600)
+        try:
+            os.fchmod(fd, mode)
+            yield fd
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        rename(new, path)
+
+
+def rename(source: Path, target: Path) -> None:
+    """What was `source` is `target`, durably; what was at `target` is gone.
+
+    Raises:
+        Transient: `no_space`.
+        Broken: `io_error`.
+    """
+    with translated(target):
+        source.rename(target)
+        sync_directory(target.parent)
+        if source.parent != target.parent:
+            sync_directory(source.parent)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Each has the other's name, durably and at one instant (renameat2(2), RENAME_EXCHANGE).
+
+    Raises:
+        Broken: `io_error`.
+        OSError: the kernel refused; EINVAL where the filesystem cannot.
+    """
+    with translated(other):
+        names = os.fsencode(one), os.fsencode(other)
+        if _libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(one), None, str(other))
+        sync_directory(other.parent)
+
+
+def remove(path: Path) -> None:
+    """Nothing is at `path`, a file or a tree, durably.  Symlinks are removed, never followed.
+
+    Raises:
+        Broken: `io_error`.
+    """
+    with translated(path):
+        try:
+            if stat.S_ISDIR(path.lstat().st_mode):
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        if path.parent.is_dir():  # also for a killed attempt that removed but did not sync
+            sync_directory(path.parent)
+
+
+def make_directory(path: Path, *, mode: int = 0o755) -> None:
+    """The directory at `path` exists, durably; those made above it have the same mode.
+
+    Raises:
+        Transient: `no_space`.
+        Broken: `io_error`.
+    """
+    if path.is_dir():
+        return
+    make_directory(path.parent, mode=mode)
+    with translated(path):
+        path.mkdir(mode=mode, exist_ok=True)
+        sync_directory(path.parent)
+
+
+def sync(path: Path) -> None:
+    """The bytes of the file at `path` are durable.
+
+    Raises:
+        Transient: `no_space`, room that was promised for delayed writes is not there.
+        Broken: `io_error`.
+    """
+    _sync(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def sync_directory(path: Path) -> None:
+    """The names in the directory at `path` are durable.
+
+    Raises:
+        Transient: `no_space`.
+        Broken: `io_error`.
+    """
+    _sync(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _sync(path: Path, flags: int) -> None:
+    with translated(path):
+        fd = os.open(path, flags)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _inherit(path: Path, fd: int) -> None:
+    try:
+        old = path.lstat()
+    except FileNotFoundError:
+        return
+    if stat.S_ISREG(old.st_mode):
+        os.fchown(fd, old.st_uid, old.st_gid)
+        os.fchmod(fd, stat.S_IMODE(old.st_mode))
+
+
+@contextmanager
+def _thrown_away(path: Path) -> Iterator[None]:
+    """A failure leaves nothing at `path`.  A kill does: the next attempt replaces that."""
+    try:
+        yield
+    except Exception:
+        path.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,223 @@
+"""Firecracker's API over its Unix socket: every status is checked, every call has its timeout.
+
+The statuses are those of Firecracker's `api_server`: 200, 204, 400 with `{"fault_message"}`, 413,
+and 503 with `{"error"}` for an eleventh connection.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import ssl
+import stat
+import struct
+import traceback
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from worker.errors import Broken, Transient
+from worker.ports import VmmState
+
+if TYPE_CHECKING:
+    import httpx
+
+SOCKET_NAME: Final = "firecracker.socket"
+_UCRED: Final = struct.Struct("3i")
+_MAX_QUOTED: Final = 2048
+_STATES: Final = {
+    "Not started": VmmState.IDLE,
+    "Running": VmmState.RUNNING,
+    "Paused": VmmState.PAUSED,
+}
+
+
+class Api:
+    """A conversation with one VMM, over one kept connection; a context manager.
+
+    `jail_root` is the jail's root directory.  It belongs to the VMM's uid, so nothing in it is
+    followed as a symlink, and an answer counts only if process `pid` listens on the socket.
+
+    Raises:
+        Transient: `vmm_timeout`, no socket is there.
+    """
+
+    def __init__(self, jail_root: Path, *, pid: int, timeout_s: float) -> None:
+        self._pid = pid
+        self._timeout_s = timeout_s
+        self._directory = _open_run(jail_root)
+        try:
+            self._client = _client(f"/proc/self/fd/{self._directory}/{SOCKET_NAME}")
+            self._client.event_hooks = {"response": [self._check_peer]}
+        except BaseException:
+            os.close(self._directory)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._client.close()
+        os.close(self._directory)
+
+    def instance(self) -> Mapping[str, Any]:
+        """`GET /`: `{"id", "state", "vmm_version", "app_name"}`.
+
+        Raises:
+            Transient: `vmm_timeout`.
+            Broken: `vmm_refused`.
+        """
+        answer = self._call("GET", "/", None, self._timeout_s)
+        if not isinstance(answer, dict) or answer.get("state") not in _STATES:
+            raise Broken("vmm_refused", f"the VMM describes itself as {answer!r}", route="GET /")
+        return answer
+
+    def state(self) -> VmmState:
+        """What the VMM says it does.
+
+        Raises:
+            Transient: `vmm_timeout`.
+            Broken: `vmm_refused`.
+        """
+        return _STATES[self.instance()["state"]]
+
+    def put(self, path: str, body: Mapping[str, Any], *, timeout_s: float | None = None) -> None:
+        """`PUT path`, accepted.
+
+        Raises:
+            Transient: `vmm_timeout`; whether it took effect is unknown.
+            Broken: `vmm_refused`; the message carries the fault.
+        """
+        self._call("PUT", path, body, timeout_s or self._timeout_s)
+
+    def patch(self, path: str, body: Mapping[str, Any], *, timeout_s: float | None = None) -> None:
+        """`PATCH path`, accepted.  Raises as `put`."""
+        self._call("PATCH", path, body, timeout_s or self._timeout_s)
+
+    def _call(
+        self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float
+    ) -> Any:
+        import httpx
+
+        route = f"{method} {path}"
+        try:
+            answer = self._client.request(method, path, json=body, timeout=timeout_s)
+        except httpx.TimeoutException as error:
+            raise Transient(
+                "vmm_timeout", f"no answer to {route} within {timeout_s:g} s", route=route
+            ) from error
+        except httpx.TransportError as error:
+            _close_sockets(error)
+            raise Transient(
+                "vmm_timeout", f"the connection broke at {route}: {error}", route=route
+            ) from error
+        return _checked(route, answer.status_code, answer.content)
+
+    def _check_peer(self, answer: httpx.Response) -> None:
+        connection = answer.extensions["network_stream"].get_extra_info("socket")
+        # struct ucred of whoever called listen(2), its pid as seen from here (unix(7)).
+        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        peer, _, _ = _UCRED.unpack(raw)
+        if peer != self._pid:
+            raise Broken(
+                "vmm_identity",
+                f"process {peer} answered in place of the VMM, process {self._pid}",
+                hint="stop the instance; its VMM may have been subverted",
+            )
+
+
+def _close_sockets(error: BaseException) -> None:
+    # httpcore (1.0) leaves a socket whose connect failed to the garbage collector.
+    cause: BaseException | None = error
+    while cause is not None:
+        for frame, _ in traceback.walk_tb(cause.__traceback__):
+            for value in frame.f_locals.values():
+                if isinstance(value, socket.socket):
+                    value.close()
+        cause = cause.__cause__
+
+
+def listening(jail_root: Path) -> bool:
+    """Whether something accepts connections on the jail's API socket."""
+    try:
+        directory = _open_run(jail_root)
+    except Transient:
+        return False
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1.0)
+            return probe.connect_ex(f"/proc/self/fd/{directory}/{SOCKET_NAME}") == 0
+    finally:
+        os.close(directory)
+
+
+def _checked(route: str, status: int, content: bytes) -> Any:
+    try:
+        answer = json.loads(content) if content else None
+    except ValueError:
+        # A fault that quotes the request's own bytes is not escaped, so it may be no JSON.
+        answer = content[:_MAX_QUOTED].decode(errors="replace")
+    if status in (200, 204):
+        return answer
+    fault = answer
+    if isinstance(answer, dict):
+        fault = answer.get("fault_message") or answer.get("error") or answer
+    if status == 503:
+        raise Transient("vmm_timeout", f"the VMM is too busy for {route}: {fault}", route=route)
+    raise Broken(
+        "vmm_refused",
+        f"Firecracker refused {route}: {fault}",
+        hint="the fault is Firecracker's own; compare the pool's configuration with its version",
+        route=route,
+        status=status,
+    )
+
+
+def _open_run(jail_root: Path) -> int:
+    # The path to a socket holds at most 107 bytes (unix(7)), a jail's is longer: it is reached
+    # through a directory descriptor.
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        root = os.open(jail_root, flags)
+        try:
+            run = os.open("run", flags, dir_fd=root)
+        finally:
+            os.close(root)
+        try:
+            if not stat.S_ISSOCK(os.lstat(SOCKET_NAME, dir_fd=run).st_mode):
+                raise FileNotFoundError(SOCKET_NAME)
+        except OSError:
+            os.close(run)
+            raise
+    except OSError as error:
+        raise Transient("vmm_timeout", f"there is no API socket in {jail_root}: {error}") from error
+    return run
+
+
+def warm() -> None:
+    """What the first conversation would have to import (50-80 ms, 6 MiB) is there."""
+    import httpx  # noqa: F401 - for its effect
+
+
+def _client(path: str) -> httpx.Client:
+    # Imported here and by `warm`, so that a worker is ready before it pays for it.
+    import httpx
+
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it reports each request as news
+    transport = httpx.HTTPTransport(uds=path, verify=_no_tls(), trust_env=False)
+    return httpx.Client(transport=transport, base_url="http://localhost", trust_env=False)
+
+
+@cache
+def _no_tls() -> ssl.SSLContext:
+    # Never used on a Unix socket; httpx would read the system's certificates (17 ms) each time.
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -1,0 +1,112 @@
+"""What is said to a VMM about its guest: boot, pause, resume, snapshot, load, stop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from worker.host.firecracker.api import Api
+from worker.host.firecracker.jail import Jail
+from worker.host.firecracker.placing import KERNEL, MEMORY, VMSTATE
+from worker.host.firecracker.taking import Taking
+from worker.ports import ImageFiles, VmSpec
+
+VSOCK: Final = "v.sock"
+_NIC: Final = "net1"
+# Firecracker itself gives up on its vCPU threads after 30 s.
+_VCPU_TIMEOUT_S: Final = 35.0
+_FULL_BYTES: Final = 1 << 20
+_SLOWEST_DISK_MIB_S: Final = 16
+
+
+def boot(api: Api, spec: VmSpec) -> None:
+    """The guest is configured and started."""
+    for path, body in _configuration(spec):
+        api.put(path, body)
+    api.put("/actions", {"action_type": "InstanceStart"})
+
+
+def pause(api: Api) -> None:
+    """The vCPUs stand still."""
+    api.patch("/vm", {"state": "Paused"}, timeout_s=_VCPU_TIMEOUT_S)
+
+
+def resume(api: Api) -> None:
+    """The vCPUs run."""
+    api.patch("/vm", {"state": "Resumed"}, timeout_s=_VCPU_TIMEOUT_S)
+
+
+def ask_to_stop(api: Api) -> None:
+    """The guest's keyboard controller saw Ctrl, Alt and Del."""
+    api.put("/actions", {"action_type": "SendCtrlAltDel"})
+
+
+def snapshot(api: Api, spec: VmSpec, jail: Jail) -> ImageFiles:
+    """The paused guest is in two fsynced files of the right size; its disks are fsynced.
+
+    Raises:
+        Broken: `snapshot_incomplete`, accepted, but a file is missing or of the wrong size.
+    """
+    take = Taking(jail, spec.uid)
+    take.clear()
+    request = {
+        "snapshot_type": "Full",
+        "snapshot_path": "/snapshot/vmstate",
+        "mem_file_path": "/snapshot/memory",
+    }
+    timeout_s = _VCPU_TIMEOUT_S + spec.mem_mib / _SLOWEST_DISK_MIB_S
+    api.put("/snapshot/create", request, timeout_s=timeout_s)
+    files = ImageFiles(take.taken("vmstate"), take.taken("memory", spec.mem_mib << 20))
+    for drive in spec.drives:
+        if not drive.read_only:
+            _sync_disk(drive.source)
+    return files
+
+
+def disk_full(jail: Jail) -> bool:
+    """Whether the jail's file system has no room left, as after a snapshot that did not fit.
+
+    Looked at on the disk, since Firecracker's fault is worded for people.
+    """
+    seen = os.statvfs(jail.home)
+    return seen.f_bavail * seen.f_frsize < _FULL_BYTES
+
+
+def load(api: Api, spec: VmSpec) -> None:
+    """The image's state is loaded; the vCPUs stand still."""
+    request = {
+        "snapshot_path": f"/{VMSTATE}",
+        "mem_backend": {"backend_type": "File", "backend_path": f"/{MEMORY}"},
+        "resume_vm": False,
+    }
+    api.put("/snapshot/load", request, timeout_s=_VCPU_TIMEOUT_S)
+
+
+def _configuration(spec: VmSpec) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "/machine-config", {"vcpu_count": spec.vcpus, "mem_size_mib": spec.mem_mib}
+    yield "/boot-source", {"kernel_image_path": f"/{KERNEL}", "boot_args": spec.boot_args}
+    # The root drive is always vda; the others follow in the order they are given.
+    for drive in sorted(spec.drives, key=lambda drive: not drive.root):
+        yield (
+            f"/drives/{drive.id}",
+            {
+                "drive_id": drive.id,
+                "path_on_host": f"/{drive.id}",
+                "is_root_device": drive.root,
+                "is_read_only": drive.read_only,
+                "cache_type": "Writeback" if drive.durable else "Unsafe",
+            },
+        )
+    nic = {"iface_id": _NIC, "host_dev_name": spec.tap, "guest_mac": spec.mac}
+    yield f"/network-interfaces/{_NIC}", nic
+    yield "/vsock", {"guest_cid": spec.guest_cid, "uds_path": f"/{VSOCK}"}
+
+
+def _sync_disk(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,163 @@
+"""The few rtnetlink requests that hostd makes, in pyroute2's message formats."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+
+from worker.host.netlink_socket import ACK, CREATE, DUMP, EXCL, NetlinkSocket
+
+_NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
+_NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
+_IFF_UP: Final = 1
+_SKIP_STATS: Final = 8  # RTEXT_FILTER_SKIP_STATS
+_HEADER_BYTES: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network device; `info` is what its kind says of itself (IFLA_INFO_DATA)."""
+
+    index: int
+    name: str
+    kind: str
+    up: bool
+    mac: str
+    alias: str
+    master: int | None
+    forwarding: bool
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+class Rtnl:
+    """Devices and IPv4 addresses of one network namespace.  Every call may raise OSError."""
+
+    def __init__(self) -> None:
+        self._socket = NetlinkSocket(socket.NETLINK_ROUTE)
+
+    def close(self) -> None:
+        """The socket is closed."""
+        self._socket.close()
+
+    def find(self, name: str = "", *, index: int = 0) -> Link | None:
+        """The device of that name or index."""
+        wanted = [("IFLA_IFNAME", name)] if name else []
+        body = _link(index, wanted, read=True)
+        try:
+            (reply,) = self._socket.ask(_GETLINK, ACK, body)
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return None
+            raise
+        return _parsed(reply.raw)
+
+    def ports(self, master: int) -> list[Link]:
+        """The devices attached to a bridge; the kernel filters."""
+        body = _link(0, [("IFLA_MASTER", master)], read=True)
+        return [_parsed(reply.raw) for reply in self._socket.ask(_GETLINK, DUMP, body)]
+
+    def mentioning(self, text: bytes) -> list[Link]:
+        """The devices whose description contains these bytes; others are not even decoded."""
+        replies = self._socket.ask(_GETLINK, DUMP, _link(0, [], read=True))
+        return [_parsed(reply.raw) for reply in replies if text in reply.raw]
+
+    def create(self, name: str, kind: str, mac: str) -> None:
+        """A new device, its MAC set in the same act.
+
+        Raises:
+            OSError: EEXIST, the name is taken.
+        """
+        info = {"attrs": [("IFLA_INFO_KIND", kind)]}
+        values = [("IFLA_IFNAME", name), ("IFLA_ADDRESS", mac), ("IFLA_LINKINFO", info)]
+        self._socket.ask(_NEWLINK, CREATE | EXCL, _link(0, values))
+
+    def change(self, index: int, *values: tuple[str, Any]) -> None:
+        """The device has these attributes."""
+        self._socket.ask(_NEWLINK, ACK, _link(index, list(values)))
+
+    def up(self, index: int) -> None:
+        """The device is up."""
+        self._socket.ask(_NEWLINK, ACK, _link(index, [], up=True))
+
+    def delete(self, index: int) -> None:
+        """The device is on its way out, or was gone already."""
+        try:
+            self._socket.ask(_DELLINK, ACK, _link(index, []))
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+
+    def addresses(self, index: int) -> frozenset[str]:
+        """The device's IPv4 addresses, as in `10.240.5.1/24`."""
+        replies = self._socket.ask(_GETADDR, DUMP, _address(index, None))
+        found = set()
+        for reply in replies:
+            message = ifaddrmsg(reply.raw)
+            message.decode()
+            found.add(f"{message.get_attr('IFA_LOCAL')}/{message['prefixlen']}")
+        return frozenset(found)
+
+    def add_address(self, index: int, address: str) -> None:
+        """The device has this IPv4 address."""
+        try:
+            self._socket.ask(_NEWADDR, CREATE | EXCL, _address(index, address))
+        except OSError as error:
+            if error.errno != errno.EEXIST:
+                raise
+
+    def drop_address(self, index: int, address: str) -> None:
+        """The device does not have this IPv4 address."""
+        try:
+            self._socket.ask(_DELADDR, ACK, _address(index, address))
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+
+
+def _link(
+    index: int, values: list[tuple[str, Any]], *, up: bool = False, read: bool = False
+) -> bytes:
+    message = ifinfmsg()
+    message["index"] = index
+    if up:
+        message["flags"], message["change"] = _IFF_UP, _IFF_UP
+    message["attrs"] = [*values, ("IFLA_EXT_MASK", _SKIP_STATS)] if read else values
+    return _body(message)
+
+
+def _address(index: int, address: str | None) -> bytes:
+    message = ifaddrmsg()
+    message["family"], message["index"] = socket.AF_INET, index
+    if address is not None:
+        ip, _, prefix = address.partition("/")
+        message["prefixlen"] = int(prefix)
+        message["attrs"] = [("IFA_LOCAL", ip), ("IFA_ADDRESS", ip)]
+    return _body(message)
+
+
+def _body(message: Any) -> bytes:
+    message.encode()
+    return bytes(message.data[_HEADER_BYTES:])
+
+
+def _parsed(raw: bytes) -> Link:
+    message = ifinfmsg(raw)
+    message.decode()
+    info = message.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA")
+    inet = message.get_nested("IFLA_AF_SPEC", "AF_INET") or {}
+    return Link(
+        index=message["index"],
+        name=message.get_attr("IFLA_IFNAME"),
+        kind=message.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or "",
+        up=bool(message["flags"] & _IFF_UP),
+        mac=message.get_attr("IFLA_ADDRESS") or "",
+        alias=message.get_attr("IFLA_IFALIAS") or "",
+        master=message.get_attr("IFLA_MASTER"),
+        forwarding=bool(inet.get("forwarding")),
+        info=dict(info["attrs"]) if info else {},
+    )

@@ -1,0 +1,83 @@
+"""Holes in files: kept when copying, made when wiping."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Iterator
+from typing import Final
+
+_KEEP_SIZE: Final = 1  # linux/falloc.h
+_PUNCH_HOLE: Final = 2
+_CHUNK_BYTES: Final = 1 << 20
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong)
+
+
+def extents(fd: int) -> Iterator[tuple[int, int]]:
+    """(start, end) of each stretch of the file that is not a hole (lseek(2), SEEK_DATA)."""
+    size, at = os.fstat(fd).st_size, 0
+    while at < size:
+        try:
+            at = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # only a hole is left
+                raise
+            return
+        end = os.lseek(fd, at, os.SEEK_HOLE)
+        yield at, end
+        at = end
+
+
+def copy(source: int, target: int) -> None:
+    """The empty file `target` has the bytes of `source`, and its holes.
+
+    Raises:
+        OSError: the kernel refused; ENOSPC where there is no room.
+    """
+    os.ftruncate(target, os.fstat(source).st_size)
+    for start, end in extents(source):
+        for at in range(start, end, _CHUNK_BYTES):
+            _put(target, os.pread(source, min(_CHUNK_BYTES, end - at), at), at)
+
+
+def same(one: int, other: int) -> bool:
+    """Whether both files have the same bytes; holes read as zeros."""
+    size = os.fstat(one).st_size
+    if os.fstat(other).st_size != size:
+        return False
+    return all(
+        os.pread(one, _CHUNK_BYTES, at) == os.pread(other, _CHUNK_BYTES, at)
+        for at in range(0, size, _CHUNK_BYTES)
+    )
+
+
+def punch(fd: int) -> bool:
+    """All of the file is one hole, of the same size; False if its filesystem cannot.
+
+    Raises:
+        OSError: the kernel refused for another reason.
+    """
+    size = os.fstat(fd).st_size
+    if size == 0 or _libc.fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, 0, size) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EOPNOTSUPP, errno.ENOSYS):
+        return False
+    raise OSError(number, os.strerror(number))
+
+
+def overwrite(fd: int) -> None:
+    """Every byte of the file that is not in a hole is zero."""
+    for start, end in extents(fd):
+        for at in range(start, end, _CHUNK_BYTES):
+            _put(fd, bytes(min(_CHUNK_BYTES, end - at)), at)
+
+
+def _put(fd: int, content: bytes, at: int) -> None:
+    left = memoryview(content)
+    while left:
+        written = os.pwrite(fd, left, at)
+        left, at = left[written:], at + written

@@ -1,0 +1,86 @@
+"""What the jailer does about control groups."""
+
+from __future__ import annotations
+
+import os
+
+from worker.simulator.words import JailerFault, told
+
+
+def _mounts(kind: str) -> list[tuple[str, list[str]]]:
+    with open("/proc/mounts", encoding="utf-8") as mounts:  # noqa: PTH123 - start-up time
+        rows = [line.split() for line in mounts]
+    return [(row[1], row[3].split(",")) for row in rows if row[2] == kind]
+
+
+def _unified() -> str:
+    found = _mounts("cgroup2")
+    if not found:
+        raise JailerFault("Hierarchy not found: No hierarchy found for this cgroup version.")
+    return found[0][0]
+
+
+def _write(path: str, text: str) -> None:
+    with told(f"Failed to write to {path}"), open(path, "w", encoding="ascii") as file:  # noqa: PTH123 - start-up time
+        file.write(text)
+
+
+def _checked(path: str, fault: str) -> str:
+    if any(part in ("", ".", "..") for part in path.split("/")):
+        raise JailerFault(fault)
+    return path
+
+
+def join_parent(parent: str) -> None:
+    """The process is in `<v2 mount>/<parent>` if that exists; else nothing happens, silently.
+
+    Raises:
+        JailerFault: the path is absolute or has dots, or the kernel refuses.
+    """
+    _checked(
+        parent, "Parent cgroup path is invalid. Path should not be absolute or contain '..' or '.'"
+    )
+    group = f"{_unified()}/{parent}"
+    if os.path.exists(group):  # noqa: PTH110 - no pathlib: start-up time
+        with told(f"Failed to move process to cgroup ({group})"):
+            _write(f"{group}/cgroup.procs", str(os.getpid()))
+
+
+def add_groups(version: str, parent: str, name: str, values: list[str]) -> None:
+    """`<mount>/<parent>/<name>` exists with each `file=value`, and the process is in it.
+
+    Raises:
+        JailerFault: a value is malformed, or its controller is not mounted.
+    """
+    groups: dict[str, None] = {}
+    for text in values:
+        file, _, value = text.partition("=")
+        if not value or "=" in value:
+            raise JailerFault(f"Invalid format for cgroups: {text}")
+        if "." not in file:
+            raise JailerFault(f"Cgroup invalid file: {file}")
+        group = f"{_hierarchy(version, file.split('.')[0])}/{parent}/{name}"
+        os.makedirs(group, exist_ok=True)  # noqa: PTH103 - no pathlib: start-up time
+        if version == "2":
+            _enable(group, file.split(".")[0])
+        _write(f"{group}/{file}", f"{value}\n")
+        groups[group] = None
+    for group in groups:
+        _write(f"{group}/{'cgroup.procs' if version == '2' else 'tasks'}", f"{os.getpid()}\n")
+
+
+def _hierarchy(version: str, controller: str) -> str:
+    if version == "2":
+        return _unified()
+    for path, options in _mounts("cgroup"):
+        if controller in options:
+            return path
+    raise JailerFault(f"Controller {controller} is unavailable")
+
+
+def _enable(group: str, controller: str) -> None:
+    top = _unified()
+    at = top
+    for part in os.path.relpath(group, top).split("/"):
+        _write(f"{at}/cgroup.subtree_control", f"+{controller}\n")
+        at = f"{at}/{part}"

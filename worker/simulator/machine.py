@@ -1,0 +1,238 @@
+"""The VM behind the API: its configuration, its state, and the actions that change them."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any
+
+from worker.simulator.devices import open_console, open_drive, open_kernel, open_tap
+from worker.simulator.faults import Faults
+from worker.simulator.guest import BOOTED, Guest
+from worker.simulator.vsock import Vsock
+from worker.simulator.words import ApiFault
+
+VCPUS_MAX = 32
+MACHINE = {
+    "vcpu_count": 1,
+    "mem_size_mib": 128,
+    "smt": False,
+    "track_dirty_pages": False,
+    "huge_pages": "None",
+}
+DRIVE = {
+    "drive_id": "",
+    "partuuid": None,
+    "is_root_device": False,
+    "cache_type": "Unsafe",
+    "is_read_only": None,
+    "path_on_host": None,
+    "rate_limiter": None,
+    "io_engine": "Sync",
+    "socket": None,
+}
+INTERFACE = {
+    "iface_id": "",
+    "host_dev_name": "",
+    "guest_mac": None,
+    "rx_rate_limiter": None,
+    "tx_rate_limiter": None,
+}
+BOOT_SOURCE = {"kernel_image_path": "", "initrd_path": None, "boot_args": None}
+BALLOON = {
+    "amount_mib": 0,
+    "deflate_on_oom": False,
+    "stats_polling_interval_s": 0,
+    "free_page_hinting": False,
+    "free_page_reporting": False,
+}
+BLOCK = "Drive config error: Unable to create the virtio block device: "
+
+
+class Machine:
+    """One VM; every method is called from the API's thread alone."""
+
+    def __init__(self, name: str, faults: Faults) -> None:
+        self.name, self.faults = name, faults
+        self.state = "Not started"
+        self.configured = False
+        self.config: dict[str, Any] = dict(MACHINE)
+        self.boot_source: dict[str, Any] | None = None
+        self.drives: dict[str, dict[str, Any]] = {}
+        self.interfaces: dict[str, dict[str, Any]] = {}
+        self.files: dict[str, int] = {}
+        self.vsock_config: dict[str, Any] | None = None
+        self.vsock: Vsock | None = None
+        self.balloon: dict[str, Any] | None = None
+        self.entropy: dict[str, Any] | None = None
+        self.serial_path: str | None = None
+        self.guest: Guest | None = None
+
+    def info(self) -> dict[str, Any]:
+        """`GET /`."""
+        return {
+            "id": self.name,
+            "state": self.state,
+            "vmm_version": self.faults.version,
+            "app_name": "Firecracker",
+        }
+
+    def full_config(self) -> dict[str, Any]:
+        """`GET /vm/config`."""
+        return {
+            "balloon": self.balloon,
+            "drives": list(self.drives.values()),
+            "boot-source": self.boot_source or BOOT_SOURCE,
+            "cpu-config": None,
+            "logger": None,
+            "machine-config": self.config,
+            "metrics": None,
+            "mmds-config": None,
+            "network-interfaces": list(self.interfaces.values()),
+            "vsock": self.vsock_config,
+            "entropy": self.entropy,
+            "pmem": [],
+            "memory-hotplug": None,
+        }
+
+    def set_machine(self, body: dict[str, Any]) -> None:
+        """Size of the VM.
+
+        Raises:
+            ApiFault: a number is out of range.
+        """
+        wanted = self.config | {k: v for k, v in body.items() if k != "cpu_template"}
+        vcpus, odd = wanted["vcpu_count"], wanted["vcpu_count"] % 2
+        if not 1 <= vcpus <= VCPUS_MAX or (wanted["smt"] and odd and vcpus > 1):
+            raise ApiFault(
+                "Machine config error: The number of vCPUs must be greater than 0, less than "
+                f"{VCPUS_MAX} and must be 1 or an even number if SMT is enabled."
+            )
+        size = wanted["mem_size_mib"]
+        if size == 0 or (wanted["huge_pages"] == "2M" and size % 2):
+            raise ApiFault(
+                "Machine config error: The memory size (MiB) is either 0, or not a "
+                "multiple of the configured page size."
+            )
+        self.config = wanted
+
+    def set_boot_source(self, body: dict[str, Any]) -> None:
+        """What boots."""
+        open_kernel(body)
+        self.boot_source = BOOT_SOURCE | body
+
+    def put_drive(self, body: dict[str, Any]) -> None:
+        """A disk; the root one comes first.
+
+        Raises:
+            ApiFault: the body is incomplete, the file cannot be opened, or a second root.
+        """
+        drive = DRIVE | body
+        name = drive["drive_id"]
+        if drive["path_on_host"] is None or drive["is_read_only"] is None or drive["socket"]:
+            raise ApiFault(f"{BLOCK}Invalid block config.")
+        roots = [d for d in self.drives.values() if d["is_root_device"] and d["drive_id"] != name]
+        if drive["is_root_device"] and roots:
+            raise ApiFault("Drive config error: A root block device already exists!")
+        self._keep(f"drive {name}", open_drive(drive, what=BLOCK))
+        first = {name: drive} if drive["is_root_device"] else {}
+        self.drives = first | self.drives | {name: drive}
+
+    def patch_drive(self, body: dict[str, Any]) -> None:
+        """Another file for a disk of the running guest."""
+        what, after = (
+            "Drive config error: Unable to patch the block device: ",
+            (" Please verify the request arguments."),
+        )
+        if body["drive_id"] not in self.drives:
+            raise ApiFault(f"{what}Failed perform action on device: Device not found{after}")
+        drive = self.drives[body["drive_id"]] | body
+        file = open_drive(drive, what=f"{what}Block: ", after=after)
+        self._keep(f"drive {drive['drive_id']}", file)
+        self.drives[drive["drive_id"]] = drive
+
+    def put_interface(self, body: dict[str, Any]) -> None:
+        """A network device; a former one of that id is dropped even if this one fails."""
+        name = body["iface_id"]
+        self.interfaces.pop(name, None)
+        self._keep(f"tap {name}", None)
+        self._keep(f"tap {name}", open_tap(body["host_dev_name"]))
+        mtu = {"mtu": None} if self.faults.minor >= 17 else {}
+        self.interfaces[name] = INTERFACE | mtu | body
+
+    def put_vsock(self, body: dict[str, Any]) -> None:
+        """The vsock device; a former one is dropped, its socket unlinked."""
+        if self.vsock is not None:
+            self.vsock.close()
+        self.vsock, self.vsock_config = None, None
+        self.vsock = Vsock(
+            body["uds_path"],
+            prefix="Vsock config error: Cannot create backend for vsock device: ",
+        )
+        self.vsock_config = {"guest_cid": body["guest_cid"], "uds_path": body["uds_path"]}
+
+    def set_balloon(self, body: dict[str, Any]) -> None:
+        """The balloon device."""
+        if body["amount_mib"] > self.config["mem_size_mib"]:
+            raise ApiFault("Balloon config error: Amount of pages requested is too large.")
+        self.balloon = BALLOON | body
+
+    def boot(self) -> None:
+        """The guest runs.
+
+        Raises:
+            ApiFault: no kernel is configured, or the console's file cannot be opened.
+        """
+        if self.boot_source is None:
+            raise ApiFault(
+                "Start microvm error: Cannot start microvm without kernel configuration."
+            )
+        args = self.boot_source["boot_args"] or ""
+        console = open_console(self.serial_path, args)
+        guest = Guest.booted(self.config["mem_size_mib"], self.faults.tick_ms / 1000)
+        self.adopt(guest, console)
+        guest.write_serial(BOOTED)
+        self.resume()
+
+    def adopt(self, guest: Guest, console: int) -> None:
+        """The guest is this VM's, paused."""
+        self.guest, guest.serial = guest, console
+        guest.start()
+        if self.vsock is not None:
+            self.vsock.attach(guest, self.faults)
+        self.state = "Paused"
+
+    def pause(self) -> None:
+        """The vCPUs stand still."""
+        self._guest().pause()
+        self.state = "Paused"
+
+    def resume(self) -> None:
+        """The vCPUs run."""
+        self._guest().resume()
+        self.state = "Running"
+
+    def ctrl_alt_del(self) -> None:
+        """The guest shuts down after a short time, if it heeds the keys; paused, once resumed."""
+        if not self.faults.ignore_ctrl_alt_del:
+            threading.Thread(target=self._shut_down, daemon=True).start()
+
+    def _shut_down(self) -> None:
+        guest = self._guest()
+        guest.wait_until_running()
+        time.sleep(self.faults.shutdown_ms / 1000)
+        guest.wait_until_running()
+        guest.write_serial(b"simulated guest down\n")
+        os._exit(0)
+
+    def _guest(self) -> Guest:
+        assert self.guest is not None, "the API lets no such request through before boot"  # noqa: S101 - an invariant of api.py
+        return self.guest
+
+    def _keep(self, key: str, file: int | None) -> None:
+        former = self.files.pop(key, None)
+        if former is not None:
+            os.close(former)
+        if file is not None:
+            self.files[key] = file

@@ -1,0 +1,220 @@
+"""The stand-in firecracker's process: arguments, signals, API socket, exit codes."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+from types import FrameType
+from typing import NoReturn
+
+from worker.simulator import kernel
+from worker.simulator.api import Api
+from worker.simulator.arguments import BadArguments, instance_id_fault, parsed
+from worker.simulator.faults import FILE_NAME, Faults, read_faults
+from worker.simulator.http import Connection, Request, Server, as_json
+from worker.simulator.journal import Journal
+from worker.simulator.machine import Machine
+from worker.simulator.metadata import TooLarge
+from worker.simulator.schemas import LEVELS
+from worker.simulator.snapshot import read_state
+from worker.simulator.words import ApiFault, FatalFault, os_words
+
+OK, GENERIC, BAD_CONFIGURATION, BAD_ARGUMENTS = 0, 1, 152, 153
+# Not SIGBUS, SIGSEGV, SIGILL: a handler in Python returns to the faulting instruction, for ever.
+DEADLY = {signal.SIGXFSZ: 151, signal.SIGXCPU: 154, signal.SIGHUP: 156}
+FLAGS = frozenset(
+    {
+        "no-seccomp",
+        "no-api",
+        "show-level",
+        "show-log-origin",
+        "boot-timer",
+        "version",
+        "snapshot-version",
+        "enable-pci",
+        "help",
+    }
+)
+SINGLE = {
+    "api-sock": "/run/firecracker.socket",
+    "id": "anonymous-instance",
+    "seccomp-filter": None,
+    "start-time-us": None,
+    "start-time-cpu-us": None,
+    "parent-cpu-time-us": None,
+    "config-file": None,
+    "metadata": None,
+    "log-path": None,
+    "level": None,
+    "module": None,
+    "metrics-path": None,
+    "describe-snapshot": None,
+    "http-api-max-payload-size": "51200",
+    "mmds-size-limit": None,
+}
+
+
+class Vmm:
+    """One VMM process."""
+
+    def __init__(
+        self, found: dict[str, list[str]], faults: Faults, fault_file: str, journal: Journal
+    ) -> None:
+        self.found, self.journal = found, journal
+        self.first_faults, self.fault_file = faults, fault_file
+        self.machine = Machine(found["id"][0], faults)
+        self.api = Api(self.machine, journal)
+
+    def run(self) -> int:
+        """The exit code, when the guest or an error ends it.
+
+        Raises:
+            SystemExit: told to die.
+        """
+        faults = self.machine.faults
+        self.journal.write(f"Running Firecracker v{faults.version}")
+        if "metrics-path" in self.found:
+            self.journal.open_metrics(self.found["metrics-path"][0])
+        if faults.die_before_socket:
+            raise SystemExit(faults.exit_code)
+        listener = None if "no-api" in self.found else self._bound(self.found["api-sock"][0])
+        if "config-file" in self.found:
+            self.api.configure_from(self.found["config-file"][0])
+        if faults.die_after_socket:
+            raise SystemExit(faults.exit_code)
+        if listener is None:
+            while True:
+                signal.pause()
+        self.journal.write("API server started.", thread="fc_api")
+        limit = int(self.found["http-api-max-payload-size"][0])
+        return Server(listener, limit).serve(self._handle)
+
+    def _bound(self, path: str) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listener.bind(path)
+        except OSError as error:
+            if error.errno == 98:
+                raise ApiFault(
+                    "RunWithApiError error: Failed to open the API socket at: "
+                    f"{path}. Check that it is not already used."
+                ) from error
+            raise ApiFault(
+                "RunWithApiError error: Failed to bind and run the HTTP server: IO "
+                f"error: {os_words(error)}"
+            ) from error
+        listener.listen(128)
+        self.journal.write(f'Listening on API socket ("{path}").')
+        return listener
+
+    def _handle(self, request: Request, connection: Connection) -> int | None:
+        machine, name = self.machine, f"{request.method} {request.path}"
+        machine.faults = faults = read_faults(self.fault_file) or self.first_faults
+        verb = request.method.capitalize()
+        self.journal.write(
+            f'The API server received a {verb} request on "{request.path}".', thread="fc_api"
+        )
+        if name in faults.hang:
+            select.select([], [], [])
+        if name in faults.die_on:
+            raise SystemExit(faults.exit_code)
+        if name in faults.fail:
+            connection.send(400, as_json({"fault_message": faults.fail[name]}))
+            return None
+        answer, fault = self.api.answer(*request)
+        if fault is not None:
+            return self._refuse(connection, fault, deprecated=answer.deprecated)
+        if answer.payload is None:
+            connection.send(204, deprecated=answer.deprecated)
+        else:
+            connection.send(200, as_json(answer.payload))
+        if faults.die_after_snapshot and name == "PUT /snapshot/create":
+            raise SystemExit(faults.exit_code)
+        return None
+
+    def _refuse(self, connection: Connection, fault: ApiFault, *, deprecated: bool) -> int | None:
+        self.journal.write(
+            f"Received Error. Status code: 400 Bad Request. Message: {fault}", thread="fc_api"
+        )
+        status = 413 if isinstance(fault, TooLarge) else 400
+        connection.send(status, as_json({"fault_message": str(fault)}), deprecated=deprecated)
+        if isinstance(fault, FatalFault):
+            self.journal.write(
+                "RunWithApiError error: Failed to build MicroVM: Loading snapshot failed.."
+            )
+            return GENERIC
+        return None
+
+
+def _take_signals() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in DEADLY:
+        signal.signal(number, _die)
+
+
+def _die(number: int, _frame: FrameType | None) -> NoReturn:
+    os._exit(DEADLY[signal.Signals(number)])
+
+
+def _tell(found: dict[str, list[str]], faults: Faults) -> bool:
+    if "version" in found:
+        print(f"Firecracker v{faults.version}\n")
+    elif "snapshot-version" in found:
+        print(f"v{faults.snapshot_version}")
+    elif "describe-snapshot" in found:
+        print(f"v{read_state(found['describe-snapshot'][0])['format']}")
+    else:
+        return False
+    sys.stdout.flush()
+    return True
+
+
+def _configured(argv: list[str], faults: Faults, fault_file: str, journal: Journal) -> int:
+    found, extra = parsed(argv, flags=FLAGS, single=SINGLE)
+    if extra:
+        raise BadArguments(
+            f"Found argument '{extra[0]}' which wasn't expected, or isn't valid in this context."
+        )
+    if "no-api" in found and "config-file" not in found:
+        raise BadArguments("Argument 'config-file' required, but not found.")
+    if _tell(found, faults):
+        return OK
+    journal.name = found["id"][0]
+    fault = instance_id_fault(journal.name)
+    if fault:
+        journal.write(f"Invalid instance ID: {fault}")
+        os.abort()  # the real one panics
+    level = found.get("level", ["info"])[0]
+    if level.lower() not in LEVELS:
+        journal.write(
+            "Invalid value for logger level: Failed to parse string to level filter: "
+            f"{level}.Possible values: [Error, Warning, Info, Debug]"
+        )
+        return BAD_CONFIGURATION
+    logging = {"level": level}
+    journal.configure(logging | ({"log_path": found["log-path"][0]} if "log-path" in found else {}))
+    _take_signals()
+    kernel.set_name("firecracker")
+    kernel.forbid_new_privileges()
+    return Vmm(found, faults, fault_file, journal).run()
+
+
+def main(argv: list[str], faults: Faults, fault_file: str = f"/{FILE_NAME}") -> int:
+    """The exit code of `firecracker <argv>`; `fault_file`, if it is there, overrides `faults`."""
+    journal = Journal("anonymous-instance")
+    try:
+        code = _configured(argv, faults, fault_file, journal)
+    except BadArguments as fault:
+        journal.write(f"Arguments parsing error: {fault} \n\nFor more information try --help.")
+        code = BAD_ARGUMENTS
+    except ApiFault as fault:
+        journal.write(str(fault))
+        code = GENERIC
+    except SystemExit as death:
+        code = int(death.code or 0)
+    ending = "successfully" if code == OK else "with error"
+    journal.write(f"Firecracker exiting {ending}. exit_code={code}")
+    return code
