@@ -122,7 +122,7 @@ def generate(key_id: str, *, private: Path, public: Path) -> None:
     for path, content in ((private, secret), (public, open_half)):
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
+        with os.fdopen(fd, "wb") as file:
             file.write(msgspec.json.encode(content) + b"\n")
 
 

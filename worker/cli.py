@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="serve this host's queue, as root")
     run.set_defaults(command=_run)
     demo = commands.add_parser("demo", help="see it work, in a sandbox of its own, as root")
-    demo.add_argument("--keep", action="store_true", help="leave dashboard and metrics up to look at")
+    demo.add_argument("--keep", action="store_true", help="leave dashboard and metrics up")
     demo.add_argument("--kernel", type=Path, help="a guest kernel, for a real Firecracker")
     demo.set_defaults(command=_demo)
     return parser

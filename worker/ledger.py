@@ -151,13 +151,17 @@ class Ledger:
             self._batching += 1
             try:
                 yield self._db
-                self._db.execute("COMMIT")
+                self._commit()
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
             finally:
                 self._batching -= 1
+
+    def _commit(self) -> None:
+        """The one place where something becomes durable."""
+        self._db.execute("COMMIT")
 
     # ------------------------------------------------------------ accept
 
@@ -410,5 +414,15 @@ class Ledger:
 
 
 def _entry(row: Sequence[Any]) -> Entry:
-    *values, result = row
-    return Entry(*values, result=decode_result(result) if result else None)
+    request_id, seq, call, state, attempts, accepted_at_ms, began_at_ms, not_before_ms, raw = row
+    return Entry(
+        request_id=request_id,
+        seq=seq,
+        call=call,
+        state=state,
+        attempts=attempts,
+        accepted_at_ms=accepted_at_ms,
+        began_at_ms=began_at_ms,
+        not_before_ms=not_before_ms,
+        result=decode_result(raw) if raw else None,
+    )

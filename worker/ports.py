@@ -461,7 +461,8 @@ class Images(Protocol):
         """The published or consumed image; None if there is none, or only a partial one.
 
         Raises:
-            Lost: `image_damaged`, there is one, but its sizes are not those of its manifest.
+            Lost: `image_damaged`, there is one, but its sizes, or the bytes of its vmstate, are
+                not those of its manifest.
         """
 
     def anything(self, ref: InstanceRef) -> bool:

@@ -184,8 +184,7 @@ class RedisPublisher:
         pipe.xadd(keys.results(id_), self._stream_fields(telling.result), maxlen=10)
         pipe.expire(keys.results(id_), ttl_s)
         pipe.zrem(self._keys.started, id_)
-        if self._keys.deferred:
-            pipe.zrem(self._keys.deferred, id_)
+        pipe.zrem(self._keys.deferred, id_)
         pipe.zadd(registry, {id_: int(self._wall()) + ttl_s})
         pipe.lrem(self._keys.intermediate, 0, id_)
 
@@ -206,12 +205,12 @@ class RedisPublisher:
             return self._keys.canceled, "canceled"
         return self._keys.failed, "failed"
 
-    def _job_fields(self, telling: _Telling, status: str) -> dict[str, Any]:
+    def _job_fields(self, telling: _Telling, status: str) -> dict[Any, Any]:
         """All that stock tools read, so that the job is whole even if Redis had lost it."""
         delivery = telling.delivery
         ended = self._wall()
         began = ended - getattr(telling.result, "took_ms", 0.0) / 1000
-        fields: dict[str, Any] = {
+        fields: dict[Any, Any] = {
             "status": status,
             "started_at": _rq_time(began),
             "ended_at": _rq_time(ended),
@@ -228,10 +227,10 @@ class RedisPublisher:
             }
         return fields
 
-    def _stream_fields(self, result: Result) -> dict[str, Any]:
+    def _stream_fields(self, result: Result) -> dict[Any, Any]:
         """An entry of RQ's result stream: `rq.results.Result.serialize`."""
         failed = isinstance(result, Failed)
-        fields: dict[str, Any] = {
+        fields: dict[Any, Any] = {
             "type": RESULT_FAILED if failed else RESULT_SUCCESSFUL,
             "worker_name": self._worker_name,
             "return_value": base64.b64encode(encode_result(result)),

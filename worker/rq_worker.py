@@ -121,7 +121,7 @@ class HostWorker(SimpleWorker):
         """Delivers everything of the intermediate list: what a killed worker, or a connection that
         broke between command and reply, left there.  What is in flight already is dropped later."""
         ids = self._redis.lrange(self._keys.intermediate, 0, -1)
-        unique = list(dict.fromkeys(ids))
+        unique: list[Any] = list(dict.fromkeys(ids))
         for start in range(0, len(unique), TAKE_AT_MOST):
             self._fetch(unique[start : start + TAKE_AT_MOST])
 
@@ -130,16 +130,14 @@ class HostWorker(SimpleWorker):
         # A worker of this name that was killed looks alive until its key expires; the host-wide
         # lock proves that it is not.
         self._redis.delete(self.key)
-        self.register_birth()
+        self.register_birth()  # type: ignore[no-untyped-call]  # RQ leaves it untyped
         self.set_state(WorkerStatus.IDLE)
         self.connected.set()
         log.info("listening on %s", self._keys.queue_name)
 
     def _take(self) -> None:
         first = self._redis.blmove(self._keys.queue, self._keys.intermediate, BLOCK_S)
-        if first is None:
-            return
-        ids: list[bytes] = [first]
+        ids: list[Any] = [] if first is None else [first]
         while ids:
             more = self._fetch(ids)
             ids = self._move(more) if more and not self.stopping.is_set() else []
@@ -197,7 +195,7 @@ class HostWorker(SimpleWorker):
         if not self.connected.is_set():
             return
         try:
-            self.register_death()
+            self.register_death()  # type: ignore[no-untyped-call]  # RQ leaves it untyped
         except RedisError as error:
             log.info("could not sign off from Redis: %s", error)
 

@@ -252,7 +252,9 @@ class Hostd:
         yield states
         try:
             with self._redis.pipeline(transaction=False) as pipe:
-                depth, dead = pipe.llen(self._keys.queue).zcard(self._keys.failed).execute()
+                pipe.llen(self._keys.queue)
+                pipe.zcard(self._keys.failed)
+                depth, dead = pipe.execute()
         except RedisError:
             return  # the gauges of Redis are absent while it is away
         yield gauge("hostd_queue_depth", "Requests in the queue, not yet taken.", depth)

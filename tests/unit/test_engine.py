@@ -77,7 +77,7 @@ def run(
     plan: Sequence[Step], journal: MemoryJournal, monotonic: Callable[[], float] = lambda: 0.0
 ) -> Outcome:
     clock = Clock(wall=lambda: 0.0, monotonic=monotonic)
-    host = cast(Host, None)  # these steps carry their machine themselves
+    host = cast("Host", None)  # these steps carry their machine themselves
     return execute(plan, host=host, journal=journal, request_id="r", clock=clock, deadline_s=10.0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -169,4 +168,4 @@ def test_a_damaged_ledger_is_refused_with_a_way_out(path: Path) -> None:
 
 def test_the_ledger_is_roots_alone(path: Path) -> None:
     Ledger(path).close()
-    assert os.stat(path).st_mode & 0o777 == 0o600
+    assert path.stat().st_mode & 0o777 == 0o600

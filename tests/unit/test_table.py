@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -25,7 +25,7 @@ from worker.names import InstanceRef
 from worker.plans.verdict import Verdict, verdict_for
 from worker.ports import Image, ImageFiles, ImageState, VmmState
 
-IDS = {
+IDS: dict[str, Any] = {
     "tenant_id": TenantId("acme"),
     "pool_id": PoolId("workers"),
     "instance_id": InstanceId("i-1a2b3c4d"),
@@ -130,6 +130,12 @@ def test_the_table_has_every_status() -> None:
         (SLEEP, facts("running", RUNNING, ImageState.PUBLISHED), Verdict.SLEEP),
         (SLEEP, facts("running", GONE), Verdict.LOST),
         (SLEEP, facts("sleeping", PAUSED, ImageState.PUBLISHED), Verdict.FINISH_SLEEP),
+        (SLEEP, facts("sleeping", RUNNING), Verdict.SLEEP),
+        (SLEEP, facts("sleeping", RUNNING, ImageState.CONSUMED), Verdict.SLEEP),
+        (SLEEP, facts("sleeping", PAUSED, ImageState.CONSUMED), Verdict.SLEEP),
+        (SLEEP, facts("sleeping", GONE, ImageState.CONSUMED), Verdict.LOST),
+        (SLEEP, facts("sleeping", GONE), Verdict.LOST),
+        (WAKE, facts("sleeping", RUNNING), Verdict.FINISH_WAKE),
         (WAKE, facts("sleeping", PAUSED, ImageState.PUBLISHED), Verdict.WAKE),
         (WAKE, facts("sleeping", IDLE, ImageState.PUBLISHED), Verdict.WAKE),
         (WAKE, facts("sleeping", RUNNING, ImageState.PUBLISHED), Verdict.FINISH_WAKE),

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from redis import Redis
 from redis.exceptions import RedisError
-from rq import Queue, serializers
+from rq import Queue, Worker, serializers
 from rq.exceptions import NoSuchJobError
 from rq.job import Job
 from rq.results import Result
@@ -37,6 +37,7 @@ def disarm() -> Any:
     web.config.serializer = MsgspecSerializer
     web.Job = ReadableJob
     web.Queue = ReadableQueue
+    web.Worker = ReadableWorker
     web.serialize_current_job = _current_job
     return web
 
@@ -99,7 +100,7 @@ class ReadableQueue(Queue):
     job_class = ReadableJob
 
     @classmethod
-    def all(cls, connection: Redis, *_: Any, **__: Any) -> list[Queue]:  # type: ignore[override]  # as it is called
+    def all(cls, connection: Redis, *_: Any, **__: Any) -> list[Queue]:
         """Every registered queue whose key is one; anybody may add to that set."""
         prefix = cls.redis_queue_namespace_prefix
         members: Any = connection.smembers(cls.redis_queues_keys)
@@ -122,10 +123,20 @@ class ReadableQueue(Queue):
             return job
 
 
+class ReadableWorker(Worker):
+    """A host as stock tools see it."""
+
+    def get_current_job(self) -> Job | None:
+        """What it runs; a job that cannot be read says so."""
+        if self.execution is None:
+            return None
+        return ReadableJob.fetch(self.execution.job_id, self.connection)
+
+
 def _current_job(job: Job | None) -> Any:
     """As rq-dashboard shows a busy worker's job, without decoding the call."""
     if job is None:
         return "idle"
-    created = job.created_at.isoformat() if job.created_at else None
+    created = job.created_at.isoformat()
     text = job.description or job.id
     return {"job_id": job.id, "description": text, "created_at": created, "call_string": text}

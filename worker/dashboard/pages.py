@@ -15,6 +15,13 @@ RAW: Final = re.compile(r"<%=(?!\s*\$\()")
 COMPACT: Final = re.compile(r"\{% if registry_name == 'queued' %\}(?=\s*<a )")
 # The policy below admits scripts by nonce, so one that slipped into the page does not run.
 SCRIPT: Final = re.compile(r"<script ")
+# What the pages say wrongly: every list is "queued", and Requeue stays after it was pressed.
+WRONG: Final = {
+    "all the queued jobs": "all the {{ registry_name }} jobs",
+    'if (job.status === "failed") {': (
+        '$("#requeue-job-btn").toggle(job.status === "failed"); if (job.status === "failed") {'
+    ),
+}
 
 POLICY: Final = (
     "default-src 'none'; "
@@ -37,7 +44,9 @@ class TextTemplates(FileSystemLoader):
 
 
 def rewritten(source: str) -> str:
-    """The template with text for HTML, a nonce for its scripts, and no button to compact."""
+    """The template: text for HTML, a nonce for its scripts, no button to compact, true words."""
     source = RAW.sub("<%-", source)
     source = COMPACT.sub("{% if false %}", source)
+    for wrong, right in WRONG.items():
+        source = source.replace(wrong, right)
     return SCRIPT.sub('<script nonce="{{ g.nonce }}" ', source)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -178,7 +179,7 @@ def sweep() -> list[str]:
         held = processes.find(identity)
         if held is not None:
             with held:
-                held.signal(processes.signal.SIGKILL)
+                held.signal(signal.SIGKILL)
                 held.wait(timeout_s=10)
             removed.append(f"process {identity.pid}")
     removed += _sweep_cgroups()

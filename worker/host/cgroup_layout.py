@@ -9,7 +9,7 @@ from typing import Final
 
 from worker.errors import Broken
 
-LIMITED: Final = ("memory", "cpu", "pids")
+LIMITED: Final[tuple[str, ...]] = ("memory", "cpu", "pids")
 
 
 @dataclass(frozen=True, slots=True)

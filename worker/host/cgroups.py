@@ -69,12 +69,12 @@ class KernelCgroups:
         """See `Cgroups.kill`."""
         directories = self._directories(instance)
         deadline = time.monotonic() + timeout_s
-        while left := members(directories):
-            if time.monotonic() >= deadline:
-                raise _busy(instance, left)
+        while members(directories):
             # Again each time round: a process may have forked past the last look.
             signal_all(directories)
             wait_for_end(directories, until=deadline)
+            if time.monotonic() >= deadline and (left := members(directories)):
+                raise _busy(instance, left)
 
     def remove(self, instance: InstanceId) -> None:
         """See `Cgroups.remove`."""

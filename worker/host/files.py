@@ -81,11 +81,13 @@ def read(path: Path, *, limit_bytes: int) -> bytes | None:
         if error.errno == errno.ELOOP:
             raise ValueError("it is a symlink") from error
         raise
-    with os.fdopen(fd, "rb") as file:
-        seen = os.fstat(fd)
-        if not stat.S_ISREG(seen.st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise ValueError("it is no regular file")
-        content = file.read(limit_bytes + 1)
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            content = file.read(limit_bytes + 1)
+    finally:
+        os.close(fd)
     if len(content) > limit_bytes:
         raise ValueError(f"it is larger than {limit_bytes} bytes")
     return content

@@ -115,17 +115,20 @@ class Process:
         return bool(poll.poll(max(0.0, timeout_s) * 1000))
 
     def exit_code(self) -> int | None:
-        """The ended process's exit code (-n: signal n), reaping it.
+        """The ended process's exit code (-n: signal n), reaping it and its group's zombies.
 
         None while it runs, or if it is not a child of this process: an orphan becomes one only
         where `adopt_orphans` was called before it was orphaned.
         """
+        seen = stat(self.pid)
         try:
             ended = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
         except ChildProcessError:
             return None
         if ended is None:
             return None
+        if seen is not None:
+            reap_group(seen.group)
         return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from redis import Redis, Sentinel
@@ -36,13 +36,22 @@ def connect(config: RedisConfig, *, extra_timeout_s: float = 0.0) -> Redis:
     try:
         if config.sentinels:
             addresses = [_address(text) for text in config.sentinels]
-            sentinel = Sentinel(addresses, socket_timeout=config.timeout_s)
-            master: Redis = sentinel.master_for(config.sentinel_service, **options)
-            return master
+            return _master(addresses, config, options)
         client: Redis = Redis.from_url(config.url, **options)
     except ValueError as error:
         raise ConfigError(f"redis.url = {config.url!r}: {error}") from error
     return client
+
+
+def _master(addresses: list[tuple[str, int]], config: RedisConfig, options: Any) -> Redis:
+    """A client that asks the sentinels who the master is, at every connection."""
+    sentinel: Any = Sentinel  # redis-py leaves it untyped
+    return cast(
+        "Redis",
+        sentinel(addresses, socket_timeout=config.timeout_s).master_for(
+            config.sentinel_service, **options
+        ),
+    )
 
 
 def _options(config: RedisConfig, extra_timeout_s: float) -> dict[str, Any]:

@@ -45,13 +45,10 @@ def copy(source: int, target: int) -> None:
 
 def same(one: int, other: int) -> bool:
     """Whether both files have the same bytes; holes read as zeros."""
-    size = os.fstat(one).st_size
-    if os.fstat(other).st_size != size:
+    if os.fstat(one).st_size != os.fstat(other).st_size:
         return False
-    return all(
-        os.pread(one, _CHUNK_BYTES, at) == os.pread(other, _CHUNK_BYTES, at)
-        for at in range(0, size, _CHUNK_BYTES)
-    )
+    stretches = (*extents(one), *extents(other))  # what is a hole in both is the same
+    return all(_same(one, other, start, end) for start, end in stretches)
 
 
 def punch(fd: int) -> bool:
@@ -74,6 +71,14 @@ def overwrite(fd: int) -> None:
     for start, end in extents(fd):
         for at in range(start, end, _CHUNK_BYTES):
             _put(fd, bytes(min(_CHUNK_BYTES, end - at)), at)
+
+
+def _same(one: int, other: int, start: int, end: int) -> bool:
+    for at in range(start, end, _CHUNK_BYTES):
+        length = min(_CHUNK_BYTES, end - at)
+        if os.pread(one, length, at) != os.pread(other, length, at):
+            return False
+    return True
 
 
 def _put(fd: int, content: bytes, at: int) -> None:

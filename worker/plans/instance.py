@@ -99,7 +99,7 @@ def start(grounds: Grounds, place: Place) -> Plan:
             JailFresh(spec),
             VmmSpawned(spec, settings.kill_timeout_s),
             GuestBooted(spec),
-            _recorded_running(grounds, place),
+            _recorded_running(grounds, place, revision_hash=spec.kernel.parent.name),
         ),
         "running",
     )
@@ -254,11 +254,8 @@ def _standing_spec(facts: InstanceFacts) -> VmSpec | None:
     return facts.spec if facts.vmm in (VmmState.RUNNING, VmmState.PAUSED) else None
 
 
-def _recorded_running(grounds: Grounds, place: Place) -> StatusRecorded:
-    artifacts = grounds.facts.artifacts
-    values: dict[str, Any] = {"net": place.record()}
-    if artifacts and grounds.facts.vmm is VmmState.GONE and grounds.facts.image is None:
-        values["revision_hash"] = artifacts.revision
+def _recorded_running(grounds: Grounds, place: Place, **more: Any) -> StatusRecorded:
+    values = {"net": place.record(), **more}
     stamps = {"last_started_at": grounds.facts.at, "entered_running_at": grounds.facts.at}
     return StatusRecorded(grounds.facts.ref, "running", values, stamps)
 

@@ -104,12 +104,13 @@ def _stop(facts: InstanceFacts) -> Verdict:
 
 
 def _sleep(facts: InstanceFacts) -> Verdict:
-    if facts.status == "sleeping":
-        return Verdict.FINISH_SLEEP if facts.vmm is not VmmState.GONE else Verdict.UNCHANGED
-    if facts.status in ("running", "warm"):
-        if facts.vmm is not VmmState.RUNNING and _published(facts):
-            return Verdict.FINISH_SLEEP
-        return Verdict.SLEEP if facts.vmm in ALIVE else Verdict.LOST
+    if facts.status in ("running", "warm", "sleeping"):
+        if facts.vmm is VmmState.RUNNING:
+            return Verdict.SLEEP  # an image beside a running guest is stale
+        if _published(facts):
+            asleep = facts.status == "sleeping" and facts.vmm is VmmState.GONE
+            return Verdict.UNCHANGED if asleep else Verdict.FINISH_SLEEP
+        return Verdict.SLEEP if facts.vmm is VmmState.PAUSED else Verdict.LOST
     raise Conflict(
         "not_running", f"{facts.ref} is {facts.status}, not running", hint="start it first"
     )
@@ -122,8 +123,10 @@ def _wake(facts: InstanceFacts) -> Verdict:
         if _published(facts):
             # A guest that runs beside its image has changed since: the image is stale.
             return Verdict.FINISH_WAKE if facts.vmm is VmmState.RUNNING else Verdict.WAKE
+        if facts.vmm in ALIVE:
+            return Verdict.FINISH_WAKE
         if facts.image or facts.status != "sleeping":
-            return Verdict.FINISH_WAKE if facts.vmm in ALIVE else Verdict.LOST
+            return Verdict.LOST
     raise Conflict(
         "no_image", f"{facts.ref} is {facts.status} and has no sleep image", hint="start it instead"
     )

@@ -23,6 +23,13 @@ FILES: Final = "files"  # the manifest's part about files: name to size and dige
 _LIMIT_BYTES: Final = 1 << 20
 
 
+class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a file must be; no digest if it was too large to read."""
+
+    size_bytes: int
+    sha256: str = ""
+
+
 def take(source: Path, target: Path) -> None:
     """The file is at `target`, root's alone, its bytes durable.
 
@@ -48,14 +55,13 @@ def take(source: Path, target: Path) -> None:
 
 def describe(
     directory: Path, names: Collection[str], *, undigested: Collection[str]
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Entry]:
     """Size and SHA-256 of each file; some are too large to read."""
-    described: dict[str, dict[str, Any]] = {}
+    described = {}
     for name in names:
         path = directory / name
-        described[name] = {"size_bytes": path.stat().st_size}
-        if name not in undigested:
-            described[name]["sha256"] = _sha256(path)
+        digest = "" if name in undigested else _sha256(path)
+        described[name] = Entry(size_bytes=path.stat().st_size, sha256=digest)
     return described
 
 
@@ -70,9 +76,9 @@ def read(directory: Path) -> dict[str, Any] | None:
     try:
         raw = files.read(directory / MANIFEST, limit_bytes=_LIMIT_BYTES)
         manifest = None if raw is None else msgspec.json.decode(raw, type=dict[str, Any])
+        if manifest is not None:
+            msgspec.convert(manifest.get(FILES), dict[str, Entry])
     except (ValueError, msgspec.DecodeError):
-        return None
-    if manifest is None or not isinstance(manifest.get(FILES), dict):
         return None
     return manifest
 
@@ -86,10 +92,11 @@ def faults(
     """
     if manifest is None:
         return (f"{MANIFEST} is missing or unreadable",)
-    return tuple(_faults(directory, manifest[FILES], thorough=thorough))
+    described = msgspec.convert(manifest[FILES], dict[str, Entry])
+    return tuple(_faults(directory, described, thorough=thorough))
 
 
-def _faults(directory: Path, described: Mapping[str, Any], *, thorough: bool) -> Iterator[str]:
+def _faults(directory: Path, described: Mapping[str, Entry], *, thorough: bool) -> Iterator[str]:
     for name in {VMSTATE, MEMORY} - described.keys():
         yield f"{MANIFEST} does not describe {name}"
     for name, expected in described.items():
@@ -99,11 +106,10 @@ def _faults(directory: Path, described: Mapping[str, Any], *, thorough: bool) ->
         except FileNotFoundError:
             yield f"{name} is missing"
             continue
-        if size != expected["size_bytes"]:
-            yield f"{name} has {size} bytes, not {expected['size_bytes']}"
-        elif "sha256" in expected and (thorough or name == VMSTATE):
-            if _sha256(path) != expected["sha256"]:
-                yield f"{name} has another digest"
+        if size != expected.size_bytes:
+            yield f"{name} has {size} bytes, not {expected.size_bytes}"
+        elif expected.sha256 and (thorough or name == VMSTATE) and _sha256(path) != expected.sha256:
+            yield f"{name} has another digest"
 
 
 def _sha256(path: Path) -> str:

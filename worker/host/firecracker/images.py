@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from worker.errors import Broken, Conflict, Lost
-from worker.host import files, sparse
+from worker.host import files as durable
+from worker.host import sparse
 from worker.host.firecracker import generation
 from worker.names import InstanceRef, Layout
 from worker.ports import Image, ImageFiles, ImageState
@@ -77,7 +78,7 @@ class DiskImages:
         free = seen.f_bavail * seen.f_frsize
         needed = size_bytes + self._reserve_bytes
         if free < needed:
-            raise files.no_space(path, needed_bytes=needed, free_bytes=free)
+            raise durable.no_space(path, needed_bytes=needed, free_bytes=free)
 
     def complete(self, ref: InstanceRef, request_id: str) -> bool:
         """See `Images.complete`."""
@@ -91,19 +92,19 @@ class DiskImages:
         self,
         ref: InstanceRef,
         request_id: str,
-        image: ImageFiles,
+        files: ImageFiles,
         secrets: Path | None,
         manifest: Mapping[str, Any],
     ) -> None:
         """See `Images.seal`."""
         directory = self._partial(ref, request_id)
         self._make_private(directory)
-        generation.take(image.vmstate, directory / generation.VMSTATE)
-        generation.take(image.memory, directory / generation.MEMORY)
+        generation.take(files.vmstate, directory / generation.VMSTATE)
+        generation.take(files.memory, directory / generation.MEMORY)
         names = [generation.VMSTATE, generation.MEMORY]
         if secrets is not None:
             target = directory / generation.SECRETS
-            with secrets.open("rb") as reader, files.built(target, mode=0o600) as fd:
+            with secrets.open("rb") as reader, durable.built(target, mode=0o600) as fd:
                 sparse.copy(reader.fileno(), fd)
             names.append(generation.SECRETS)
         unread = () if self._digest_memory else (generation.MEMORY,)
@@ -121,23 +122,25 @@ class DiskImages:
         """
         partial, published = self._partial(ref, request_id), self._published(ref)
         if not self.complete(ref, request_id):
-            if (generation.read(published) or {}).get("request_id") == request_id:
-                files.sync_directory(published.parent)
-                return
-            raise Broken("image_incomplete", f"request {request_id} has no whole image of {ref}")
-        files.sync_directory(partial)
+            # A killed attempt may have got as far as the exchange.
+            if (generation.read(published) or {}).get("request_id") != request_id:
+                what = f"request {request_id} has no whole image of {ref}"
+                raise Broken("image_incomplete", what)
+            durable.remove(partial)
+            return
+        durable.sync_directory(partial)
         if os.path.lexists(published):
-            files.exchange(partial, published)
-            files.remove(partial)
+            durable.exchange(partial, published)
+            durable.remove(partial)
         else:
-            files.rename(partial, published)
+            durable.rename(partial, published)
 
     def sync(self, ref: InstanceRef) -> None:
         """See `Images.sync`.  The files were synced before they got their names."""
         directory = self._published(ref)
         if directory.is_dir():
-            files.sync_directory(directory)
-            files.sync_directory(directory.parent)
+            durable.sync_directory(directory)
+            durable.sync_directory(directory.parent)
 
     def consume(self, ref: InstanceRef) -> None:
         """See `Images.consume`.
@@ -148,17 +151,17 @@ class DiskImages:
         directory = self._published(ref)
         if not directory.is_dir():
             raise Conflict("no_image", f"{ref} has no sleep image")
-        files.write(directory / _CONSUMED, b"")
+        durable.write(directory / _CONSUMED, b"")
 
     def discard(self, ref: InstanceRef) -> None:
         """See `Images.discard`."""
         published = self._published(ref)
         withdrawn = published.with_name(_WITHDRAWN)
-        files.remove(withdrawn)
+        durable.remove(withdrawn)
         if os.path.lexists(published):
-            files.rename(published, withdrawn)
+            durable.rename(published, withdrawn)
         for path in self._everything(ref):
-            files.remove(path)
+            durable.remove(path)
 
     def _published(self, ref: InstanceRef) -> Path:
         return self._layout.images(ref) / _SLEEP
@@ -168,10 +171,10 @@ class DiskImages:
 
     def _make_private(self, partial: Path) -> None:
         """A new empty directory, in one that only root may look into: guests' memory."""
-        files.make_directory(partial.parent, mode=0o700)
+        durable.make_directory(partial.parent, mode=0o700)
         partial.parent.chmod(0o700)
-        files.remove(partial)
-        files.make_directory(partial, mode=0o700)
+        durable.remove(partial)
+        durable.make_directory(partial, mode=0o700)
 
     def _everything(self, ref: InstanceRef) -> list[Path]:
         try:

@@ -16,6 +16,7 @@ from worker.host.firecracker.jail import Jail
 from worker.host.processes import Identity, Process
 
 _POLL_S: Final = 0.001
+_FORKS_END_S: Final = 0.5
 _KILL_TIMEOUT_S: Final = 5.0
 
 
@@ -84,7 +85,7 @@ class Start:
             return vmm
         with vmm:
             if not vmm.alive():
-                raise exited("Firecracker", vmm.exit_code(), self._runtime)
+                raise exited("Firecracker", self._exit_code(vmm), self._runtime)
         raise Broken(
             "cgroup",
             f"the VMM's process {pid} is not in its control group",
@@ -95,14 +96,26 @@ class Start:
     def _await_api(self, vmm: Process) -> None:
         while not api.listening(self._jail.root):
             if not vmm.alive():
-                raise exited("Firecracker", vmm.exit_code(), self._runtime)
+                raise exited("Firecracker", self._exit_code(vmm), self._runtime)
             self._pause("Firecracker's API did not come up")
 
+    def _exit_code(self, vmm: Process) -> int | None:
+        # A dead VMM is the jailer's second fork's child until that one has ended, too.
+        until = time.monotonic() + _FORKS_END_S
+        while (code := vmm.exit_code()) is None and time.monotonic() < until:
+            time.sleep(_POLL_S)
+        return code
+
     def _reap_jailer(self, vmm: Process) -> None:
-        # The jailer's two forks have ended and share the VMM's process group.
-        seen = processes.stat(vmm.pid)
-        if seen is not None and vmm.alive():
-            processes.reap_group(seen.group)
+        # The jailer's two forks share the VMM's process group; the second is its parent, and may
+        # end after the API is up.  What is still missed here is reaped with the VMM.
+        until = min(self._deadline, time.monotonic() + _FORKS_END_S)
+        while (seen := processes.stat(vmm.pid)) is not None and vmm.alive():
+            parent = processes.stat(seen.parent)
+            if parent is None or parent.group != seen.group or time.monotonic() > until:
+                processes.reap_group(seen.group)
+                return
+            time.sleep(_POLL_S)
 
     def _pause(self, what: str) -> None:
         if self._left_s() <= 0:

@@ -1,0 +1,61 @@
+"""`python -m bench`: measures, prints a table, writes build/bench.json, and says what is missed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from rich.console import Console
+
+from bench import backlog, latency
+from bench.figures import Figure
+from bench.report import show
+from bench.sandbox import Sandbox, sandbox
+from bench.scale import FULL, QUICK, Scale
+
+OUTPUT: Final = Path("build/bench.json")
+PARTS: Final[Mapping[str, Callable[[Sandbox, Scale], Iterable[Figure]]]] = {
+    "latency": latency.measure,
+    "backlog": backlog.measure,
+}
+
+
+def main() -> int:
+    """Exit code 1 if a target is missed."""
+    options = _options()
+    if os.geteuid() != 0:
+        print("the benchmark needs root: it makes devices, namespaces and control groups")
+        return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console = Console(highlight=False)
+    began = time.monotonic()
+    figures: list[Figure] = []
+    with sandbox(options.kernel) as box:
+        for name in options.parts or PARTS:
+            console.print(f"[dim]measuring {name} ...[/dim]")
+            figures += PARTS[name](box, QUICK if options.quick else FULL)
+    OUTPUT.parent.mkdir(exist_ok=True)
+    OUTPUT.write_bytes(msgspec.json.format(msgspec.json.encode(figures)) + b"\n")
+    return show(figures, console, took_s=time.monotonic() - began, output=OUTPUT)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer samples, under a minute")
+    parser.add_argument("--kernel", type=Path, help="the guest's kernel, for a real Firecracker")
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all by default")
+    options = parser.parse_args()
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""A counting fuse: it blows before or after the n-th effect, as SIGKILL would."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+from worker.ledger import Ledger
+from worker.ports import Host
+
+T = TypeVar("T")
+
+EFFECTS = {
+    "links": {"put_bridge", "put_tap", "delete", "enable_forwarding"},
+    "firewall": {"put", "remove"},
+    "cgroups": {"put", "kill", "remove"},
+    "disks": {"make", "copy", "remove", "wipe"},
+    "records": {"put_instance"},
+    "vmm": {
+        "build_jail", "remove_jail", "spawn", "boot", "pause", "resume", "snapshot", "load",
+        "ask_to_stop", "kill",
+    },
+    "images": {"seal", "publish", "consume", "discard"},
+}  # fmt: skip
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL: nothing in hostd may catch it and go on."""
+
+
+@dataclass
+class Fuse:
+    """Counts effects; blows at number `at`, or makes it fail with `error`."""
+
+    at: int | None = None
+    after: bool = False
+    error: Exception | None = None
+    seen: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def effect(self, name: str) -> Iterator[None]:
+        """One effect takes place inside."""
+        self.seen.append(name)
+        mine = len(self.seen) == self.at
+        if mine and not self.after:
+            raise self.error or KilledError(name)
+        yield
+        if mine:
+            raise self.error or KilledError(name)
+
+    def rearm(self, at: int | None = None, *, after: bool = False) -> None:
+        """Counts anew."""
+        self.at, self.after, self.error, self.seen = at, after, None, []
+
+
+class _Fused:
+    """A port whose effects go through the fuse."""
+
+    def __init__(self, name: str, port: object, fuse: Fuse) -> None:
+        self._name, self._port, self._fuse = name, port, fuse
+
+    def __getattr__(self, method: str) -> Any:
+        real: Callable[..., Any] = getattr(self._port, method)
+        if method not in EFFECTS[self._name]:
+            return real
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            with self._fuse.effect(f"{self._name}.{method}"):
+                return real(*args, **kwargs)
+
+        return counted
+
+
+def fused(host: Host, fuse: Fuse) -> Host:
+    """The machine, with the fuse between it and the steps."""
+    ports = {name: _Fused(name, getattr(host, name), fuse) for name in EFFECTS}
+    return Host(**cast("dict[str, Any]", ports))
+
+
+class FusedLedger(Ledger):
+    """The real ledger; each durable commit is an effect."""
+
+    fuse: Fuse | None = None
+
+    def _commit(self) -> None:
+        if self.fuse is None:
+            super()._commit()
+            return
+        with self.fuse.effect("ledger.commit"):
+            super()._commit()

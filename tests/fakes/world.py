@@ -1,0 +1,312 @@
+"""A whole hostd over a fake machine and the real ledger, run step by step on one thread."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from enqueue.envelope import Body, encode_body, encode_call
+from enqueue.keys import job_id
+from enqueue.requests import (
+    HostName,
+    InstanceId,
+    PoolId,
+    Request,
+    RequestId,
+    TenantId,
+    TenantNet,
+    bridge_name,
+)
+from enqueue.results import Pong, Result
+from enqueue.signing import Verifier
+from tests.fakes.cgroups import FakeCgroups
+from tests.fakes.disks import FakeDisks
+from tests.fakes.firewall import FakeFirewall
+from tests.fakes.fuse import Fuse, FusedLedger, fused
+from tests.fakes.images import FakeImages
+from tests.fakes.links import FakeLinks
+from tests.fakes.records import FakeRecords
+from tests.fakes.vmm import FakeVmm
+from worker import recover
+from worker.config import Config, RetryConfig
+from worker.context import Context, Delivery
+from worker.engine import Clock
+from worker.executors import Executors
+from worker.job import story
+from worker.lock import Locks
+from worker.metrics import Metrics
+from worker.names import InstanceRef, Layout
+from worker.ports import Artifacts, Host
+from worker.settings import Settings
+from worker.turns import Turns
+from worker.verify import Policy
+from worker.waits import Answer, Turn, Until, Wait
+
+HOST = "h1"
+NOW_S = 1_800_000_000.0
+
+
+def net(net_id: int) -> TenantNet:
+    """A tenant's network."""
+    return TenantNet(
+        tenant_net_id=net_id,
+        ipv4_subnet=f"10.240.{net_id}.0/24",
+        gateway_ip=f"10.240.{net_id}.1",
+        bridge_name=bridge_name(net_id),
+    )
+
+
+class InlineExecutors:
+    """`worker.executors.Executors` on one thread: turns are kept, time is the world's."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._turns: Turns[int] = Turns()
+        self._stories: dict[int, Iterator[Wait]] = {}
+        self._subjects: dict[int, object] = {}
+        self._ready: deque[int] = deque()
+        self._held: list[tuple[int, Wait]] | None = None
+        self._number = 0
+
+    def submit(self, story: Iterator[Wait]) -> None:
+        self._number += 1
+        number = self._number
+        wait = next(story, None)
+        if wait is None:
+            return
+        self._stories[number] = story
+        if isinstance(wait, Turn):
+            self._subjects[number] = wait.subject
+        if self._held is not None:
+            self._held.append((number, wait))
+        else:
+            self._place(number, wait)
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        self._held = []
+        yield
+        held, self._held = self._held, None
+        for number, wait in held:
+            if number in self._stories:
+                self._place(number, wait)
+
+    def withdraw(self, wanted: Callable[[object], bool]) -> list[object]:
+        found = [n for n, subject in self._subjects.items() if n in self._stories and wanted(subject)]
+        for number in found:
+            self._let_go(number)
+        return [self._subjects[number] for number in found]
+
+    def run(self) -> None:
+        """Until nothing can go on."""
+        while self._ready:
+            number = self._ready.popleft()
+            if number not in self._stories:
+                continue
+            wait = next(self._stories[number], None)
+            if wait is None:
+                self._let_go(number)
+            else:
+                self._place(number, wait)
+
+    def _place(self, number: int, wait: Wait) -> None:
+        match wait:
+            case Answer():
+                self._ready.append(number)
+            case Until(due_s):
+                self._world.now_s = max(self._world.now_s, NOW_S + due_s)
+                self._ready.append(number)
+            case Turn(keys, subject):
+                self._subjects[number] = subject
+                if self._turns.admit(number, keys):
+                    self._ready.append(number)
+
+    def _let_go(self, number: int) -> None:
+        del self._stories[number]
+        if number in self._subjects:
+            self._ready.extend(self._turns.finish(number))
+
+
+class MemoryPublisher:
+    """Redis as the world sees it: what is told leaves the inbox."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def started(self, delivery: Delivery) -> bool:
+        return delivery.id not in self._world.cancelled
+
+    def tell(self, delivery: Delivery, result: Result, *, request_id: str | None) -> None:
+        world = self._world
+        events = world.ledger.untold_events()
+        with world.fuse.effect("publish.tell"):
+            world.told.setdefault(delivery.id, []).append(result)
+            world.events += [event for event in events if event not in world.events]
+            world.inbox = [other for other in world.inbox if other.id != delivery.id]
+        upto = events[-1][0] if events else 0
+        world.ledger.told([request_id] if request_id else [], events_upto=upto)
+
+    def quarantine(self, delivery: Delivery, result: Result) -> None:
+        self.tell(delivery, result, request_id=None)
+
+    def settle(self) -> None:
+        pass
+
+
+class World:
+    """One host: its fake machine outlives any number of hostd processes."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.layout = Layout(directory / "state")
+        self.links, self.firewall = FakeLinks(), FakeFirewall()
+        self.cgroups, self.records = FakeCgroups(), FakeRecords()
+        self.disks = FakeDisks(directory / "run")
+        self.vmm, self.images = FakeVmm(self.layout), FakeImages(self.layout)
+        self.fuse = Fuse()
+        self.inbox: list[Delivery] = []
+        self.told: dict[str, list[Result]] = {}
+        self.events: list[tuple[int, bytes]] = []
+        self.cancelled: set[str] = set()
+        self.now_s = NOW_S
+        self.ledger: FusedLedger
+        self.context: Context
+        self.start()
+
+    # ------------------------------------------------------------ what agentd writes
+
+    def tenant(self, tenant: str, net_id: int, **quotas: int) -> None:
+        document = {"tenant_id": tenant, "net": net(net_id), "quotas": quotas}
+        self.records.tenants[tenant] = msgspec.json.encode(document)
+        revision = self.layout.artifacts(tenant, "p") / "revisions" / "r1"
+        revision.mkdir(parents=True)
+        kernel, rootfs = revision / "vmlinux", revision / "rootfs.ext4"
+        kernel.write_bytes(b"kernel")
+        rootfs.write_bytes(b"rootfs")
+        self.records.current[tenant, "p"] = Artifacts("r1", kernel, rootfs)
+        resources = {"vcpus": 1, "mem_mib": 1, "data_disk_mib": 1}
+        pool = {"pool_id": "p", "tenant_id": tenant, "instance_resources": resources}
+        self.records.pools[tenant, "p"] = msgspec.json.encode(pool)
+
+    def instance(self, tenant: str, instance: str, status: str = "created") -> InstanceRef:
+        ref = InstanceRef(TenantId(tenant), PoolId("p"), InstanceId(instance))
+        document = {
+            "instance_id": instance, "pool_id": "p", "tenant_id": tenant, "status": status,
+            "kept": {"by": "agentd"},
+        }  # fmt: skip
+        self.records.docs[ref] = msgspec.json.encode(document)
+        return ref
+
+    # ------------------------------------------------------------ hostd's processes
+
+    def start(self) -> None:
+        """A new hostd process: nothing of the old one's memory is left."""
+        self.ledger = FusedLedger(self.directory / "ledger.db")
+        self.ledger.fuse = self.fuse
+        self.executors = InlineExecutors(self)
+        settings = Settings(
+            layout=self.layout,
+            runtime=self.directory / "run",
+            supernet=IPv4Network("10.240.0.0/12"),
+            uplink="",
+            uid_base=10_000,
+            overhead_mib=64,
+            kill_timeout_s=1.0,
+        )
+        host = Host(
+            links=self.links, firewall=self.firewall, cgroups=self.cgroups, disks=self.disks,
+            records=self.records, vmm=self.vmm, images=self.images,
+        )  # fmt: skip
+        self.context = Context(
+            config=Config(host=HOST, retry=RetryConfig(attempts=3)),
+            settings=settings,
+            policy=Policy(HOST, Verifier({}), insecure=True),
+            host=fused(host, self.fuse),
+            ledger=self.ledger,
+            locks=Locks(self.directory / "lock", timeout_s=0.05),
+            publish=MemoryPublisher(self),
+            executors=cast("Executors", self.executors),
+            metrics=Metrics(),
+            clock=Clock(wall=lambda: self.now_s, monotonic=lambda: self.now_s - NOW_S),
+            pong=lambda: Pong(
+                host=HOST, version="0", boot_id="b", uptime_s=1.0, firecracker_version="1",
+                queue_depth=0,
+            ),  # fmt: skip
+            random=lambda: 1.0,
+        )
+
+    def restart(self) -> None:
+        """Another hostd process on the same machine, with its recovery."""
+        self.ledger.close()
+        self.start()
+        recover.tell_decided(self.context)
+        recover.take_up_unfinished(self.context)
+        self.deliver()
+
+    def deliver(self) -> None:
+        """Everything in the inbox is delivered, as from Redis, and carried out."""
+        with self.executors.batch(), self.ledger.transaction():
+            for delivery in self.inbox:
+                self.executors.submit(story(delivery, self.context))
+        self.executors.run()
+
+    # ------------------------------------------------------------ what agentd asks
+
+    def enqueue(self, request: Request, request_id: str, *, issuer: str = "agentd") -> Delivery:
+        """Puts a request into the inbox."""
+        issued_at_ms = int(self.now_s * 1000)
+        body = Body(
+            v=1, request_id=RequestId(request_id), host=HostName(HOST), issuer=issuer,
+            issued_at_ms=issued_at_ms, not_after_ms=issued_at_ms + 86_400_000, trace=None,
+            request=request,
+        )  # fmt: skip
+        delivery = Delivery(job_id(HOST, request_id), encode_call(encode_body(body)))
+        self.inbox.append(delivery)
+        return delivery
+
+    def ask(self, request: Request, request_id: str) -> Result:
+        """Carries out one request; its last told result."""
+        delivery = self.enqueue(request, request_id)
+        self.deliver()
+        return self.told[delivery.id][-1]
+
+    # ------------------------------------------------------------ looking
+
+    def seen(self) -> dict[str, Any]:
+        """Everything on the machine that a request decides, without pids and times."""
+        docs = {str(ref): msgspec.json.decode(raw) for ref, raw in self.records.docs.items()}
+        volatile = {"firecracker_pid", "last_started_at", "last_stopped_at", "entered_running_at"}
+        return {
+            "links": dict(self.links.devices),
+            "rules": dict(self.firewall.rules),
+            "groups": {name: group.limits for name, group in self.cgroups.groups.items()},
+            "guests": {str(ref): g.state for ref, g in self.vmm.machine.guests.items()},
+            "jails": [str(ref) for ref in self.records.docs if self.vmm.jail_exists(ref)],
+            "images": {str(ref): g.consumed for ref, g in self.images.published.items()},
+            "partial": sorted(str(ref) for ref, _ in self.images.partial),
+            "docs": {
+                ref: {k: v for k, v in doc.items() if k not in volatile}
+                for ref, doc in docs.items()
+            },
+            "disks": sorted(
+                str(path.relative_to(self.directory))
+                for path in self.directory.rglob("*.ext4")
+                if "jail" not in path.parts and "artifacts" not in path.parts
+            ),
+            "reservations": self.reservations(),
+        }
+
+    def reservations(self) -> list[tuple[str, str, str]]:
+        with self.ledger.transaction() as db:
+            return db.execute(
+                "SELECT kind, key, owner FROM reservations ORDER BY kind, key"
+            ).fetchall()
+
+    def close(self) -> None:
+        self.ledger.close()
