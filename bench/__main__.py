@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 from rich.console import Console
 
-from bench import backlog, latency
+from bench import backlog, instances, latency, networks, rest, roundtrips
 from bench.figures import Figure
 from bench.report import show
 from bench.sandbox import Sandbox, sandbox
@@ -24,6 +24,10 @@ OUTPUT: Final = Path("build/bench.json")
 PARTS: Final[Mapping[str, Callable[[Sandbox, Scale], Iterable[Figure]]]] = {
     "latency": latency.measure,
     "backlog": backlog.measure,
+    "roundtrips": roundtrips.measure,
+    "networks": networks.measure,
+    "instances": instances.measure,
+    "rest": rest.measure,
 }
 
 

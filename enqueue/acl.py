@@ -22,14 +22,15 @@ CLIENT_COMMANDS: Final = (
     *("rpush", "sadd", "script|load", "xread", "xrevrange", "zrange", "zrem"),
 )
 WORKER_COMMANDS: Final = (
-    *("blmove", "client|list", "client|setname", "del", "exec", "exists"),
+    *("blmove", "client|info", "client|setname", "del", "exec", "exists"),
     *("expire", "get", "hget", "hmget", "hset", "info", "llen", "lmove", "lrange", "lrem"),
     *("ltrim", "multi", "persist", "rpush", "sadd", "set", "srem", "xadd", "zadd", "zcard"),
     "zrem",
 )
 DASHBOARD_COMMANDS: Final = (
+    "info",
     *("exec", "exists", "hget", "hgetall", "hset", "llen", "lrange", "multi"),
-    *("persist", "ping", "rpush", "sadd", "smembers", "srem", "xrevrange", "zcard", "zrange"),
+    *("ping", "rpush", "smembers", "xrevrange", "zcard", "zrange"),
     "zrem",
 )
 
@@ -93,9 +94,9 @@ def worker_rights(host: str) -> tuple[str, ...]:
         f"~{keys.job(any_id)}",
         f"~{names.queue}",
         f"~{names.intermediate}",
-        f"~rq:worker:{any_id}",
+        f"%W~rq:worker:{any_id}",
         f"~{names.owner}",
-        f"~{names.failed}",
+        f"%W~{names.failed}",
         f"%W~{names.quarantine}",
         f"%W~{names.started}",
         f"%W~{names.deferred}",
@@ -117,9 +118,8 @@ def dashboard_rights() -> tuple[str, ...]:
         f"~{keys.job('*')}",
         f"~{names.queue}",
         f"~{names.failed}",
-        f"~{keys.QUEUES}",
-        f"~{keys.WORKERS}",
-        f"~{keys.WORKERS}:*",
+        f"%R~{keys.QUEUES}",
+        f"%R~{keys.WORKERS}",
         *(f"%R~{registry}" for registry in registries),
         f"%R~rq:scheduled:{names.queue_name}",
         f"%R~{keys.results('*')}",

@@ -20,6 +20,7 @@ DEFAULT_LIFETIME_MS: Final = 24 * 3600 * 1000
 MAX_LIFETIME_MS: Final = 7 * 24 * 3600 * 1000
 CLOCK_SKEW_MS: Final = 30_000
 
+UnixMs = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 ShortText = Annotated[str, msgspec.Meta(max_length=256)]
 
 
@@ -34,8 +35,8 @@ class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     request_id: RequestKey
     host: Host
     issuer: ShortText
-    issued_at_ms: Annotated[int, msgspec.Meta(ge=0)]
-    not_after_ms: Annotated[int, msgspec.Meta(ge=0)]
+    issued_at_ms: UnixMs
+    not_after_ms: UnixMs
     trace: ShortText | None
     request: Request
 

@@ -13,6 +13,7 @@ pytest_plugins = [
     "tests.fixtures.redis",
     "tests.fixtures.simulator",
     "tests.fixtures.vmm",
+    "tests.fixtures.worker",
 ]
 
 MAY_NOT_BE_SKIPPED = ("root", "redis")

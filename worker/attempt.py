@@ -64,7 +64,7 @@ def attempt(order: Order, ctx: Context) -> Result | Until:
     entry = ctx.ledger.begin_attempt(order.body.request_id, ctx.clock.now_ms())
     planned = Planned(Plan((), ""))
     try:
-        if entry.attempts == 1:
+        if entry.runs == 1 and entry.attempts == 1:
             check_times(order.body, now_ms=ctx.clock.now_ms())
         with _locked(order, ctx):
             try:

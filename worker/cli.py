@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from worker.config import load
-from worker.errors import ConfigError, HostdError, StartupError
+from worker.errors import ConfigError, HostdError, StartupError, Unreachable
+from worker.operate import commands as commands_of_operators
 
 DONE, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
 
@@ -28,9 +29,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ConfigError, StartupError, HostdError) as error:
         for line in str(error).splitlines():
             print(f"hostd: {line}", file=sys.stderr)
-        return USAGE if isinstance(error, ConfigError) else FAILED
+        return _exit_code(error)
     except KeyboardInterrupt:
         return 130
+
+
+def _exit_code(error: Exception) -> int:
+    match error:
+        case ConfigError():
+            return USAGE
+        case Unreachable():
+            return UNREACHABLE
+        case _:
+            return FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--keep", action="store_true", help="leave dashboard and metrics up")
     demo.add_argument("--kernel", type=Path, help="a guest kernel, for a real Firecracker")
     demo.set_defaults(command=_demo)
+    commands_of_operators.add_to(commands)
     return parser
 
 

@@ -20,12 +20,21 @@ from worker.verify import Policy
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A job as it was taken from Redis: its id, RQ's `data`, and RQ's times as they came."""
+    """A job as it was taken from Redis: its id, RQ's `data`, and RQ's times as they came.
+
+    Bytes of an id that are no UTF-8 are surrogates in it (`surrogateescape`).
+    """
 
     id: str
     data: bytes
     created_at: bytes = b""
     enqueued_at: bytes = b""
+    canceled: bool = False
+
+    @property
+    def shown(self) -> str:
+        """The id as a person may read it: one line, printable, not endless."""
+        return ascii(self.id)[1:-1][:100]
 
 
 class Publisher(Protocol):

@@ -71,3 +71,7 @@ class ConfigError(Exception):
 
 class StartupError(Exception):
     """`hostd run` cannot start; the message names the thing and the way out."""
+
+
+class Unreachable(StartupError):
+    """Redis does not answer."""

@@ -12,22 +12,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Final
 
 from enqueue.requests import Ping, describe, op_of
 from enqueue.results import Result
 from worker.answers import refused, replayed
 from worker.attempt import attempt, decide
 from worker.context import Context, Delivery
-from worker.errors import Conflict, Rejected
+from worker.errors import Conflict, HostdError, Rejected
 from worker.events import say
 from worker.ledger import Delivery as Kind
 from worker.ledger import Entry
 from worker.supersede import Subject, supersede
 from worker.turns import keys_of
-from worker.verify import Forged, Order, verified
+from worker.verify import Forged, Order, check_times, verified
 from worker.waits import Answer, Turn, Until, Wait
 
 log = logging.getLogger("hostd")
+
+CANCELLED: Final = Conflict("cancelled", "it was cancelled while it waited")
 
 
 def story(delivery: Delivery, ctx: Context) -> Iterator[Wait]:
@@ -47,8 +50,10 @@ def story(delivery: Delivery, ctx: Context) -> Iterator[Wait]:
         ctx.publish.settle()
         kind, entry = accepted(order, ctx)
     match kind:
+        case Kind.NEW | Kind.RERUN if delivery.canceled:
+            yield from refuse(order, entry, delivery, CANCELLED, ctx)
         case Kind.NEW:
-            yield from fulfil(order, entry, delivery, ctx)
+            yield from begin(order, entry, delivery, ctx)
         case Kind.RERUN:
             yield from run_again(order, entry, delivery, ctx)
         case Kind.IN_FLIGHT:
@@ -57,6 +62,16 @@ def story(delivery: Delivery, ctx: Context) -> Iterator[Wait]:
             yield from answered(order, entry, delivery, ctx)
         case Kind.REUSED:
             yield from reused(order, delivery, ctx)
+
+
+def begin(order: Order, entry: Entry, delivery: Delivery, ctx: Context) -> Iterator[Wait]:
+    """A first run; one that comes too late supersedes nothing."""
+    try:
+        check_times(order.body, now_ms=ctx.clock.now_ms())
+    except Rejected as error:
+        yield from refuse(order, entry, delivery, error, ctx)
+    else:
+        yield from fulfil(order, entry, delivery, ctx)
 
 
 def fulfil(order: Order, entry: Entry, delivery: Delivery, ctx: Context) -> Iterator[Wait]:
@@ -72,8 +87,7 @@ def fulfil(order: Order, entry: Entry, delivery: Delivery, ctx: Context) -> Iter
         while isinstance(outcome := attempt(order, ctx), Until):
             yield outcome
     else:
-        error = Conflict("cancelled", "it was cancelled while it waited")
-        outcome = decide(order, refused(op_of(request), error), ctx)
+        outcome = decide(order, refused(op_of(request), CANCELLED), ctx)
     tell(order, delivery, outcome, ctx, request_id=entry.request_id)
 
 
@@ -105,7 +119,7 @@ def quarantined(delivery: Delivery, result: Result, ctx: Context) -> Iterator[Wa
     yield Answer()
     ctx.publish.quarantine(delivery, result)
     ctx.metrics.ended(result)
-    say("quarantined", delivery.id, result)
+    say("quarantined", delivery.shown, result)
 
 
 def answered(order: Order, entry: Entry, delivery: Delivery, ctx: Context) -> Iterator[Wait]:
@@ -126,6 +140,13 @@ def run_again(order: Order, entry: Entry, delivery: Delivery, ctx: Context) -> I
         f"request {later} of the same instance was accepted later and is decided",
         hint="send a new request if you still want this",
     )
+    yield from refuse(order, entry, delivery, error, ctx)
+
+
+def refuse(
+    order: Order, entry: Entry, delivery: Delivery, error: HostdError, ctx: Context
+) -> Iterator[Wait]:
+    """An accepted request ends without a run."""
     result = decide(order, refused(op_of(order.body.request), error), ctx)
     yield Answer()
     tell(order, delivery, result, ctx, request_id=entry.request_id)

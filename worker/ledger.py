@@ -75,6 +75,7 @@ class Entry:
     seq: int
     call: bytes
     state: str
+    runs: int
     attempts: int
     accepted_at_ms: int
     began_at_ms: int | None
@@ -96,7 +97,7 @@ def is_final(result: Result) -> bool:
     """Whether a later delivery gets this result again instead of a new run."""
     if not isinstance(result, Failed):
         return True
-    final_codes = ("conflict/superseded", "conflict/overtaken", "conflict/cancelled")
+    final_codes = ("conflict/superseded", "conflict/overtaken")
     return result.failure_class in ("rejected", "lost") or result.code in final_codes
 
 
@@ -158,6 +159,18 @@ class Ledger:
                 raise
             finally:
                 self._batching -= 1
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """What is written within is taken back: for questions of the form "what if"."""
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._batching += 1
+            try:
+                yield
+            finally:
+                self._batching -= 1
+                self._db.execute("ROLLBACK")
 
     def _commit(self) -> None:
         """The one place where something becomes durable."""
@@ -374,7 +387,7 @@ class Ledger:
     def _entries(self, where: str, *values: object) -> list[Entry]:
         with self._lock:
             rows = self._db.execute(
-                "SELECT request_id, seq, call, state, attempts, accepted_at_ms, began_at_ms,"  # noqa: S608  `where` is a constant of this module
+                "SELECT request_id, seq, call, state, runs, attempts, accepted_at_ms, began_at_ms,"  # noqa: S608  `where` is a constant of this module
                 f" not_before_ms, result FROM requests {where}",
                 values,
             ).fetchall()
@@ -414,12 +427,14 @@ class Ledger:
 
 
 def _entry(row: Sequence[Any]) -> Entry:
-    request_id, seq, call, state, attempts, accepted_at_ms, began_at_ms, not_before_ms, raw = row
+    request_id, seq, call, state, runs, attempts, accepted_at_ms, began_at_ms = row[:8]
+    not_before_ms, raw = row[8:]
     return Entry(
         request_id=request_id,
         seq=seq,
         call=call,
         state=state,
+        runs=runs,
         attempts=attempts,
         accepted_at_ms=accepted_at_ms,
         began_at_ms=began_at_ms,

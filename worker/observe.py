@@ -42,11 +42,11 @@ def listening_socket(listen: str) -> socket.socket:
     Raises:
         StartupError: the address is taken or wrong.
     """
-    if listen.startswith("fd:"):
-        return socket.socket(fileno=int(listen.removeprefix("fd:")))
     address, _, port = listen.rpartition(":")
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
+        if listen.startswith("fd:"):
+            return socket.socket(fileno=int(port))
         return socket.create_server((address.strip("[]"), int(port)), family=family)
     except (OSError, OverflowError) as error:
         raise StartupError(

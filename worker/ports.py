@@ -252,7 +252,7 @@ class Disks(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Artifacts:
-    """A pool's current revision; `config` is fc-base.json's content, empty if there is none."""
+    """A pool's current revision: `revisions/<revision>` and the files in it."""
 
     revision: str
     kernel: Path
@@ -355,6 +355,9 @@ class Vmm(Protocol):
     in time), Broken `vmm_refused` (it answered with an error, which the message carries) or
     Broken `vmm_exited` (it has ended; facts carry the exit code, where known, and a log tail).
     """
+
+    def warm(self) -> None:
+        """The first start need not wait for what is loaded late; for a worker that is idle."""
 
     def state(self, ref: InstanceRef) -> VmmState:
         """What the VMM does; death is what its pidfd says, never a timed-out API."""

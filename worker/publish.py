@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import base64
 import logging
+import re
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from typing import Any, Final
 import msgspec
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from enqueue import envelope, keys
 from enqueue.requests import describe
@@ -33,6 +34,7 @@ log = logging.getLogger("hostd")
 
 RESULT_SUCCESSFUL: Final = 1  # rq.results.Result.Type
 RESULT_FAILED: Final = 2
+RQ_TIME: Final = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\d(\.\d{1,6})?Z")
 CANCELED: Final = ("conflict/superseded", "conflict/cancelled")
 
 
@@ -90,19 +92,23 @@ class RedisPublisher:
                 pipe.persist(job)
                 pipe.zadd(self._keys.started, {delivery.id: "+inf"})
                 pipe.zrem(self._keys.deferred, delivery.id)
-                status = pipe.execute()[0]
+                status = _executed(pipe)[0]
         except RedisError as error:
             log.warning("cannot show %s as started: %s", delivery.id, error)
             return True
         return bool(status != b"canceled")
 
-    def deferred(self, ids: list[str]) -> None:
-        """These jobs show as waiting for their turn."""
+    def deferred(self, waiting: Collection[str], *, no_more: Collection[str] = ()) -> None:
+        """These jobs show as waiting for their turn, and those not.
+
+        Their status stays `queued`: written here it could undo a cancellation or an end.
+        """
         with self._redis.pipeline(transaction=True) as pipe:
-            for id_ in ids:
-                pipe.hset(keys.job(id_), "status", "deferred")
-                pipe.zadd(self._keys.deferred, {id_: "+inf"})
-            pipe.execute()
+            if waiting:
+                pipe.zadd(self._keys.deferred, dict.fromkeys(waiting, "+inf"))
+            if no_more:
+                pipe.zrem(self._keys.deferred, *no_more)
+            _executed(pipe)
 
     def tell(self, delivery: Delivery, result: Result, *, request_id: str | None) -> None:
         """See `worker.context.Publisher`."""
@@ -114,8 +120,7 @@ class RedisPublisher:
 
     def settle(self) -> None:
         """See `worker.context.Publisher`."""
-        with self._wire:
-            pass
+        self.flush()
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -171,7 +176,7 @@ class RedisPublisher:
                     maxlen=self._config.events_cap,
                     approximate=True,
                 )
-            pipe.execute()
+            _executed(pipe)
 
     def _queue(self, pipe: Pipeline, telling: _Telling) -> None:
         id_, failed = telling.delivery.id, isinstance(telling.result, Failed)
@@ -179,6 +184,10 @@ class RedisPublisher:
         registry, status = self._registry(telling.result)
         if telling.quarantined:
             self._queue_quarantine(pipe, telling)
+        raw_id = id_.encode("utf-8", "surrogateescape")
+        pipe.lrem(self._keys.intermediate, 0, raw_id)  # type: ignore[arg-type]  # redis-py's str is any value
+        if not telling.delivery.data:
+            return  # there is no job to write to, and its id may be anything
         pipe.hset(keys.job(id_), mapping=self._job_fields(telling, status))
         pipe.expire(keys.job(id_), ttl_s)
         pipe.xadd(keys.results(id_), self._stream_fields(telling.result), maxlen=10)
@@ -186,11 +195,10 @@ class RedisPublisher:
         pipe.zrem(self._keys.started, id_)
         pipe.zrem(self._keys.deferred, id_)
         pipe.zadd(registry, {id_: int(self._wall()) + ttl_s})
-        pipe.lrem(self._keys.intermediate, 0, id_)
 
     def _queue_quarantine(self, pipe: Pipeline, telling: _Telling) -> None:
         entry = {
-            "job_id": telling.delivery.id,
+            "job_id": telling.delivery.shown,
             "reason": str(telling.result),
             "at_ms": int(self._wall() * 1000),
         }
@@ -221,8 +229,8 @@ class RedisPublisher:
                 "data": delivery.data,
                 "origin": self._keys.queue_name,
                 "description": _description(delivery.data),
-                "created_at": delivery.created_at or _rq_time(began),
-                "enqueued_at": delivery.enqueued_at or _rq_time(began),
+                "created_at": _time_or(delivery.created_at, began),
+                "enqueued_at": _time_or(delivery.enqueued_at, began),
                 "timeout": 0,
             }
         return fields
@@ -245,6 +253,37 @@ def _description(call: bytes) -> str:
         return describe(envelope.decode_body(envelope.decode_call(call).body).request)
     except msgspec.DecodeError:
         return "unreadable request"
+
+
+def _executed(pipe: Pipeline) -> list[Any]:
+    """The replies of the MULTI, which is executed once whatever stands in Redis.
+
+    A command inside a MULTI that fails (WRONGTYPE, say) stops no other, so repeating the whole
+    would tell everything twice.  A key that hostd cannot write to is somebody's plant: it is
+    deleted and what belongs there is written again.
+    """
+    commands: list[Any] = [command for command, _ in pipe.command_stack]
+    replies = pipe.execute(raise_on_error=False)
+    failed = [
+        command[1]
+        for command, reply in zip(commands, replies, strict=True)
+        if isinstance(reply, ResponseError)
+    ]
+    if failed:
+        log.error("deleted, because they are not what hostd keeps there: %s", ascii(failed))
+        pipe.delete(*failed)
+        again: Callable[..., object] = pipe.execute_command  # redis-py leaves it untyped
+        for command in commands:
+            if command[1] in failed:
+                again(*command)
+        pipe.execute(raise_on_error=False)
+    return replies
+
+
+def _time_or(given: bytes, wall_s: float) -> str:
+    """A time of RQ's as it came, if stock tools can read it."""
+    text = given.decode("ascii", "replace")
+    return text if RQ_TIME.fullmatch(text) else _rq_time(wall_s)
 
 
 def _rq_time(wall_s: float) -> str:

@@ -10,6 +10,7 @@ is no pubsub, no suspension, no scheduler, no registry maintenance, no callback,
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NoReturn
@@ -28,7 +29,7 @@ from worker.host.serializer import MsgspecSerializer
 
 log = logging.getLogger("hostd")
 
-BLOCK_S: Final = 5
+BLOCK_S: Final = 1  # SIGTERM waits for it
 TAKE_AT_MOST: Final = 256
 WORKER_TTL_S: Final = 30
 RECONNECT_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -75,6 +76,7 @@ class HostWorker(SimpleWorker):
         )
         self._redis = redis
         self._keys = host_keys
+        self._id_form = re.compile(re.escape(host_keys.host) + "_[A-Za-z0-9-]{1,64}")
         self._deliver = deliver
         self._refuse = refuse
         self.stopping = threading.Event()
@@ -126,14 +128,32 @@ class HostWorker(SimpleWorker):
             self._fetch(unique[start : start + TAKE_AT_MOST])
 
     def _arrive(self) -> None:
+        self._free_the_lists()
         self.take_back()
+        try:
+            self._sign_on()
+        except (ResponseError, ValueError) as error:
+            log.warning("stock tools will not show this worker: %s", error)
+        self.connected.set()
+        log.info("listening on %s", self._keys.queue_name)
+
+    def _free_the_lists(self) -> None:
+        """Whatever stands in a list's place and is no list would block the host."""
+        for key in (self._keys.queue, self._keys.intermediate):
+            try:
+                self._redis.llen(key)
+            except ResponseError as error:
+                if not _is_wrong_type(error):
+                    raise
+                log.warning("%s is no list: somebody has put it there; it is deleted", key)
+                self._redis.delete(key)
+
+    def _sign_on(self) -> None:
         # A worker of this name that was killed looks alive until its key expires; the host-wide
         # lock proves that it is not.
         self._redis.delete(self.key)
         self.register_birth()  # type: ignore[no-untyped-call]  # RQ leaves it untyped
         self.set_state(WorkerStatus.IDLE)
-        self.connected.set()
-        log.info("listening on %s", self._keys.queue_name)
 
     def _take(self) -> None:
         first = self._redis.blmove(self._keys.queue, self._keys.intermediate, BLOCK_S)
@@ -150,7 +170,12 @@ class HostWorker(SimpleWorker):
 
     def _fetch(self, ids: Iterable[bytes]) -> int:
         """Reads these jobs and delivers them; returns how many more wait in the queue."""
-        names = [id_.decode("utf-8", "replace") for id_ in ids]
+        names = []
+        for name in (id_.decode("utf-8", "surrogateescape") for id_ in ids):
+            if self._id_form.fullmatch(name):
+                names.append(name)
+            else:
+                self._refuse(Delivery(name, b""), "its id is none of this host")
         with self._redis.pipeline(transaction=False) as pipe:
             for name in names:
                 pipe.hmget(keys.job(name), FIELDS)
@@ -168,7 +193,7 @@ class HostWorker(SimpleWorker):
         return int(more)
 
     def _delivery(self, name: str, fields: Any) -> Delivery | None:
-        if isinstance(fields, ResponseError):
+        if isinstance(fields, ResponseError) and _is_wrong_type(fields):
             self._refuse(Delivery(name, b""), f"its key cannot be read: {fields}")
             return None
         if isinstance(fields, Exception):
@@ -177,10 +202,8 @@ class HostWorker(SimpleWorker):
         if data is None:
             self._refuse(Delivery(name, b""), "there is no such job, or it has no data")
             return None
-        if status == b"canceled":
-            self._refuse(Delivery(name, data), "it was cancelled before hostd took it")
-            return None
-        return Delivery(name, data, created_at or b"", enqueued_at or b"")
+        canceled = status == b"canceled"
+        return Delivery(name, data, created_at or b"", enqueued_at or b"", canceled)
 
     # ------------------------------------------------------------ coming and going
 
@@ -206,3 +229,8 @@ class HostWorker(SimpleWorker):
             RedisError: Redis is away.
         """
         self.heartbeat(WORKER_TTL_S + 60)
+
+
+def _is_wrong_type(error: ResponseError) -> bool:
+    """Whether a key holds another type than the command wants (the prefix is Redis' protocol)."""
+    return str(error).startswith("WRONGTYPE")

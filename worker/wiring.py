@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +20,7 @@ from typing import Final
 from prometheus_client.core import GaugeMetricFamily
 from redis.exceptions import RedisError
 
-from enqueue.keys import HostKeys
+from enqueue.keys import HostKeys, job_id
 from enqueue.results import Pong
 from enqueue.signing import load_verifier
 from worker import recover, simulator
@@ -27,7 +28,7 @@ from worker.answers import refused
 from worker.config import Config
 from worker.context import Context, Delivery
 from worker.engine import Clock
-from worker.errors import ConfigError, HostdError, StartupError
+from worker.errors import Broken, ConfigError, HostdError, StartupError
 from worker.executors import Executors
 from worker.host import machine
 from worker.host import redis as redis_host
@@ -38,7 +39,7 @@ from worker.host.firecracker.images import DiskImages
 from worker.host.netlink import Netlink
 from worker.host.nft import Nft
 from worker.host.records import DiskRecords
-from worker.job import story
+from worker.job import quarantined, story
 from worker.ledger import Ledger
 from worker.lock import Locks
 from worker.metrics import Metrics
@@ -78,6 +79,7 @@ class Hostd:
     def _build(self, config: Config, wrap: Callable[[Host], Host]) -> None:
         if os.geteuid() != 0:
             raise StartupError("hostd run needs root: it makes devices, mounts and control groups")
+        policy = build_policy(config)
         _directories(config)
         self._open.enter_context(_host_lock(config.paths.runtime))
         self._listening = listening_socket(config.metrics.listen) if config.metrics.listen else None
@@ -90,11 +92,11 @@ class Hostd:
         self._owner = redis_host.Owner(
             machine_id=machine.machine_id(), runtime=str(config.paths.runtime), pid=os.getpid()
         )
-        redis_host.claim(self._redis, self._keys, self._owner)
-        self.ledger = Ledger(config.paths.ledger)
-        self._open.callback(self.ledger.close)
         self.host = build_host(config, self._open)
         self._firecracker_version = self.host.vmm.version()
+        self.ledger = Ledger(config.paths.ledger)
+        self._open.callback(self.ledger.close)
+        redis_host.claim(self._redis, self._keys, self._owner)
         self.publisher = RedisPublisher(
             self._redis,
             self.ledger,
@@ -106,7 +108,7 @@ class Hostd:
         self.executors = Executors(
             config.worker.threads, answering=self.publisher.batch, fatal=self._die
         )
-        self.context = self._context(config, wrap)
+        self.context = self._context(config, policy, wrap)
         taking = redis_host.connect(config.redis, extra_timeout_s=BLOCK_S)
         self._open.callback(taking.close)
         self.worker = HostWorker(
@@ -117,16 +119,14 @@ class Hostd:
     def _worker_name(self) -> str:
         return f"{self.config.host}_{machine.machine_id()[:8]}"
 
-    def _context(self, config: Config, wrap: Callable[[Host], Host]) -> Context:
+    def _context(self, config: Config, policy: Policy, wrap: Callable[[Host], Host]) -> Context:
         metrics = Metrics()
-        metrics.build.info(
-            {"version": machine.version(), "firecracker": self._firecracker_version}
-        )
+        metrics.build.info({"version": machine.version(), "firecracker": self._firecracker_version})
         metrics.registry.register(Live(self._gauges))
         return Context(
             config=config,
             settings=build_settings(config),
-            policy=build_policy(config),
+            policy=policy,
             host=wrap(self.host),
             ledger=self.ledger,
             locks=Locks(config.paths.runtime / "lock", timeout_s=config.worker.lock_timeout_s),
@@ -179,11 +179,33 @@ class Hostd:
     def _deliver(self, deliveries: Sequence[Delivery]) -> None:
         with self.executors.batch(), self.ledger.transaction():
             for delivery in deliveries:
-                self.executors.submit(story(delivery, self.context))
+                self._submit(delivery)
+
+    def _submit(self, delivery: Delivery) -> None:
+        try:
+            self.executors.submit(story(delivery, self.context))
+        except sqlite3.Error:
+            raise  # without its ledger hostd must not go on
+        except Exception as error:
+            # It would come back at every start.
+            log.exception("bug while reading %s", delivery.shown)
+            bug = Broken("bug", f"{type(error).__name__}: {error}", hint="please report it")
+            self.executors.submit(quarantined(delivery, refused("unknown", bug), self.context))
 
     def _refuse(self, delivery: Delivery, reason: str) -> None:
+        if self._goes_on(delivery):
+            return
         error = Forged("unreadable", reason, hint="see docs/runbook.md")
+        log.warning("quarantined %s: %s", delivery.shown, reason)
         self.publisher.quarantine(delivery, refused("unknown", error))
+
+    def _goes_on(self, delivery: Delivery) -> bool:
+        """Whether Redis has lost a job that is in flight: the ledger has all that it needs."""
+        request_id = delivery.id.removeprefix(job_id(self.config.host, ""))
+        try:
+            return self.ledger.entry(request_id).state == "accepted"
+        except (KeyError, UnicodeEncodeError):
+            return False
 
     # ------------------------------------------------------------ beside the requests
 
@@ -191,15 +213,19 @@ class Hostd:
         """Heartbeat, owner key, what waits for Redis, and who shows as deferred."""
         shown: set[str] = set()
         next_beat = 0.0
+        self.worker.connected.wait(BEAT_S)
+        self.host.vmm.warm()
         while not self.worker.stopping.wait(1.0):
+            if not self.worker.connected.is_set():
+                continue
+            if self.publisher.backlog() or self.ledger.untold_events():
+                self.publisher.flush()
             try:
-                if self.publisher.backlog() and self.worker.connected.is_set():
-                    self.publisher.flush()
-                shown = self._show_waiting(shown)
-                if time.monotonic() >= next_beat and self.worker.connected.is_set():
+                if time.monotonic() >= next_beat:
+                    next_beat = time.monotonic() + BEAT_S
                     redis_host.refresh(self._redis, self._keys, self._owner)
                     self.worker.beat()
-                    next_beat = time.monotonic() + BEAT_S
+                shown = self._show_waiting(shown)
             except RedisError as error:
                 log.debug("housekeeping: %s", error)
 
@@ -209,8 +235,8 @@ class Hostd:
             for subject in self.executors.waiting()
             if isinstance(subject, Subject)
         }
-        if new := sorted(waiting - shown):
-            self.publisher.deferred(new)
+        if waiting != shown:
+            self.publisher.deferred(waiting - shown, no_more=shown - waiting)
         return waiting
 
     def _serve(self) -> ThreadingHTTPServer | None:

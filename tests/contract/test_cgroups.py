@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -208,9 +209,12 @@ def test_a_process_that_joined_only_one_hierarchy_is_a_member_and_is_killed(real
 @pytest.mark.root
 def test_a_group_that_forks_all_the_time_is_killed_whole(real: Kernel) -> None:
     real.cgroups.put(ONE, LIMITS)
-    script = 'for file; do echo $$ >"$file"; done; echo in; while :; do sleep 100 & done'
-    argv = ["sh", "-c", script, "forker", *map(str, real.cgroups.join_files(ONE))]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as forker:
+    joins = "".join(
+        f"open({str(file)!r}, 'w').write('0');" for file in real.cgroups.join_files(ONE)
+    )
+    bomb = "while True:\n try: os.fork()\n except OSError: pass"  # up to the limit on tasks
+    program = f"import os\n{joins}\nprint('in', flush=True)\n{bomb}"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as forker:
         assert forker.stdout is not None
         assert forker.stdout.readline() == b"in\n"
         real.cgroups.kill(ONE, timeout_s=10)
@@ -258,7 +262,7 @@ def test_memory_beyond_the_limit_kills_the_member_and_nobody_else(real: Kernel) 
     joins = "".join(
         f"open({str(file)!r}, 'w').write('0');" for file in real.cgroups.join_files(ONE)
     )
-    done = subprocess.run(["python3", "-c", f"{joins} bytearray(64 << 20)"], check=False)
+    done = subprocess.run([sys.executable, "-c", f"{joins} bytearray(64 << 20)"], check=False)
     assert done.returncode == -9
 
 
@@ -269,7 +273,7 @@ def test_tasks_beyond_the_limit_cannot_be_made(real: Kernel) -> None:
         f"open({str(file)!r}, 'w').write('0');" for file in real.cgroups.join_files(ONE)
     )
     program = f"import os, errno\n{joins}\ntry: os.fork()\nexcept OSError as e: exit(e.errno)"
-    done = subprocess.run(["python3", "-c", program], check=False)
+    done = subprocess.run([sys.executable, "-c", program], check=False)
     assert done.returncode == 11  # EAGAIN
 
 

@@ -41,7 +41,10 @@ class Fuse:
 
     @contextmanager
     def effect(self, name: str) -> Iterator[None]:
-        """One effect takes place inside."""
+        """One effect takes place inside.  Telling is no effect on the machine: it never fails."""
+        if self.error is not None and name == "publish.tell":
+            yield
+            return
         self.seen.append(name)
         mine = len(self.seen) == self.at
         if mine and not self.after:

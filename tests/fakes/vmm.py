@@ -49,6 +49,9 @@ class FakeVmm:
         """Another hostd on the same machine."""
         return FakeVmm(self.layout, self.machine)
 
+    def warm(self) -> None:
+        pass
+
     def memory(self, ref: InstanceRef) -> int:
         """The number in the guest's memory; it grows while the guest runs."""
         guest = self._guest(ref)

@@ -98,7 +98,9 @@ class InlineExecutors:
                 self._place(number, wait)
 
     def withdraw(self, wanted: Callable[[object], bool]) -> list[object]:
-        found = [n for n, subject in self._subjects.items() if n in self._stories and wanted(subject)]
+        found = [
+            n for n, subject in self._subjects.items() if n in self._stories and wanted(subject)
+        ]
         for number in found:
             self._let_go(number)
         return [self._subjects[number] for number in found]
@@ -235,7 +237,11 @@ class World:
             metrics=Metrics(),
             clock=Clock(wall=lambda: self.now_s, monotonic=lambda: self.now_s - NOW_S),
             pong=lambda: Pong(
-                host=HOST, version="0", boot_id="b", uptime_s=1.0, firecracker_version="1",
+                host=HOST,
+                version="0",
+                boot_id="b",
+                uptime_s=1.0,
+                firecracker_version="1",
                 queue_depth=0,
             ),  # fmt: skip
             random=lambda: 1.0,

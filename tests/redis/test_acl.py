@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
-from redis.exceptions import NoPermissionError, RedisError
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.retry import Retry
 
 from enqueue import HostClient, acl, keys
 from enqueue.errors import EnqueueError
 from enqueue.requests import Ping
-from enqueue.results import Pong
-from tests.fixtures.dashboard import DONE, FAILED, HOST, SLEEP, START, SUPERSEDED, Dashboard
+from enqueue.results import Pong, Result
+from tests.fixtures.dashboard import (
+    DONE,
+    FAILED,
+    HOST,
+    SLEEP,
+    START,
+    SUPERSEDED,
+    Dashboard,
+    HostTraces,
+)
 from tests.fixtures.redis import RedisServer
 from worker.config import RedisConfig, WorkerConfig
 from worker.context import Delivery
+from worker.errors import StartupError
 from worker.host import redis as redis_host
 from worker.ledger import Change, Ledger
 from worker.publish import RedisPublisher
@@ -30,6 +42,9 @@ pytestmark = pytest.mark.redis
 KEYS = keys.HostKeys(HOST)
 OTHER = keys.HostKeys("host-b")
 PASSWORD = "secret"
+ONCE = Retry(NoBackoff(), 0)
+# The last is RQ's, about CLIENT LIST.
+REFUSALS = (RedisError, EnqueueError, StartupError, AssertionError, Warning)
 CLIENT, WORKER = acl.client_rights([HOST]), acl.worker_rights(HOST)
 PONG = Pong(
     host=HOST, version="1", boot_id="b", uptime_s=1.0, firecracker_version="1", queue_depth=0
@@ -95,7 +110,9 @@ def everything(walled: Walled) -> None:
     )
     dead = walled.client.enqueue(START, host=HOST, request_id="dead")
     walled.admin.delete(keys.job(dead.job_id))
-    answers = dict(zip((t.job_id for t in tickets), (DONE, FAILED, SUPERSEDED, PONG), strict=True))
+    answers: dict[str, Result] = dict(
+        zip((t.job_id for t in tickets), (DONE, FAILED, SUPERSEDED, PONG), strict=True)
+    )
 
     def tell(delivery: Delivery) -> None:
         walled.publisher.deferred([delivery.id])
@@ -106,10 +123,12 @@ def everything(walled: Walled) -> None:
     walled.ledger.decide("none", DONE, now_ms=1, events=[b'{"event":"x"}'], change=change)
     walled.serve(tell)
     with walled.redis.pipeline(transaction=False) as pipe:
-        pipe.llen(KEYS.queue).zcard(KEYS.failed).execute()
-    assert [ticket.wait(5) for ticket in tickets] == list(answers.values())
+        pipe.llen(KEYS.queue)
+        pipe.zcard(KEYS.failed)
+        pipe.execute()
+    assert [ticket.wait(2) for ticket in tickets] == list(answers.values())
     assert tickets[1].retry().status() == "queued"
-    assert walled.client.ticket("one", host=HOST).wait(5) == DONE
+    assert walled.client.ticket("one", host=HOST).wait(2) == DONE
     walled.client.jobs(
         host=HOST, states=["queued", "deferred", "started", "failed", "canceled", "finished"]
     )
@@ -148,24 +167,145 @@ def needed(rights: tuple[str, ...]) -> list[tuple[str, str]]:
     return [(r, weaker) for r in rights if r != "-@all" for weaker in reduced(r)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whose", ["client", "worker"])
 def test_every_single_right_is_needed(
     redis_server: RedisServer, tmp_path: Path, whose: str
 ) -> None:
     idle = []
-    for right, weaker in needed(CLIENT if whose == "client" else WORKER):
+    for number, (right, weaker) in enumerate(needed(CLIENT if whose == "client" else WORKER)):
         redis_server.reset()
         redis_server.client().acl_log_reset()
         rights = {"client": CLIENT, "worker": WORKER}
-        rights[whose] = tuple(weaker if r == right else r for r in rights[whose])
-        ledger = Ledger(
-            tmp_path / f"{len(idle)}-{right.replace('/', '_')}-{bool(weaker)}{weaker[:2]}.db"
-        )
-        walled = Walled(redis_server, ledger, **rights)
-        with suppress(RedisError, EnqueueError, AssertionError, Exception):
-            everything(walled)
-        if not walled.denials():
-            idle.append(f"{right} -> {weaker or 'nothing'}")
-        walled.close()
-        ledger.close()
+        rights[whose] = tuple(weaker if one == right else one for one in rights[whose])
+        with closing(Ledger(tmp_path / f"{number}.db")) as ledger:
+            walled = Walled(redis_server, ledger, **rights)
+            with closing(walled), suppress(*REFUSALS):
+                everything(walled)
+            if not walled.denials():
+                idle.append(f"{right} -> {weaker or 'nothing'}")
     assert idle == []
+
+
+CLIENT_MAY_NOT: tuple[tuple[str, ...], ...] = (
+    ("HGETALL", keys.job("host-a_x")),
+    ("HGET", keys.job("host-b_x"), "data"),
+    ("HSET", keys.job("host-b_x"), "data", "x"),
+    ("RPUSH", OTHER.queue, "host-b_x"),
+    ("LRANGE", OTHER.queue, "0", "-1"),
+    ("XREVRANGE", keys.results("host-b_x"), "+", "-"),
+    ("XREVRANGE", OTHER.events, "+", "-"),
+    ("XADD", keys.results("host-a_x"), "*", "type", "1"),
+    ("XADD", KEYS.events, "*", "event", "{}"),
+    ("ZADD", KEYS.started, "1", "host-a_x"),
+    ("ZREM", KEYS.started, "host-a_x"),
+    ("LPOP", KEYS.queue),
+    ("LREM", KEYS.queue, "0", "host-a_x"),
+    ("RPUSH", KEYS.intermediate, "host-a_x"),
+    ("SADD", keys.WORKERS, "rq:worker:x"),
+    ("SMEMBERS", keys.QUEUES),
+    ("SET", KEYS.owner, "me"),
+    ("DEL", keys.job("host-a_x")),
+    ("EVAL", "return 1", "0"),
+)
+WORKER_MAY_NOT: tuple[tuple[str, ...], ...] = (
+    ("HSET", keys.job("host-b_x"), "status", "failed"),
+    ("HGET", keys.job("host-b_x"), "data"),
+    ("LRANGE", OTHER.intermediate, "0", "-1"),
+    ("LMOVE", OTHER.queue, KEYS.intermediate, "LEFT", "RIGHT"),
+    ("LMOVE", KEYS.queue, OTHER.queue, "LEFT", "RIGHT"),
+    ("XADD", keys.results("host-b_x"), "*", "type", "1"),
+    ("XADD", OTHER.events, "*", "event", "{}"),
+    ("ZADD", OTHER.failed, "1", "host-b_x"),
+    ("SET", OTHER.owner, "me"),
+    ("DEL", "rq:worker:host-b_w"),
+    ("XREVRANGE", keys.results("host-a_x"), "+", "-"),
+    ("EVALSHA", "0" * 40, "0"),
+)
+NOBODY_MAY: tuple[tuple[str, ...], ...] = (
+    ("PUBLISH", "rq:pubsub:host-a_w", "shutdown"),
+    ("SUBSCRIBE", "rq:pubsub:host-a_w"),
+    ("SET", "rq:suspended", "1"),
+    ("KEYS", "*"),
+    ("SCAN", "0"),
+    ("FLUSHALL",),
+    ("CONFIG", "SET", "appendonly", "no"),
+    ("CONFIG", "GET", "*"),
+    ("ACL", "LIST"),
+    ("SHUTDOWN",),
+    ("REPLICAOF", "127.0.0.1", "1"),
+    ("MONITOR",),
+    ("SAVE",),
+)
+
+
+def assert_denied(redis: Redis, commands: tuple[tuple[str, ...], ...]) -> None:
+    for command in commands:
+        with pytest.raises(NoPermissionError):
+            redis.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py's
+
+
+def test_a_client_can_neither_touch_another_host_nor_act_as_one(walled: Walled) -> None:
+    with Redis.from_url(walled.client_url) as redis:
+        assert_denied(redis, CLIENT_MAY_NOT + NOBODY_MAY)
+    with pytest.raises(EnqueueError):
+        walled.client.enqueue(START, host="host-b")
+
+
+def test_a_worker_can_touch_nothing_of_another_host(walled: Walled) -> None:
+    assert_denied(walled.redis, WORKER_MAY_NOT + NOBODY_MAY)
+
+
+def test_the_dashboard_shows_and_requeues_and_can_do_no_more(
+    traces: HostTraces, redis_server: RedisServer
+) -> None:
+    traces.registered()
+    traces.started()
+    failed = traces.told(FAILED, SLEEP)
+    admin = redis_server.client()
+    admin.acl_log_reset()
+    rights = " ".join(acl.dashboard_rights())
+    url = redis_server.add_user("dashboard", password=PASSWORD, rights=rights)
+    admin.config_resetstat()
+    running = Dashboard("--redis", url)
+    try:
+        name, http = KEYS.queue_name, running.http
+        registries = ("queued", "started", "deferred", "finished", "failed", "canceled")
+        lists = [f"/0/data/jobs/{name}/{one}/8/asc/1.json" for one in (*registries, "scheduled")]
+        for page in ("/", "/healthz", "/0/data/queues.json", "/0/data/workers.json", *lists):
+            assert http.get(page).status_code == 200, page
+        assert http.get(f"/0/data/job/{failed}.json").json()["status"] == "failed"
+        assert http.post(f"/job/{failed}/requeue").status_code == 200
+    finally:
+        running.stop()
+    assert [entry["object"] for entry in admin.acl_log()] == []
+    used = {name.removeprefix("cmdstat_") for name in admin.info("commandstats")}
+    assert sorted(set(acl.DASHBOARD_COMMANDS) - used) == []
+    with Redis.from_url(url) as redis:
+        assert_denied(redis, NOBODY_MAY)
+        assert_denied(redis, (("DEL", keys.job(failed)), ("LPOP", KEYS.queue)))
+        assert_denied(redis, (("XADD", KEYS.events, "*", "event", "{}"),))
+
+
+def test_the_lines_are_an_acl_file_that_redis_takes(redis_server: RedisServer) -> None:
+    hashes = {name: acl.password_hash(PASSWORD) for name in ("agentd", "hostd-host-a")}
+    admin = redis_server.client()
+    for line in acl.acl_lines("host-a", "host-b", hashes=hashes).splitlines()[1:]:
+        _, name, *rules = line.split()
+        execute: Any = admin.execute_command
+        execute("ACL", "SETUSER", name, *rules)
+    path = str(redis_server.socket)
+    with Redis(unix_socket_path=path, username="agentd", password=PASSWORD) as r:
+        assert r.llen(OTHER.queue) == 0
+    for off in ("hostd-host-b", "dashboard"):
+        with (
+            Redis(unix_socket_path=path, username=off, password="x", retry=ONCE) as r,
+            pytest.raises(AuthenticationError),
+        ):
+            r.ping()
+
+
+def test_a_name_that_is_no_host_gets_no_lines() -> None:
+    for name in ("*", "host a", "", "a_b", "host\nuser evil on nopass ~* +@all"):
+        with pytest.raises(ValueError, match="no host name"):
+            acl.acl_lines(name)

@@ -12,9 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client.metrics import MetricWrapperBase
 
 from enqueue import cli as hostctl
+from tests.unit.test_table import TABLE
 from worker import cli as hostd
+from worker.metrics import Metrics
+from worker.plans.verdict import Verdict
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
@@ -34,12 +38,12 @@ documents = pytest.mark.parametrize(
 
 
 def without_code(text: str) -> str:
-    return FENCE.sub("", text)
+    return re.sub(r"`[^`\n]+`", "", FENCE.sub("", text))
 
 
 def anchors(path: Path) -> set[str]:
     """A heading's anchor as GitHub makes it."""
-    titles = (match["text"] for match in HEADING.finditer(without_code(path.read_text())))
+    titles = (match["text"] for match in HEADING.finditer(FENCE.sub("", path.read_text())))
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
@@ -109,6 +113,20 @@ def test_example_commands_are_understood(program: str, parser: argparse.Argument
         parser.parse_args(words)  # exits on what it does not know
 
 
+@pytest.mark.parametrize(
+    ("program", "parser"), [("hostctl", hostctl.parser()), ("hostd", hostd._parser())]
+)
+def test_commands_that_the_readme_calls_missing_are_missing(
+    program: str, parser: argparse.ArgumentParser
+) -> None:
+    section = (ROOT / "README.md").read_text().split("\n## Not there yet\n")[1].split("\n## ")[0]
+    missing = re.findall(rf"`{program} ([a-z]+)`", section)
+    choices = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
+    known = {name for names in choices for name in names}
+    assert known
+    assert not known & set(missing), "take them off the list in README.md"
+
+
 def test_example_make_targets_exist() -> None:
     text = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z]+):", text, re.M))
@@ -131,3 +149,61 @@ def test_documents_are_of_this_repository_alone() -> None:
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert not ignored.stdout
+
+
+# ---------------------------------------------------------------- protocol.md
+
+
+def table_rows(title: str) -> list[list[str]]:
+    """The cells of the first table below a heading of protocol.md."""
+    text = (ROOT / "docs" / "protocol.md").read_text()
+    below = text.split(f" {title}\n", 1)[1]
+    table = below[below.index("\n|") :].split("\n\n")[0].strip().splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
+
+
+WORDS: dict[Verdict, tuple[str, ...]] = {
+    Verdict.UNCHANGED: ("unchanged",),
+    Verdict.BOOT: ("boots",),
+    Verdict.RESUME: ("resumes",),
+    Verdict.STOP: ("stops", "discards the image"),
+    Verdict.SLEEP: ("sleeps",),
+    Verdict.WAKE: ("wakes",),
+    Verdict.DESTROY: ("destroys",),
+}
+
+
+def test_the_table_of_operations_by_status_is_that_of_the_code() -> None:
+    # Its columns: start, stop, sleep, wake, destroy, as in the unit test of the verdicts.
+    rows = {cells[0]: cells[1:] for cells in table_rows("Operation by status")}
+    assert set(rows) == {status or "(no instance.json)" for status in TABLE}
+    for status, (_, verdicts) in TABLE.items():
+        cells = rows[status or "(no instance.json)"]
+        for cell, verdict in zip(cells, verdicts, strict=True):
+            expected = (f"`{verdict}`",) if isinstance(verdict, str) else WORDS[verdict]
+            assert cell.startswith(expected), (status, cell, verdict)
+
+
+def test_the_metrics_are_those_of_the_code() -> None:
+    said = {cells[0].strip("`") for cells in table_rows("Metrics")}
+    families = {
+        (sample.name, frozenset(metric._labelnames))
+        for metric in vars(Metrics()).values()
+        if isinstance(metric, MetricWrapperBase)
+        for sample in metric.describe()
+    }
+    exposed = {name for name, _ in families}
+    source = (ROOT / "worker" / "wiring.py").read_text()
+    exposed |= set(re.findall(r'"(hostd_[a-z_]+)"', source))
+    plain = {re.sub(r"(_total|_info)?(\{.*\})?$", "", name) for name in said}
+    assert plain == exposed
+    for name, labels in families:
+        (row,) = [one for one in said if re.match(rf"{name}(_total|_info)?(\{{|$)", one)]
+        found = re.search(r"\{(.*)\}", row)
+        if not row.startswith("hostd_build_info"):  # an Info's labels are its values
+            assert set(found[1].split(",") if found else ()) == labels
+
+
+def test_the_operations_are_those_of_the_code() -> None:
+    said = [cells[0].strip("`") for cells in table_rows("Requests")]
+    assert said == hostctl.OPS

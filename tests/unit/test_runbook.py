@@ -53,6 +53,7 @@ def raised() -> dict[str, list[str]]:
             where = f"{path.relative_to(ROOT)}:{node.lineno}"
             code = node.args[0] if node.args else None
             assert isinstance(code, ast.Constant), f"{where}: write the code as a literal"
+            assert isinstance(code.value, str), where
             found.setdefault(f"{known[node.func.id]}/{code.value}", []).append(where)
     return found
 
@@ -117,8 +118,12 @@ def test_codes_named_anywhere_in_the_documents_exist() -> None:
 def test_alerts_and_their_entries_are_the_same() -> None:
     rules = yaml.safe_load(ALERTS.read_text())
     alerts = {
-        rule["alert"] for group in rules["groups"] for rule in group["rules"] if "alert" in rule
+        rule["alert"]: rule
+        for group in rules["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
     }
-    assert alerts == {name for name in headings() if "/" not in name}
-    for alert in sorted(alerts):
+    assert set(alerts) == {name for name in headings() if "/" not in name}
+    for alert, rule in alerts.items():
         assert "Do:" in entry(alert), f"the entry of {alert} does not say what to do"
+        assert rule["annotations"]["runbook"] == f"docs/runbook.md#{alert.lower()}"

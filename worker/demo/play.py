@@ -90,8 +90,8 @@ def run(*, keep: bool, kernel: Path | None) -> int:
         return 1
     what = f"simulated: {choice.simulated}" if choice.simulated else "nothing was simulated"
     console.print(
-        f"[bold green]done[/bold green]: {count} requests for 2 tenants and 3 instances, one worker "
-        f"killed in the middle of a sleep that was finished all the same, in {took_s:.1f} s; "
+        f"[bold green]done[/bold green]: {count} requests for 2 tenants and 3 instances, one "
+        f"worker killed in the middle of a sleep that was finished all the same, in {took_s:.1f} s; "
         f"nothing is left; {what}"
     )
     return 0

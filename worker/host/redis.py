@@ -8,12 +8,17 @@ from typing import Any, cast
 import msgspec
 from redis import Redis, Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
 from redis.retry import Retry
 
 from enqueue.keys import HostKeys
 from worker.config import RedisConfig
-from worker.errors import ConfigError, StartupError
+from worker.errors import ConfigError, StartupError, Unreachable
 
 OWNER_TTL_S = 30
 
@@ -86,7 +91,8 @@ def check(redis: Redis, config: RedisConfig) -> None:
     """Redis is there and keeps what it is given.
 
     Raises:
-        StartupError: it is away, refuses us, has no AOF, or evicts.
+        Unreachable: it is away.
+        StartupError: it refuses us, has no AOF, or evicts.
     """
     where = ", ".join(config.sentinels) or config.url
     try:
@@ -95,7 +101,7 @@ def check(redis: Redis, config: RedisConfig) -> None:
     except (AuthenticationError, NoPermissionError) as error:
         raise StartupError(f"Redis at {where} refuses hostd: {error}; see `hostctl acl`") from error
     except RedisError as error:
-        raise StartupError(
+        raise Unreachable(
             f"Redis at {where} does not answer: {error}; start it, or correct [redis] url"
         ) from error
     if not persistence.get("aof_enabled") and not config.allow_no_aof:
@@ -114,8 +120,19 @@ def claim(redis: Redis, host_keys: HostKeys, owner: Owner) -> None:
 
     Raises:
         StartupError: another machine, or another runtime directory, has served it within 30 s.
+        Unreachable: Redis has gone away.
     """
-    raw = redis.get(host_keys.owner)
+    try:
+        raw = redis.get(host_keys.owner)
+        _refuse_another(raw, host_keys, owner)
+        refresh(redis, host_keys, owner)
+    except ResponseError as error:
+        raise StartupError(f"{host_keys.owner} in Redis: {error}; see `hostctl acl`") from error
+    except RedisError as error:
+        raise Unreachable(f"Redis does not answer: {error}") from error
+
+
+def _refuse_another(raw: object, host_keys: HostKeys, owner: Owner) -> None:
     if isinstance(raw, bytes):
         try:
             known = msgspec.json.decode(raw, type=Owner)
@@ -126,7 +143,6 @@ def claim(redis: Redis, host_keys: HostKeys, owner: Owner) -> None:
                 f"host name {host_keys.host} is served by machine {known.machine_id} (runtime "
                 f"{known.runtime}, pid {known.pid}); stop it and wait {OWNER_TTL_S} s, or rename"
             )
-    refresh(redis, host_keys, owner)
 
 
 def refresh(redis: Redis, host_keys: HostKeys, owner: Owner) -> None:

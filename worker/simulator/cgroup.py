@@ -8,7 +8,7 @@ from worker.simulator.words import JailerFault, told
 
 
 def _mounts(kind: str) -> list[tuple[str, list[str]]]:
-    with open("/proc/mounts", encoding="utf-8") as mounts:  # noqa: PTH123 - start-up time
+    with open("/proc/mounts", encoding="utf-8") as mounts:
         rows = [line.split() for line in mounts]
     return [(row[1], row[3].split(",")) for row in rows if row[2] == kind]
 
@@ -21,7 +21,7 @@ def _unified() -> str:
 
 
 def _write(path: str, text: str) -> None:
-    with told(f"Failed to write to {path}"), open(path, "w", encoding="ascii") as file:  # noqa: PTH123 - start-up time
+    with told(f"Failed to write to {path}"), open(path, "w", encoding="ascii") as file:
         file.write(text)
 
 
@@ -41,7 +41,7 @@ def join_parent(parent: str) -> None:
         parent, "Parent cgroup path is invalid. Path should not be absolute or contain '..' or '.'"
     )
     group = f"{_unified()}/{parent}"
-    if os.path.exists(group):  # noqa: PTH110 - no pathlib: start-up time
+    if os.path.exists(group):
         with told(f"Failed to move process to cgroup ({group})"):
             _write(f"{group}/cgroup.procs", str(os.getpid()))
 
@@ -60,7 +60,7 @@ def add_groups(version: str, parent: str, name: str, values: list[str]) -> None:
         if "." not in file:
             raise JailerFault(f"Cgroup invalid file: {file}")
         group = f"{_hierarchy(version, file.split('.')[0])}/{parent}/{name}"
-        os.makedirs(group, exist_ok=True)  # noqa: PTH103 - no pathlib: start-up time
+        os.makedirs(group, exist_ok=True)
         if version == "2":
             _enable(group, file.split(".")[0])
         _write(f"{group}/{file}", f"{value}\n")

@@ -12,7 +12,7 @@ from worker.simulator.faults import FILE_NAME, Faults, read_faults
 
 def firecracker(argv: list[str]) -> NoReturn:
     """`firecracker` outside a jail; argv[0] is the launcher's path."""
-    beside = os.path.dirname(os.path.realpath(argv[0]))  # noqa: PTH120 - start-up time
+    beside = os.path.dirname(os.path.realpath(argv[0]))
     fault_file = f"{beside}/{FILE_NAME}"
     os._exit(vmm.main(argv[1:], read_faults(fault_file) or Faults(), fault_file))
 

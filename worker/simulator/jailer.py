@@ -55,7 +55,7 @@ class Jail:
         if fault:
             raise JailerFault(f"Invalid instance ID: {fault}")
         self.exec_file = _canonical(found["exec-file"][0])
-        self.name = os.path.basename(self.exec_file)  # noqa: PTH119 - no pathlib: start-up time
+        self.name = os.path.basename(self.exec_file)
         base = _canonical(found["chroot-base-dir"][0])
         self.root = f"{base}/{self.name}/{self.id}/root"
         self.uid, self.gid = (_number(name, found[name][0]) for name in ("uid", "gid"))
@@ -94,7 +94,7 @@ def _limit(text: str) -> tuple[int, int]:
 
 def _copy_program(jail: Jail) -> None:
     target = f"{jail.root}/{jail.name}"
-    with open(jail.exec_file, "rb") as source:  # noqa: PTH123 - no pathlib: start-up time
+    with open(jail.exec_file, "rb") as source:
         content, mode = source.read(), stat.S_IMODE(os.fstat(source.fileno()).st_mode)
     if MARK not in content:
         raise JailerFault(f"Failed to exec into Firecracker: {jail.exec_file} is no simulator")
@@ -113,17 +113,17 @@ def _enter_root(root: str) -> None:
     kernel.mount(root, root, kernel.MS_BIND | kernel.MS_REC)
     os.chdir(root)
     with told("Failed to create the jail root directory before pivoting root"):
-        os.mkdir("old_root", 0o600)  # noqa: PTH102 - no pathlib: start-up time
+        os.mkdir("old_root", 0o600)
     kernel.pivot_root(".", "old_root")
     os.chdir("/")
     kernel.detach("old_root")
-    os.rmdir("old_root")  # noqa: PTH106 - no pathlib: start-up time
+    os.rmdir("old_root")
 
 
 def _furnish(jail: Jail, userfault_minor: int | None) -> None:
     for folder in FOLDERS:
-        os.makedirs(folder, exist_ok=True)  # noqa: PTH103 - no pathlib: start-up time
-        os.chmod(folder, 0o700)  # noqa: PTH101 - no pathlib: start-up time
+        os.makedirs(folder, exist_ok=True)
+        os.chmod(folder, 0o700)
         os.chown(folder, jail.uid, jail.gid)
     devices = [*DEVICES]
     if userfault_minor is not None:
@@ -142,7 +142,7 @@ def _furnish(jail: Jail, userfault_minor: int | None) -> None:
 
 
 def _userfault_minor() -> int | None:
-    with open("/proc/misc", encoding="ascii") as misc:  # noqa: PTH123 - start-up time
+    with open("/proc/misc", encoding="ascii") as misc:
         for line in misc:
             minor, _, name = line.strip().partition(" ")
             if name == "userfaultfd":
@@ -196,11 +196,11 @@ def run(jail: Jail, vmm: Vmm) -> NoReturn:
         JailerFault: something stood in the way; what was done so far stays.
         OSError: the kernel refused.
     """
-    launchers = os.path.dirname(jail.exec_file)  # noqa: PTH120 - no pathlib: start-up time
+    launchers = os.path.dirname(jail.exec_file)
     faults = read_faults(f"{launchers}/{FILE_NAME}") or Faults()
     if jail.cgroup_version == "2" and not jail.cgroups:
         join_parent(jail.parent)
-    os.makedirs(jail.root, exist_ok=True)  # noqa: PTH103 - no pathlib: start-up time
+    os.makedirs(jail.root, exist_ok=True)
     _copy_program(jail)
     if jail.netns:
         with told(f"Failed to open file {jail.netns}"):

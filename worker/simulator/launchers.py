@@ -39,5 +39,5 @@ def _launcher(path: Path) -> Path:
     partial = path.with_suffix(".partial")
     partial.write_text(text)
     partial.chmod(0o755)
-    os.replace(partial, path)  # noqa: PTH105 - beside the modules that do without pathlib
+    os.replace(partial, path)
     return path

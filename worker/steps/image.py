@@ -99,7 +99,9 @@ class ImageConsumed:
         host.images.consume(self.ref)
 
     def undo(self, host: Host) -> None:
-        raise IrrevocableError
+        image = host.images.find(self.ref)
+        if image is None or image.state is not ImageState.PUBLISHED:
+            raise IrrevocableError
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,48 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from enqueue.requests import (
-    DestroyInstance,
-    InstanceId,
-    PoolId,
-    Request,
-    SetupNetwork,
-    SleepInstance,
-    StartInstance,
-    StopInstance,
-    TeardownNetwork,
-    TenantId,
-    WakeInstance,
-)
 from enqueue.results import Done
 from tests.fakes.fuse import KilledError
-from tests.fakes.world import World, net
-
-ACME = TenantId("acme")
-START = StartInstance(tenant_id=ACME, pool_id=PoolId("p"), instance_id=InstanceId("i-00000001"))
-STOP = StopInstance(tenant_id=ACME, pool_id=PoolId("p"), instance_id=InstanceId("i-00000001"))
-SLEEP = SleepInstance(tenant_id=ACME, pool_id=PoolId("p"), instance_id=InstanceId("i-00000001"))
-WAKE = WakeInstance(tenant_id=ACME, pool_id=PoolId("p"), instance_id=InstanceId("i-00000001"))
-DESTROY = DestroyInstance(
-    tenant_id=ACME, pool_id=PoolId("p"), instance_id=InstanceId("i-00000001"), wipe_volumes=True
-)
-SETUP = SetupNetwork(tenant_id=ACME, net=net(5))
-TEARDOWN = TeardownNetwork(tenant_id=ACME, net=net(5))
-
-SCENARIOS: dict[str, tuple[list[Request], Request]] = {
-    "setup": ([], SETUP),
-    "teardown": ([SETUP], TEARDOWN),
-    "start": ([], START),
-    "start on a network": ([SETUP], START),
-    "start again": ([START, STOP], START),
-    "stop": ([START], STOP),
-    "stop asleep": ([START, SLEEP], STOP),
-    "sleep": ([START], SLEEP),
-    "sleep again": ([START, SLEEP, WAKE], SLEEP),
-    "wake": ([START, SLEEP], WAKE),
-    "destroy": ([START], DESTROY),
-    "destroy asleep": ([START, SLEEP], DESTROY),
-}
+from tests.fakes.scenarios import SCENARIOS, prepare
+from tests.fakes.world import World
 
 
 @pytest.fixture
@@ -59,19 +21,11 @@ def worlds(tmp_path: Path) -> Iterator[Callable[[], World]]:
     def new() -> World:
         world = World(tmp_path / str(len(made)))
         made.append(world)
-        world.tenant("acme", 5)
-        world.instance("acme", "i-00000001")
         return world
 
     yield new
     for world in made:
         world.close()
-
-
-def prepared(world: World, prelude: list[Request]) -> None:
-    for number, request in enumerate(prelude):
-        assert isinstance(world.ask(request, f"prelude-{number}"), Done)
-    world.fuse.rearm()
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
@@ -81,12 +35,12 @@ def test_a_kill_at_any_point_then_a_restart_reaches_the_undisturbed_end(
 ) -> None:
     prelude, request = SCENARIOS[name]
     undisturbed = worlds()
-    prepared(undisturbed, prelude)
+    prepare(undisturbed, prelude)
     assert isinstance(undisturbed.ask(request, "r"), Done)
     points = len(undisturbed.fuse.seen)
     for at in count(1):
         world = worlds()
-        prepared(world, prelude)
+        prepare(world, prelude)
         memory = [guest.memory for guest in world.vmm.machine.guests.values()]
         world.fuse.rearm(at, after=after)
         try:
@@ -116,13 +70,13 @@ def test_a_second_kill_during_recovery_changes_nothing_about_the_end(
 ) -> None:
     prelude, request = SCENARIOS[name]
     undisturbed = worlds()
-    prepared(undisturbed, prelude)
+    prepare(undisturbed, prelude)
     undisturbed.ask(request, "r")
     points = len(undisturbed.fuse.seen)
     for first in range(2, points + 1, 3):
         for second in range(1, points + 8, 4):
             world = worlds()
-            prepared(world, prelude)
+            prepare(world, prelude)
             world.fuse.rearm(first, after=True)
             with pytest.raises(KilledError):
                 world.ask(request, "r")

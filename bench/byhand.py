@@ -1,0 +1,191 @@
+"""The least that starts the same VMM: the jailer, then the same calls to its API, by hand.
+
+The jail is built and the TAP made beforehand; nothing is recorded or checked.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any, Final, cast
+
+import msgspec
+
+from bench.sandbox import Sandbox
+from worker.config import VmmConfig
+from worker.host import processes
+from worker.host.cgroups import KernelCgroups
+from worker.host.firecracker import guest, jailer
+from worker.host.firecracker.api import SOCKET_NAME, Api
+from worker.host.firecracker.driver import Firecracker
+from worker.host.firecracker.jail import Jail
+from worker.host.firecracker.starting import pid_in
+from worker.host.tap_device import new_tap
+from worker.names import Layout
+from worker.plans.build import limits
+from worker.ports import VmSpec
+
+POLL_S: Final = 0.0005
+TIMEOUT_S: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class ByHand:
+    """Milliseconds from the start to the API socket, from there to the guest's boot, and for
+    pause and Full snapshot."""
+
+    spawn_ms: float
+    boot_ms: float
+    snapshot_ms: float
+
+    @property
+    def start_ms(self) -> float:
+        """From the start to the guest's boot."""
+        return self.spawn_ms + self.boot_ms
+
+
+class Plain:
+    """Firecracker's API, asked without any check but the status."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._http = HTTPConnection("localhost")
+        self._http.sock = connection
+
+    def put(self, path: str, body: Mapping[str, Any]) -> None:
+        """`PUT path`, accepted."""
+        self.ask("PUT", path, body)
+
+    def ask(self, method: str, path: str, body: Mapping[str, Any]) -> None:
+        """A call that was accepted."""
+        self._http.request(method, path, msgspec.json.encode(body))
+        answer = self._http.getresponse()
+        if answer.status not in (200, 204):
+            raise RuntimeError(f"{method} {path}: {answer.status} {answer.read()!r}")
+        answer.read()
+
+
+def run(box: Sandbox, spec: VmSpec, *, confined: bool) -> ByHand:
+    """Starts the guest with copies of its disks, snapshots it and ends it.
+
+    hostd's own guest of that spec is gone by now.  `confined` puts the VMM into a control group
+    with hostd's limits before the jailer runs.
+    """
+    base = box.base / "by-hand"
+    base.mkdir()
+    spec = with_copied_disks(spec, base)
+    layout = Layout(base)
+    driver = Firecracker(layout, firecracker=box.guest.firecracker, jailer=box.guest.jailer)
+    driver.build_jail(spec, None)
+    program = box.guest.firecracker.resolve()
+    jail = Jail(layout.jail_base(spec.ref), program.name, spec.ref.instance_id)
+    argv = jailer.command(spec, jail, jailer=box.guest.jailer, firecracker=program)
+    (jail.root / "snapshot").mkdir()
+    os.chown(jail.root / "snapshot", spec.uid, spec.uid)
+    processes.adopt_orphans()
+    try:
+        with box.namespace.entered(), _tap(spec), _group(box, spec, confined) as join_files:
+            try:
+                return _measured(jail, argv, join_files, spec)
+            finally:
+                _end(jail)
+    finally:
+        shutil.rmtree(base)
+
+
+def with_copied_disks(spec: VmSpec, directory: Path) -> VmSpec:
+    """The spec with sparse copies of its disks in `directory`."""
+    drives = []
+    for drive in spec.drives:
+        copy = directory / f"{drive.id}.disk"
+        subprocess.run(["cp", "--sparse=always", drive.source, copy], check=True)
+        copy.chmod(0o644)
+        drives.append(replace(drive, source=copy))
+    return replace(spec, drives=tuple(drives))
+
+
+def _measured(
+    jail: Jail, argv: tuple[str, ...], join_files: tuple[Path, ...], spec: VmSpec
+) -> ByHand:
+    began = time.perf_counter()
+    launched = _launched(argv, join_files, jail.base / "jailer.log")
+    with _connected(jail.root / "run", began + TIMEOUT_S) as connection:
+        spawned = time.perf_counter()
+        api = Plain(connection)
+        guest.boot(cast("Api", api), spec)
+        booted = time.perf_counter()
+        api.ask("PATCH", "/vm", {"state": "Paused"})
+        paths = {"snapshot_path": "/snapshot/vmstate", "mem_file_path": "/snapshot/memory"}
+        api.put("/snapshot/create", {"snapshot_type": "Full", **paths})
+        saved = time.perf_counter()
+    launched.wait()
+    return ByHand((spawned - began) * 1e3, (booted - spawned) * 1e3, (saved - booted) * 1e3)
+
+
+def _launched(
+    argv: tuple[str, ...], join_files: tuple[Path, ...], log: Path
+) -> subprocess.Popen[bytes]:
+    if join_files:
+        return jailer.launch(argv, join_files, log)
+    return subprocess.Popen(argv, stdin=subprocess.DEVNULL, env={}, umask=0o077)
+
+
+@contextmanager
+def _tap(spec: VmSpec) -> Iterator[None]:
+    with new_tap(spec.tap, owner_uid=spec.uid):
+        pass
+    try:
+        yield
+    finally:
+        subprocess.run(["ip", "link", "delete", spec.tap], check=True)
+
+
+@contextmanager
+def _group(box: Sandbox, spec: VmSpec, confined: bool) -> Iterator[tuple[Path, ...]]:
+    if not confined:
+        yield ()
+        return
+    groups, name = KernelCgroups(box.base.name), spec.ref.instance_id
+    groups.put(name, limits(spec, overhead_mib=VmmConfig().overhead_mib))
+    try:
+        yield groups.join_files(name)
+    finally:
+        groups.kill(name, timeout_s=TIMEOUT_S)
+        groups.remove(name)
+
+
+def _connected(directory: Path, deadline: float) -> socket.socket:
+    """A connection as soon as something listens there."""
+    while time.perf_counter() < deadline:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            # The path is longer than a socket's may be.
+            fd = os.open(directory, os.O_PATH | os.O_CLOEXEC)
+            try:
+                connection.connect(f"/proc/self/fd/{fd}/{SOCKET_NAME}")
+            finally:
+                os.close(fd)
+        except OSError:
+            connection.close()
+            time.sleep(POLL_S)
+            continue
+        return connection
+    raise TimeoutError(f"no API socket in {directory}")
+
+
+def _end(jail: Jail) -> None:
+    pid = pid_in(jail.pid_file)
+    vmm = None if pid is None else processes.hold(pid)
+    if vmm is not None:
+        with vmm:
+            vmm.signal(signal.SIGKILL)
+            vmm.wait(timeout_s=TIMEOUT_S)
+            vmm.exit_code()

@@ -1,0 +1,167 @@
+"""What hostd adds to a VMM: StartInstance next to the same VMM started by hand, and to `true`;
+SleepInstance next to writing the same bytes."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from bench import byhand
+from bench.byhand import ByHand
+from bench.figures import Figure, Target, figure, timed_ms
+from bench.networks import true_ms
+from bench.requests import Ended, carried_out, of, step_names
+from bench.sandbox import Sandbox
+from bench.scale import Scale
+from enqueue.client import HostClient
+from enqueue.requests import (
+    DestroyInstance,
+    SetupNetwork,
+    SleepInstance,
+    StartInstance,
+    TenantId,
+    WakeInstance,
+)
+from worker.demo.documents import net, write_instance, write_tenant
+from worker.host.firecracker.jail import standing
+from worker.names import InstanceRef
+
+TENANT: Final = TenantId("acme")
+NET_ID: Final = 10
+_numbers = count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """One instance's requests, and what they are compared with."""
+
+    start: Ended
+    sleep: Ended
+    wake: Ended
+    destroy: Ended
+    by_hand: ByHand
+    confined: ByHand
+    true_ms: float
+    dd_ms: float
+
+
+def measure(box: Sandbox, scale: Scale) -> Iterator[Figure]:
+    """A few instances' lives, one after another, each next to its VMM started by hand."""
+    with box.worker(), box.client() as client:
+        prepare(box, client)
+        first, *lives = [_life(box, client) for _ in range(scale.instances + 1)]
+    word = box.guest.word
+    first_ms = first.start.done.took_ms
+    yield figure(
+        f"StartInstance, first of a worker ({word}), next to its others", first_ms, "ms",
+        baseline=_median(lives, lambda life: life.start.done.took_ms),
+    )  # fmt: skip
+    yield from _start(lives, word)
+    yield from _sleep(lives, word)
+
+
+def prepare(box: Sandbox, client: HostClient) -> None:
+    """The tenant is on record and its network stands."""
+    if not box.layout.tenant(TENANT).exists():
+        write_tenant(box.layout, TENANT, NET_ID, kernel=box.guest.kernel)
+    carried_out(client, SetupNetwork(tenant_id=TENANT, net=net(NET_ID)))
+
+
+def new_instance(box: Sandbox) -> InstanceRef:
+    """An instance that nobody has started."""
+    return write_instance(box.layout, TENANT, f"i-{next(_numbers):08x}")
+
+
+def _life(box: Sandbox, client: HostClient) -> Life:
+    ref = new_instance(box)
+    start = carried_out(client, of(StartInstance, ref))
+    jail = standing(box.layout.jail_base(ref), ref.instance_id)
+    spec = None if jail is None else jail.spec()
+    assert spec is not None
+    kept = box.base / "kept"
+    kept.mkdir()
+    spec = byhand.with_copied_disks(spec, kept)
+    sleep = carried_out(client, of(SleepInstance, ref, force=True))
+    dd_ms = _dd_ms(box.layout.images(ref) / "sleep", box.base / "dd")
+    wake = carried_out(client, of(WakeInstance, ref))
+    destroy = carried_out(client, of(DestroyInstance, ref, wipe_volumes=True))
+    by_hand, confined = (byhand.run(box, spec, confined=confined) for confined in (False, True))
+    shutil.rmtree(kept)
+    return Life(start, sleep, wake, destroy, by_hand, confined, true_ms(), dd_ms)
+
+
+def _dd_ms(image: Path, target: Path) -> float:
+    """Milliseconds in which dd writes as many bytes as the image has on disk, and fsyncs them."""
+    blocks = sum(path.stat().st_blocks for path in image.rglob("*") if path.is_file())
+    command = ["dd", "if=/dev/zero", f"of={target}", "bs=1M", f"count={blocks * 512 >> 20}"]
+    quiet = ["conv=fsync", "status=none"]
+    took_ms = timed_ms(lambda: subprocess.run([*command, *quiet], check=True))
+    target.unlink()
+    return took_ms
+
+
+def _median(lives: Sequence[Life], of_one: Callable[[Life], float]) -> float:
+    return median(of_one(life) for life in lives)
+
+
+def _start(lives: Sequence[Life], word: str) -> Iterator[Figure]:
+    yield figure(
+        f"StartInstance, p50, next to the {word} by hand",
+        _median(lives, lambda life: life.start.done.took_ms),
+        "ms",
+        baseline=_median(lives, lambda life: life.by_hand.start_ms),
+    )
+    yield figure(
+        f"StartInstance, hostd's own time ({word}), next to starting `true`",
+        _median(lives, lambda life: life.start.done.took_ms - life.by_hand.start_ms),
+        "ms",
+        baseline=_median(lives, lambda life: life.true_ms),
+        target=Target("value", "<=", 40),
+    )
+    yield figure(
+        f"StartInstance, hostd's own time ({word}), without joining the control group",
+        _median(lives, lambda life: life.start.done.took_ms - life.confined.start_ms),
+        "ms",
+    )
+    waited_ms = _median(lives, lambda life: life.start.waited_ms)
+    yield figure("StartInstance, p50 as the client sees it", waited_ms, "ms")
+    by_hand = {
+        "vmm_spawned": _median(lives, lambda life: life.confined.spawn_ms),
+        "guest_booted": _median(lives, lambda life: life.confined.boot_ms),
+    }
+    yield from _steps("StartInstance", [life.start for life in lives], by_hand)
+
+
+def _sleep(lives: Sequence[Life], word: str) -> Iterator[Figure]:
+    took_ms = _median(lives, lambda life: life.sleep.done.took_ms)
+    for against, baseline_ms in (
+        ("dd of as many bytes", _median(lives, lambda life: life.dd_ms)),
+        (f"the {word}'s snapshot by hand", _median(lives, lambda life: life.by_hand.snapshot_ms)),
+        ("the same in a control group", _median(lives, lambda life: life.confined.snapshot_ms)),
+    ):
+        yield figure(f"SleepInstance, p50, next to {against}", took_ms, "ms", baseline=baseline_ms)
+    yield from _steps("SleepInstance", [life.sleep for life in lives], {})
+    wake_ms = _median(lives, lambda life: life.wake.done.took_ms)
+    by_hand_ms = _median(lives, lambda life: life.by_hand.start_ms)
+    name = f"WakeInstance, p50, next to starting the {word} by hand"
+    yield figure(name, wake_ms, "ms", baseline=by_hand_ms)
+    yield from _steps("WakeInstance", [life.wake for life in lives], {})
+    yield figure("DestroyInstance, p50", _median(lives, lambda one: one.destroy.done.took_ms), "ms")
+
+
+def _steps(op: str, ended: list[Ended], by_hand: dict[str, float]) -> Iterator[Figure]:
+    """The steps of a millisecond and more, and what lies between them."""
+    for name in step_names(ended):
+        took_ms = median(one.step_ms(name) for one in ended)
+        if took_ms >= 1 or name in by_hand:
+            next_to = ", next to by hand in a control group" if name in by_hand else ""
+            baseline = by_hand.get(name)
+            yield figure(f"{op}, step {name}{next_to}", took_ms, "ms", baseline=baseline)
+    between = [one.done.took_ms - sum(step.ms for step in one.done.steps) for one in ended]
+    yield figure(f"{op}, outside its steps", median(between), "ms")

@@ -1,0 +1,131 @@
+"""An effect that fails: a failed Start leaves nothing, a failed Sleep leaves the guest running."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from enqueue.results import Done, Failed, Result
+from tests.fakes.scenarios import SCENARIOS, SLEEP, START, STOP, WAKE, prepare
+from tests.fakes.world import World
+from worker.errors import Broken
+from worker.ports import VmmState
+
+POINTS_AT_MOST = 100
+
+
+@pytest.fixture
+def worlds(tmp_path: Path) -> Iterator[Callable[[], World]]:
+    made: list[World] = []
+
+    def new() -> World:
+        made.append(World(tmp_path / str(len(made))))
+        return made[-1]
+
+    yield new
+    for world in made:
+        world.close()
+
+
+def failing_at_each_effect(
+    name: str, worlds: Callable[[], World]
+) -> Iterator[tuple[World, Result, dict[str, Any]]]:
+    """The world after the request failed at its n-th effect on the machine, for each n."""
+    prelude, request = SCENARIOS[name]
+    for at in count(1):
+        assert at < POINTS_AT_MOST
+        world = worlds()
+        prepare(world, prelude)
+        before = world.seen()
+        world.ledger.fuse = None  # only the machine fails here
+        world.fuse.rearm(at)
+        world.fuse.error = Broken("test", "this effect fails")
+        result = world.ask(request, "r")
+        if len(world.fuse.seen) < at:
+            assert isinstance(result, Done)
+            assert at > 2
+            return
+        yield world, result, before
+
+
+@pytest.mark.parametrize("name", ["setup", "start", "start on a network", "start again"])
+def test_a_failed_build_leaves_nothing_behind(name: str, worlds: Callable[[], World]) -> None:
+    for world, result, before in failing_at_each_effect(name, worlds):
+        assert isinstance(result, Failed)
+        assert result.code == "broken/test"
+        after = world.seen()
+        kept = {"disks", "reservations"}  # a data disk is never undone; an address stays its own
+        ours = {key: value for key, value in after.items() if key not in kept}
+        assert ours == {key: value for key, value in before.items() if key not in kept}
+        assert not any("secrets" in disk or "config" in disk for disk in after["disks"]) or (
+            name == "start again"
+        )
+        assert not any(kind == "quota" for kind, _, _ in after["reservations"])
+
+
+@pytest.mark.parametrize("name", ["sleep", "sleep again"])
+def test_a_failed_sleep_leaves_the_guest_running_or_its_image_whole(
+    name: str, worlds: Callable[[], World]
+) -> None:
+    outcomes = set()
+    for world, result, _ in failing_at_each_effect(name, worlds):
+        assert isinstance(result, Failed)
+        seen = world.seen()
+        running = list(seen["guests"].values()) == [VmmState.RUNNING]
+        asleep = list(seen["images"].values()) == [False]
+        assert running != asleep, "the guest lives exactly once"
+        assert seen["partial"] == []
+        outcomes.add(running)
+        world.fuse.rearm()
+        assert isinstance(world.ask(SLEEP, "later"), Done)
+        assert isinstance(world.ask(WAKE, "then"), Done)
+    assert outcomes == {True, False}
+
+
+def test_a_failed_wake_keeps_the_image_until_it_is_used(worlds: Callable[[], World]) -> None:
+    for world, result, before in failing_at_each_effect("wake", worlds):
+        assert isinstance(result, Failed)
+        seen = world.seen()
+        if seen["images"] == before["images"]:
+            assert seen["guests"] == {}
+        world.fuse.rearm()
+        assert isinstance(world.ask(WAKE, "later"), Done)
+        assert list(world.seen()["guests"].values()) == [VmmState.RUNNING]
+
+
+@pytest.mark.parametrize("name", ["stop", "destroy", "teardown", "stop asleep"])
+def test_a_failed_removal_goes_on_when_it_is_asked_again(
+    name: str, worlds: Callable[[], World]
+) -> None:
+    prelude, request = SCENARIOS[name]
+    undisturbed = worlds()
+    prepare(undisturbed, prelude)
+    undisturbed.ask(request, "r")
+    for world, result, _ in failing_at_each_effect(name, worlds):
+        assert isinstance(result, Failed)
+        world.fuse.rearm()
+        assert isinstance(world.ask(request, "later"), Done)
+        assert world.seen() == undisturbed.seen()
+
+
+def test_a_pool_that_changed_meanwhile_does_not_change_a_living_guest(
+    worlds: Callable[[], World],
+) -> None:
+    world = worlds()
+    prepare(world, [START])
+    pool = msgspec.json.decode(world.records.pools["acme", "p"])
+    pool["instance_resources"]["mem_mib"] = 7
+    world.records.pools["acme", "p"] = msgspec.json.encode(pool)
+    assert isinstance(world.ask(SLEEP, "s"), Done)
+    assert isinstance(world.ask(WAKE, "w"), Done)
+    (spec,) = world.vmm.machine.specs.values()
+    assert spec.mem_mib == 1
+    assert isinstance(world.ask(STOP, "x"), Done)
+    assert isinstance(world.ask(START, "y"), Done)
+    (spec,) = world.vmm.machine.specs.values()
+    assert spec.mem_mib == 7

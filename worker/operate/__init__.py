@@ -1,0 +1,1 @@
+"""What a person asks of a host: `hostd plan`, `why`, `status`, `doctor`, `config`."""

@@ -1,0 +1,51 @@
+"""`hostd plan`: the steps that a request would come to now, and which of them hold already."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from enqueue.requests import InstanceRequest, NetworkRequest, SetupNetwork, TeardownNetwork
+from worker.facts import instance_facts, network_facts
+from worker.operate.desk import Desk
+from worker.plans import instance_plan
+from worker.plans.base import Plan
+from worker.plans.network import setup, teardown
+from worker.plans.verdict import verdict_for
+from worker.reserve import reserve_instance, reserve_network
+
+
+def preview(desk: Desk, request: InstanceRequest | NetworkRequest) -> list[dict[str, Any]]:
+    """`{"step", "holds"}` for each step, in order; nothing is changed or reserved.
+
+    Raises:
+        HostdError: the request would be refused; the same error that it would end with.
+    """
+    if isinstance(request, SetupNetwork | TeardownNetwork):
+        plan = _network(desk, request)
+    else:
+        plan = _instance(desk, request)
+    steps = [{"step": step.name, "holds": step.done(desk.host)} for step in plan.steps]
+    if plan.then is not None:
+        steps.append({"step": f"then fails with {plan.then.code}", "holds": False})
+    return steps
+
+
+def _network(desk: Desk, request: NetworkRequest) -> Plan:
+    facts = network_facts(request, desk.host)
+    with desk.ledger.rehearsal():
+        reserve_network(request, facts, desk.ledger, desk.settings)
+    if isinstance(request, SetupNetwork):
+        return setup(request, desk.settings)
+    return teardown(request, facts)
+
+
+def _instance(desk: Desk, request: InstanceRequest) -> Plan:
+    at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    facts = instance_facts(request, desk.host, layout=desk.settings.layout, at=at)
+    verdict = verdict_for(request, facts)
+    with desk.ledger.rehearsal():
+        place = reserve_instance(verdict, facts, desk.ledger, desk.settings)
+    return instance_plan(
+        request, verdict, facts, place, settings=desk.settings, request_id="preview"
+    )

@@ -1,0 +1,31 @@
+"""`hostd status`: every instance, as the record and as the machine have it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from worker.errors import HostdError
+from worker.names import InstanceRef
+from worker.operate.desk import Desk
+
+
+def instances(desk: Desk) -> list[dict[str, Any]]:
+    """One row an instance."""
+    return [_row(desk, ref) for ref in desk.host.records.instances()]
+
+
+def _row(desk: Desk, ref: InstanceRef) -> dict[str, Any]:
+    row: dict[str, Any] = {"instance": str(ref), "status": "?", "vmm": "?", "guest_ip": None}
+    try:
+        doc = desk.host.records.instance(ref)
+        if doc is not None:
+            row["status"] = doc.fields.status
+            row["guest_ip"] = doc.fields.net.guest_ip if doc.fields.net else None
+        row["vmm"] = desk.host.vmm.state(ref).value
+    except HostdError as error:
+        row["problem"] = str(error)
+    open_requests = [
+        e for e in desk.ledger.history(ref.instance_id, limit=20) if e.state == "accepted"
+    ]
+    row["unfinished"] = len(open_requests)
+    return row
