@@ -8,6 +8,7 @@ from collections.abc import Generator
 import pytest
 
 pytest_plugins = [
+    "tests.fixtures.dashboard",
     "tests.fixtures.hostparts",
     "tests.fixtures.netns",
     "tests.fixtures.redis",

@@ -49,4 +49,3 @@ def _is_sleep(order: Order) -> bool:
 
 def _delivery(order: Order, entry: Entry) -> Delivery:
     return Delivery(job_id(order.body.host, entry.request_id), entry.call)
-

@@ -157,6 +157,8 @@ class HostWorker(SimpleWorker):
 
     def _take(self) -> None:
         first = self._redis.blmove(self._keys.queue, self._keys.intermediate, BLOCK_S)
+        if first is None:
+            self._free_the_lists()  # BLMOVE on an empty queue does not look at its destination
         ids: list[Any] = [] if first is None else [first]
         while ids:
             more = self._fetch(ids)

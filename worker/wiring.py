@@ -92,6 +92,7 @@ class Hostd:
         self._owner = redis_host.Owner(
             machine_id=machine.machine_id(), runtime=str(config.paths.runtime), pid=os.getpid()
         )
+        redis_host.check_owner(self._redis, self._keys, self._owner)
         self.host = build_host(config, self._open)
         self._firecracker_version = self.host.vmm.version()
         self.ledger = Ledger(config.paths.ledger)

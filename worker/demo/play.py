@@ -39,6 +39,10 @@ from worker.names import InstanceRef, Layout
 
 TENANTS: Mapping[str, int] = {"acme": 10, "globex": 20}
 WAIT_S = 40.0
+REAL_PARTS = (
+    "Redis, network, control groups, disks, locks and signals are real. For real guests set "
+    "HOSTD_FIRECRACKER and HOSTD_JAILER and give --kernel FILE."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ def run(*, keep: bool, kernel: Path | None) -> int:
             if removed:
                 console.print(f"removed what a killed demo had left: {', '.join(removed)}")
             if choice.simulated:
-                console.print(f"[yellow]SIMULATED: {choice.simulated}[/yellow]")
+                console.print(f"[yellow]SIMULATED: {choice.simulated}.[/yellow] {REAL_PARTS}")
             box = Sandbox(choice.settings)
             stack.callback(box.close)
             count = play(box, choice, console)
@@ -91,8 +95,9 @@ def run(*, keep: bool, kernel: Path | None) -> int:
     what = f"simulated: {choice.simulated}" if choice.simulated else "nothing was simulated"
     console.print(
         f"[bold green]done[/bold green]: {count} requests for 2 tenants and 3 instances, one "
-        f"worker killed in the middle of a sleep that was finished all the same, in {took_s:.1f} s; "
-        f"nothing is left; {what}"
+        "worker killed in the middle of a sleep that was finished all the same, in "
+        f"{took_s:.1f} s; nothing is left; {what}",
+        soft_wrap=True,
     )
     return 0
 
@@ -103,10 +108,8 @@ def choose(kernel: Path | None) -> Choice:
     if firecracker and jailer and kernel and os.access("/dev/kvm", os.R_OK | os.W_OK):
         settings = {"firecracker": firecracker, "jailer": jailer, "console": True}
         return Choice(settings, kernel.read_bytes(), "")
-    why = "Firecracker, its jailer and the guests (to play with real ones set HOSTD_FIRECRACKER "
-    why += "and HOSTD_JAILER and give --kernel FILE); Redis, network, control groups, disks, "
-    why += "locks and signals are real"
-    return Choice({"simulate": True}, b"a stand-in needs no kernel", why)
+    simulated = "Firecracker, its jailer and the guests"
+    return Choice({"simulate": True}, b"a stand-in needs no kernel", simulated)
 
 
 def play(box: Sandbox, choice: Choice, console: Console) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,7 +45,7 @@ def connect(config: RedisConfig, *, extra_timeout_s: float = 0.0) -> Redis:
             return _master(addresses, config, options)
         client: Redis = Redis.from_url(config.url, **options)
     except ValueError as error:
-        raise ConfigError(f"redis.url = {config.url!r}: {error}") from error
+        raise ConfigError(f"redis.url = {address(config)}: {error}") from error
     return client
 
 
@@ -87,6 +88,11 @@ def _address(text: str) -> tuple[str, int]:
         raise ConfigError(f"redis.sentinels: {text!r} is no host:port") from None
 
 
+def address(config: RedisConfig) -> str:
+    """Where Redis is, without a password."""
+    return ", ".join(config.sentinels) or re.sub(r"//[^/]*@", "//", config.url)
+
+
 def check(redis: Redis, config: RedisConfig) -> None:
     """Redis is there and keeps what it is given.
 
@@ -94,7 +100,7 @@ def check(redis: Redis, config: RedisConfig) -> None:
         Unreachable: it is away.
         StartupError: it refuses us, has no AOF, or evicts.
     """
-    where = ", ".join(config.sentinels) or config.url
+    where = address(config)
     try:
         persistence = redis.info("persistence")
         memory = redis.info("memory")
@@ -116,7 +122,13 @@ def check(redis: Redis, config: RedisConfig) -> None:
 
 
 def claim(redis: Redis, host_keys: HostKeys, owner: Owner) -> None:
-    """This machine serves the host name.
+    """This machine serves the host name; raises as `check_owner`."""
+    check_owner(redis, host_keys, owner)
+    refresh(redis, host_keys, owner)
+
+
+def check_owner(redis: Redis, host_keys: HostKeys, owner: Owner) -> None:
+    """No other machine serves the host name.
 
     Raises:
         StartupError: another machine, or another runtime directory, has served it within 30 s.
@@ -124,15 +136,10 @@ def claim(redis: Redis, host_keys: HostKeys, owner: Owner) -> None:
     """
     try:
         raw = redis.get(host_keys.owner)
-        _refuse_another(raw, host_keys, owner)
-        refresh(redis, host_keys, owner)
     except ResponseError as error:
         raise StartupError(f"{host_keys.owner} in Redis: {error}; see `hostctl acl`") from error
     except RedisError as error:
         raise Unreachable(f"Redis does not answer: {error}") from error
-
-
-def _refuse_another(raw: object, host_keys: HostKeys, owner: Owner) -> None:
     if isinstance(raw, bytes):
         try:
             known = msgspec.json.decode(raw, type=Owner)

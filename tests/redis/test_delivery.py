@@ -1,0 +1,459 @@
+"""Delivery at least once, effect once, and a result that stays the same: by the real process."""
+
+from __future__ import annotations
+
+import fcntl
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import msgspec
+import pytest
+import redis
+from rq.job import Job
+from rq.registry import FailedJobRegistry
+from rq.serializers import JSONSerializer
+
+from enqueue import HostClient, keys
+from enqueue.client import Ticket
+from enqueue.requests import (
+    DestroyInstance,
+    InstanceRequest,
+    Ping,
+    SleepInstance,
+    StartInstance,
+    StopInstance,
+    WakeInstance,
+)
+from enqueue.results import Done, Failed, Pong
+from enqueue.wire import job_hash
+from tests.fixtures.worker import BOUND_S, HOST, HostdMaker, HostdProcess, eventually, ids
+from worker.names import InstanceRef
+
+pytestmark = [pytest.mark.redis, pytest.mark.root]
+
+HASTY = {"lock_timeout_s": 0.05}
+
+
+@contextmanager
+def held(hostd: HostdProcess, ref: InstanceRef) -> Iterator[None]:
+    """Somebody else, an operator say, holds the instance."""
+    path = hostd.lock_file(ref.instance_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def waits_for_lock(hostd: HostdProcess, ticket: Ticket) -> None:
+    """Returns when the request's first attempt has begun."""
+    query = "SELECT attempts FROM requests WHERE request_id = ?"
+    eventually(lambda: hostd.rows(query, ticket.request_id) == [(1,)], "it has begun")
+
+
+def taken(hostd: HostdProcess, *tickets: Ticket) -> None:
+    """Returns when hostd has accepted the requests."""
+    eventually(
+        lambda: None not in [hostd.state_of(ticket.request_id) for ticket in tickets], "accepted"
+    )
+
+
+def ask(client: HostClient, kind: type[InstanceRequest], ref: InstanceRef) -> Ticket:
+    """The ticket of a request about the instance."""
+    return client.enqueue(kind(**ids(ref)), host=HOST)
+
+
+def failed(ticket: Ticket) -> Failed:
+    """Its result, which is a failure."""
+    result = ticket.wait(BOUND_S)
+    assert isinstance(result, Failed), result
+    return result
+
+
+def done(ticket: Ticket) -> Done:
+    """Its result, which is none."""
+    result = ticket.wait(BOUND_S)
+    assert isinstance(result, Done), result
+    return result
+
+
+def answers(server: redis.Redis, ticket: Ticket) -> int:
+    """How often the request was answered."""
+    return server.xlen(keys.results(ticket.job_id))
+
+
+def status(server: redis.Redis, ticket: Ticket) -> str:
+    """RQ's status of the job."""
+    return str(server.hget(keys.job(ticket.job_id), "status"), "ascii")  # type: ignore[arg-type]  # bytes
+
+
+def stock_job(server: redis.Redis, ticket: Ticket) -> Job:
+    """The job as RQ's own tools see it."""
+    return Job.fetch(ticket.job_id, connection=server, serializer=JSONSerializer)
+
+
+# ---------------------------------------------------------------- duplicates
+
+
+def test_an_id_enqueued_twice_runs_once_and_both_callers_hear(hostd: HostdProcess) -> None:
+    request = StartInstance(**ids(hostd.instance("i-00000001")))
+    client = hostd.client()
+    first, second = [client.enqueue(request, host=HOST, request_id="one") for _ in range(2)]
+    assert done(first) == done(second)
+    assert done(first).changed
+    assert answers(hostd.redis.client(), first) == 1
+
+
+def test_an_id_twice_in_the_list_runs_once(make_hostd: HostdMaker) -> None:
+    hostd = make_hostd()
+    server = hostd.redis.client()
+    ticket = ask(hostd.client(), StartInstance, hostd.instance("i-00000001"))
+    server.rpush(hostd.keys.queue, ticket.job_id, ticket.job_id)
+    server.rpush(hostd.keys.intermediate, ticket.job_id, ticket.job_id)
+    hostd.start()
+    assert done(ticket).changed
+    eventually(lambda: server.llen(hostd.keys.intermediate) == 0, "all is told")
+    assert hostd.rows("SELECT runs, attempts FROM requests") == [(1, 1)]
+
+
+def test_a_finished_job_delivered_again_gives_the_first_result_again(hostd: HostdProcess) -> None:
+    server = hostd.redis.client()
+    ticket = ask(hostd.client(), StartInstance, hostd.instance("i-00000001"))
+    first = done(ticket)
+    server.rpush(hostd.keys.queue, ticket.job_id)
+    eventually(lambda: answers(server, ticket) == 2, "it is answered again")
+    again = hostd.client().ticket(ticket.request_id, host=HOST).wait(BOUND_S)
+    assert isinstance(again, Done)
+    assert again.replayed
+    assert msgspec.structs.replace(again, replayed=False) == first
+    assert hostd.rows("SELECT runs FROM requests") == [(1,)]
+
+
+def test_a_request_id_that_names_another_request_is_rejected_and_the_first_result_stays(
+    hostd: HostdProcess,
+) -> None:
+    server, ref = hostd.redis.client(), hostd.instance("i-00000001")
+    client = hostd.client()
+    ticket = client.enqueue(StopInstance(**ids(ref)), host=HOST, request_id="mine")
+    done(ticket)
+    eventually(lambda: hostd.state_of("mine") == "told", "it is told")
+    before = hostd.rows("SELECT state, digest, result FROM requests")
+    other = client.enqueue(DestroyInstance(**ids(ref), wipe_volumes=True), host=HOST)
+    done(other)
+    data = hostd.redis.client().hget(keys.job(other.job_id), "data")
+    assert isinstance(data, bytes)
+    forged = data.replace(other.request_id.encode(), b"mine")
+    server.hset(keys.job(ticket.job_id), "data", forged)  # type: ignore[arg-type]  # redis-py takes bytes
+    server.rpush(hostd.keys.queue, ticket.job_id)
+    eventually(lambda: answers(server, ticket) == 2, "it is answered")
+    result = client.ticket("mine", host=HOST).wait(BOUND_S)
+    assert isinstance(result, Failed)
+    assert result.code == "rejected/request_id_reused"
+    assert before[0] in hostd.rows("SELECT state, digest, result FROM requests")
+
+
+# ---------------------------------------------------------------- cancelled, deleted, expired
+
+
+def test_a_job_cancelled_while_it_waits_for_its_turn_never_runs(hostd: HostdProcess) -> None:
+    server, ref = hostd.redis.client(), hostd.instance("i-00000001")
+    client = hostd.client()
+    with held(hostd, ref):
+        stop = ask(client, StopInstance, ref)
+        start = ask(client, StartInstance, ref)
+        waits_for_lock(hostd, stop)
+        taken(hostd, start)
+        stock_job(server, start).cancel()
+        waiting = hostd.keys.deferred
+        eventually(lambda: server.zcard(waiting) == 1, "it shows as deferred")
+    assert failed(start).code == "conflict/cancelled"
+    assert failed(start).attempts == 0
+    assert status(server, start) == "canceled"
+    assert server.zscore(hostd.keys.canceled, start.job_id) is not None
+
+
+def test_a_job_cancelled_before_it_is_taken_never_runs(make_hostd: HostdMaker) -> None:
+    hostd = make_hostd()
+    server, ref = hostd.redis.client(), hostd.instance("i-00000001")
+    start = ask(hostd.client(), StartInstance, ref)
+    server.hset(keys.job(start.job_id), "status", "canceled")
+    hostd.start()
+    assert failed(start).code == "conflict/cancelled"
+    assert status(server, start) == "canceled"
+
+
+def test_a_cancelled_destroy_supersedes_nothing(make_hostd: HostdMaker) -> None:
+    hostd = make_hostd()
+    server, ref = hostd.redis.client(), hostd.instance("i-00000001")
+    start = ask(hostd.client(), StartInstance, ref)
+    destroy = ask(hostd.client(), DestroyInstance, ref)
+    server.hset(keys.job(destroy.job_id), "status", "canceled")
+    hostd.start()
+    assert failed(destroy).code == "conflict/cancelled"
+    assert done(start).state == "running"
+
+
+def test_a_cancelled_request_runs_when_it_is_retried(make_hostd: HostdMaker) -> None:
+    hostd = make_hostd()
+    server, ref = hostd.redis.client(), hostd.instance("i-00000001")
+    stop = ask(hostd.client(), StopInstance, ref)
+    server.hset(keys.job(stop.job_id), "status", "canceled")
+    hostd.start()
+    assert failed(stop).code == "conflict/cancelled"
+    assert not done(stop.retry()).replayed
+
+
+def test_a_deleted_job_never_runs_and_the_next_one_does(make_hostd: HostdMaker) -> None:
+    hostd = make_hostd()
+    server, ref = hostd.redis.client(), hostd.instance("i-00000001")
+    start = ask(hostd.client(), StartInstance, ref)
+    server.delete(keys.job(start.job_id))
+    hostd.start()
+    assert not done(ask(hostd.client(), StopInstance, ref)).changed
+    assert hostd.state_of(start.request_id) is None
+    assert server.exists(keys.job(start.job_id)) == 0
+
+
+def test_a_job_deleted_while_it_runs_is_answered_all_the_same(hostd: HostdProcess) -> None:
+    server, ref = hostd.redis.client(), hostd.instance("i-00000001")
+    with held(hostd, ref):
+        stop = ask(hostd.client(), StopInstance, ref)
+        waits_for_lock(hostd, stop)
+        server.delete(keys.job(stop.job_id))
+    done(stop)
+    assert status(server, stop) == "finished"
+    assert server.lrange(hostd.keys.quarantine, 0, -1) == []
+
+
+def past(hostd: HostdProcess, ticket: Ticket, *, seconds: int) -> None:
+    """Puts the ticket's request that far into the past."""
+    server = hostd.redis.client()
+    body = ticket._run.order.body
+    data = server.hget(keys.job(ticket.job_id), "data")
+    assert isinstance(data, bytes)
+    for moment in (body.issued_at_ms, body.not_after_ms):
+        data = data.replace(str(moment).encode(), str(moment - seconds * 1000).encode())
+    server.hset(keys.job(ticket.job_id), "data", data)  # type: ignore[arg-type]  # redis-py takes bytes
+
+
+def test_an_expired_request_is_rejected_and_supersedes_nothing(make_hostd: HostdMaker) -> None:
+    hostd = make_hostd()
+    ref = hostd.instance("i-00000001")
+    start = ask(hostd.client(), StartInstance, ref)
+    destroy = ask(hostd.client(), DestroyInstance, ref)
+    past(hostd, destroy, seconds=25 * 3600)
+    hostd.start()
+    assert failed(destroy).code == "rejected/expired"
+    assert done(start).state == "running"
+
+
+def test_a_retry_of_an_accepted_request_is_never_too_late(hostd: HostdProcess) -> None:
+    ref = hostd.instance("i-00000001")
+    wake = ask(hostd.client(), WakeInstance, ref)
+    assert failed(wake).code == "conflict/no_image"
+    past(hostd, wake, seconds=25 * 3600)
+    assert failed(wake.retry()).code == "conflict/no_image"
+
+
+# ---------------------------------------------------------------- run again
+
+
+def requeued(hostd: HostdProcess, ticket: Ticket) -> Ticket:
+    """What rq's own `requeue` does; the ticket of the new run."""
+    server = hostd.redis.client()
+    name = hostd.keys.queue_name
+    FailedJobRegistry(name, connection=server, serializer=JSONSerializer).requeue(ticket.job_id)
+    return hostd.client().ticket(ticket.request_id, host=HOST)
+
+
+def retried(_hostd: HostdProcess, ticket: Ticket) -> Ticket:
+    """What `hostctl retry` does."""
+    return ticket.retry()
+
+
+@pytest.mark.parametrize("again", [requeued, retried])
+def test_a_failed_request_runs_again_when_it_is_asked_for(hostd: HostdProcess, again: Any) -> None:
+    server, ref = hostd.redis.client(), hostd.instance("i-00000001")
+    sleep = ask(hostd.client(), SleepInstance, ref)
+    assert failed(sleep).code == "conflict/not_running"
+    again(hostd, sleep)
+    eventually(lambda: answers(server, sleep) == 2, "it has run again")
+    assert hostd.rows("SELECT runs FROM requests") == [(2,)]
+    assert not failed(hostd.client().ticket(sleep.request_id, host=HOST)).replayed
+
+
+@pytest.mark.parametrize("again", [requeued, retried])
+def test_a_second_run_never_undoes_a_newer_decision(hostd: HostdProcess, again: Any) -> None:
+    server, ref = hostd.redis.client(), hostd.instance("i-00000001")
+    sleep = ask(hostd.client(), SleepInstance, ref)
+    failed(sleep)
+    done(ask(hostd.client(), StopInstance, ref))
+    again(hostd, sleep)
+    eventually(lambda: answers(server, sleep) == 2, "it is answered again")
+    assert failed(hostd.client().ticket(sleep.request_id, host=HOST)).code == "conflict/overtaken"
+
+
+def test_a_retry_right_after_the_result_is_never_lost(hostd: HostdProcess) -> None:
+    ticket = ask(hostd.client(), SleepInstance, hostd.instance("i-00000001"))
+    for _ in range(100):
+        assert not failed(ticket).replayed
+        ticket = ticket.retry()
+    assert not failed(ticket).replayed
+    assert hostd.rows("SELECT runs, state FROM requests") == [(101, "told")]
+
+
+# ---------------------------------------------------------------- supersession
+
+
+@pytest.mark.parametrize(
+    ("newer", "older"),
+    [
+        (DestroyInstance, (StartInstance, StopInstance, SleepInstance, WakeInstance)),
+        (StopInstance, (StartInstance, SleepInstance, WakeInstance)),
+    ],
+)
+def test_a_newer_request_supersedes_waiting_ones(
+    hostd: HostdProcess, newer: type[InstanceRequest], older: tuple[type[InstanceRequest], ...]
+) -> None:
+    server, ref, client = hostd.redis.client(), hostd.instance("i-00000001"), hostd.client()
+    with held(hostd, ref):
+        # Runs already, so it is left alone.
+        running = ask(client, SleepInstance, ref)
+        waits_for_lock(hostd, running)
+        waiting = [ask(client, kind, ref) for kind in older]
+        last = ask(client, newer, ref)
+        for ticket in waiting:
+            assert failed(ticket).code == "conflict/superseded"
+            assert status(server, ticket) == "canceled"
+            assert server.zscore(hostd.keys.canceled, ticket.job_id) is not None
+    assert failed(running).code == "conflict/not_running"
+    done(last)
+
+
+# ---------------------------------------------------------------- kills
+
+
+def test_a_worker_killed_between_taking_and_accepting_loses_nothing(hostd: HostdProcess) -> None:
+    server, ref = hostd.redis.client(), hostd.instance("i-00000001")
+    with closing(sqlite3.connect(hostd.ledger, isolation_level=None)) as blocker:
+        blocker.execute("BEGIN IMMEDIATE")
+        ticket = ask(hostd.client(), StartInstance, ref)
+        eventually(lambda: server.llen(hostd.keys.intermediate) == 1, "it is taken")
+        hostd.kill()
+        blocker.execute("ROLLBACK")
+    assert hostd.state_of(ticket.request_id) is None
+    hostd.start()
+    assert done(ticket).changed
+    assert answers(server, ticket) == 1
+
+
+@pytest.mark.parametrize("step", ["bridge_present", "data_disk_present", "vmm_spawned"])
+def test_a_worker_killed_in_a_step_ends_the_request_once(hostd: HostdProcess, step: str) -> None:
+    server, ref = hostd.redis.client(), hostd.instance("i-00000001")
+    ticket = ask(hostd.client(), StartInstance, ref)
+    begun = "SELECT 1 FROM journal WHERE step = ?"
+    eventually(lambda: hostd.rows(begun, step) != [], f"{step} has begun")
+    hostd.kill()
+    hostd.start()
+    result = done(ticket)
+    assert (result.changed, result.state) == (True, "running")
+    assert answers(server, ticket) == 1
+    eventually(lambda: server.llen(hostd.keys.intermediate) == 0, "it is told")
+    assert not done(ask(hostd.client(), StartInstance, ref)).changed
+
+
+def test_a_worker_killed_after_deciding_tells_what_it_decided(hostd: HostdProcess) -> None:
+    server, ref = hostd.redis.client(), hostd.instance("i-00000001")
+    with held(hostd, ref):
+        ticket = ask(hostd.client(), StopInstance, ref)
+        waits_for_lock(hostd, ticket)
+        hostd.redis.freeze()
+    eventually(lambda: hostd.state_of(ticket.request_id) == "decided", "it is decided")
+    hostd.kill()
+    hostd.redis.restart()
+    decided = hostd.rows("SELECT result, attempts FROM requests")
+    hostd.start()
+    assert not done(ticket).replayed
+    assert answers(server, ticket) == 1
+    assert hostd.state_of(ticket.request_id) == "told"
+    assert hostd.rows("SELECT result, attempts FROM requests") == decided
+
+
+# ---------------------------------------------------------------- Redis away
+
+
+def test_requests_that_end_while_redis_is_down_are_told_when_it_is_back(
+    hostd: HostdProcess,
+) -> None:
+    hostd.redis.client().config_set("appendfsync", "always")
+    refs = [hostd.instance(f"i-0000000{n}") for n in range(3)]
+    client = hostd.client()
+    with held(hostd, refs[0]), held(hostd, refs[1]):
+        tickets = [ask(client, StopInstance, ref) for ref in refs[:2]]
+        for ticket in tickets:
+            waits_for_lock(hostd, ticket)
+        hostd.redis.stop()
+    for ticket in tickets:
+        eventually(lambda: hostd.state_of(ticket.request_id) == "decided", "it is decided")  # noqa: B023  called at once
+    hostd.redis.start()
+    for ticket in tickets:
+        assert not done(ticket).replayed
+    assert isinstance(client.enqueue(Ping(), host=HOST).wait(BOUND_S), Pong)
+    done(ask(client, StopInstance, refs[2]))
+    assert hostd.runs()
+
+
+# ---------------------------------------------------------------- events
+
+
+def test_events_have_no_gaps_and_one_entry_a_change_and_an_end(hostd: HostdProcess) -> None:
+    ref, client = hostd.instance("i-00000001"), hostd.client()
+    life = (StartInstance, SleepInstance, WakeInstance, StopInstance, StopInstance, DestroyInstance)
+    for kind in life:
+        done(ask(client, kind, ref))
+        if kind is WakeInstance:
+            hostd.restart()
+    failed(ask(client, StartInstance, ref))
+    entries: Any = hostd.redis.client().xrange(hostd.keys.events)
+    # A killed worker may have published what it could not mark as such: at least once.
+    unique = {int(fields[b"seq"]): fields[b"event"] for _, fields in entries}
+    assert list(unique) == list(range(1, len(unique) + 1))
+    events = list(unique.values())
+    ends = [event for event in events if b'"event":"request"' in event]
+    changes = [event for event in events if b'"event":"instance"' in event]
+    assert len(ends) == len(life) + 1
+    assert [event.split(b'"after":"')[1].split(b'"')[0] for event in changes] == [
+        b"running", b"sleeping", b"running", b"stopped", b"destroyed",
+    ]  # fmt: skip
+
+
+# ---------------------------------------------------------------- retries
+
+
+def test_a_transient_failure_is_retried_in_its_place_while_others_go_on(
+    make_hostd: HostdMaker,
+) -> None:
+    hostd = make_hostd(worker=HASTY, retry={"first_s": 0.05, "cap_s": 0.1, "attempts": 100})
+    hostd.start()
+    busy, free, client = hostd.instance("i-00000001"), hostd.instance("i-00000002"), hostd.client()
+    with held(hostd, busy):
+        first = ask(client, WakeInstance, busy)
+        second = ask(client, SleepInstance, busy)
+        attempts = "SELECT attempts FROM requests WHERE request_id = ?"
+        eventually(lambda: hostd.rows(attempts, first.request_id) > [(2,)], "it is retried")
+        done(ask(client, StopInstance, free))
+        assert hostd.rows(attempts, second.request_id) == [(0,)]
+    assert failed(first).attempts > 2
+    assert failed(second).attempts == 1
+    order = hostd.rows("SELECT request_id FROM requests ORDER BY decided_at_ms, seq")
+    assert order.index((first.request_id,)) < order.index((second.request_id,))
+
+
+def test_a_request_whose_retries_are_used_up_fails_as_transient(make_hostd: HostdMaker) -> None:
+    hostd = make_hostd(worker=HASTY, retry={"first_s": 0.01, "cap_s": 0.01, "attempts": 3})
+    hostd.start()
+    ref = hostd.instance("i-00000001")
+    with held(hostd, ref):
+        result = failed(ask(hostd.client(), StopInstance, ref))
+    assert (result.code, result.attempts) == ("transient/lock_timeout", 3)
