@@ -209,6 +209,7 @@ def _held(base: Path) -> Iterator[None]:
 
 def _clear(base: Path) -> None:
     """No guest, control group, mount or file of the sandbox is left."""
+    _kill_unconfined(base)
     deadline = time.monotonic() + 10
     for group in _groups(base.name):
         while group.exists() and time.monotonic() < deadline:
@@ -221,6 +222,15 @@ def _clear(base: Path) -> None:
     for point in mounts.below(base):
         mounts.unmount(point)
     shutil.rmtree(base)
+
+
+def _kill_unconfined(base: Path) -> None:
+    """VMMs started by hand, outside every control group: those whose root is one of our jails."""
+    for pid_file in base.glob("by-hand/**/root/*.pid"):
+        root = Path(f"/proc/{pid_file.read_text()}/root")
+        with suppress(OSError):
+            if root.samefile(pid_file.parent):
+                os.kill(int(root.parent.name), signal.SIGKILL)
 
 
 def _groups(parent: str) -> list[Path]:

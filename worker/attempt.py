@@ -80,7 +80,7 @@ def attempt(order: Order, ctx: Context) -> Result | Until:
     except Exception as error:
         log.exception("bug while carrying out %s", entry.request_id)
         bug = Broken(
-            "bug", f"{type(error).__name__}: {error}", hint="please report it, with the log"
+            "bug", f"{type(error).__name__}: {error}", hint="please report it, with hostd's log"
         )
         return _concluded(order, entry, planned, Outcome((), {}, bug), ctx)
 
@@ -240,7 +240,10 @@ def _status_now(
 ) -> tuple[Change | None, list[events.Event]]:
     """The status on record after the request, what it frees, and the event of its change."""
     ref = InstanceRef.of(request)
-    doc = ctx.host.records.instance(ref)
+    try:
+        doc = ctx.host.records.instance(ref)
+    except HostdError:
+        return None, []  # an unreadable record says nothing: what it holds stays held
     if doc is None:
         settle_instance(ctx.ledger, ref, "destroyed" if before is not None else None)
         return None, []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -74,21 +75,31 @@ def execute(
     detail: dict[str, Any] = {}
     try:
         for step in plan:
-            if clock.monotonic() >= deadline_s:
-                raise Transient("deadline", f"time ran out before step {step.name}")
+            _check_time(step, clock, deadline_s)
             reports.append(_make_true(step, host, journal, request_id, clock, detail))
-    except (HostdError, OSError) as caught:
-        error = caught if isinstance(caught, HostdError) else _host_error(caught)
+    except sqlite3.Error:
+        raise  # the journal: without it nothing may go on
+    except Exception as caught:  # noqa: BLE001  a bug in a step is a result, and taken back
+        error = caught if isinstance(caught, HostdError) else _unexpected(caught)
         undone = _undo(plan, host, journal, request_id)
         return Outcome(tuple(reports), detail, error, undone)
     return Outcome(tuple(reports), detail)
 
 
-def _host_error(error: OSError) -> HostdError:
-    """An errno that no adapter has given a meaning."""
+def _check_time(step: Step, clock: Clock, deadline_s: float) -> None:
+    if clock.monotonic() >= deadline_s:
+        raise Transient("deadline", f"time ran out before step {step.name}")
+
+
+def _unexpected(error: Exception) -> HostdError:
+    """An errno that no adapter has given a meaning, or a bug."""
+    said = f"{type(error).__name__}: {error}"
+    if not isinstance(error, OSError):
+        log.error("bug in a step", exc_info=error)
+        return Broken("bug", said, hint="please report it, with hostd's log")
     if error.errno == errno.ENOSPC:
         return Transient("no_space", str(error), hint="free space on the host's state directory")
-    return Broken("host_error", f"{type(error).__name__}: {error}", hint="see hostd's log")
+    return Broken("host_error", said, hint="see hostd's log")
 
 
 def _make_true(
@@ -124,7 +135,9 @@ def _undo(plan: Sequence[Step], host: Host, journal: Journal, request_id: str) -
             step.undo(host)
         except IrrevocableError:
             break
-        except (HostdError, OSError):
+        except sqlite3.Error:
+            raise
+        except Exception:
             log.exception("cannot undo step %s of %s", step.name, request_id)
         else:
             undone.append(step.name)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
 
-from enqueue.requests import InstanceRequest, NetworkRequest
+from enqueue.requests import DestroyInstance, InstanceRequest, NetworkRequest, StopInstance
 from worker.documents import InstanceDoc, PoolDoc, TenantDoc
+from worker.errors import HostdError
 from worker.names import InstanceRef, Layout
-from worker.ports import Artifacts, Host, Image, VmmState, VmSpec
+from worker.ports import Artifacts, Host, Image, ImageFiles, ImageState, VmmState, VmSpec
+
+T = TypeVar("T")
+
+DAMAGED: Final[Image | None] = Image(ImageState.DAMAGED, ImageFiles(Path(), Path()), None, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +53,36 @@ def instance_facts(
 ) -> InstanceFacts:
     """The facts for an instance operation.
 
+    For Stop and Destroy, which must always be possible, what cannot be read is as good as not
+    there, and a VMM that does not answer is `HUNG`.
+
     Raises:
         Conflict: `bad_document`.
         Lost: `image_damaged`.
+        Transient, Broken: the VMM does not answer as it should.
     """
-    ref = InstanceRef.of(request)
+    ref, records = InstanceRef.of(request), host.records
+    removing = isinstance(request, StopInstance | DestroyInstance)
+
+    def read(look: Callable[[], T], otherwise: T) -> T:
+        try:
+            return look()
+        except HostdError:
+            if not removing:
+                raise
+            return otherwise
+
     return InstanceFacts(
         ref=ref,
         at=at,
-        tenant=host.records.tenant(ref.tenant_id),
-        pool=host.records.pool(ref.tenant_id, ref.pool_id),
-        instance=host.records.instance(ref),
-        artifacts=host.records.artifacts(ref.tenant_id, ref.pool_id),
-        vmm=host.vmm.state(ref),
+        tenant=read(lambda: records.tenant(ref.tenant_id), None),
+        pool=read(lambda: records.pool(ref.tenant_id, ref.pool_id), None),
+        instance=read(lambda: records.instance(ref), None),
+        artifacts=read(lambda: records.artifacts(ref.tenant_id, ref.pool_id), None),
+        vmm=read(lambda: host.vmm.state(ref), VmmState.HUNG),
         spec=host.vmm.spec(ref),
-        image=host.images.find(ref),
-        secrets=host.records.secrets(ref.tenant_id),
+        image=read(lambda: host.images.find(ref), DAMAGED),
+        secrets=read(lambda: records.secrets(ref.tenant_id), b"{}"),
         volumes_exist=host.disks.exists(layout.volumes(ref)),
     )
 

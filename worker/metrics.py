@@ -54,5 +54,7 @@ class Metrics:
             return
         self.duration.labels(result.op).observe(result.took_ms / 1000)
         self.queue_latency.labels(result.op).observe(result.queued_ms / 1000)
+        if "image_bytes" in result.detail:
+            self.image_bytes.set(result.detail["image_bytes"])
         for step in result.steps:
             self.step_duration.labels(step.name).observe(step.ms / 1000)

@@ -310,6 +310,7 @@ class VmmState(Enum):
     IDLE = "idle"  # a process, no guest yet ("Not started")
     RUNNING = "running"
     PAUSED = "paused"
+    HUNG = "hung"  # a process that does not answer; never told by an adapter, only put on facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -445,6 +446,7 @@ class ImageState(Enum):
     NONE = "none"
     PUBLISHED = "published"  # durable and never loaded
     CONSUMED = "consumed"  # loaded once; never again
+    DAMAGED = "damaged"  # never told by an adapter (`find` raises), only put on facts
 
 
 @dataclass(frozen=True, slots=True)

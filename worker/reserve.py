@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from ipaddress import IPv4Network
 
-from enqueue.requests import NetworkRequest, SetupNetwork, TenantNet
+from enqueue.requests import NetworkRequest, SetupNetwork, TenantNet, bridge_name
 from worker.documents import TenantDoc
 from worker.errors import Conflict, Rejected
 from worker.facts import InstanceFacts, NetworkFacts
@@ -86,9 +86,9 @@ def known_place(db: sqlite3.Connection, facts: InstanceFacts) -> Place | None:
     Raises:
         Conflict: `no_address`, the recorded address is held by another instance.
     """
-    if facts.tenant is None:
+    net = facts.tenant.net if facts.tenant else _held_net(db, facts.ref.tenant_id)
+    if net is None:
         return None
-    net = facts.tenant.net
     offsets = _offsets(db, net)
     for offset, holder in offsets.items():
         if holder == facts.ref.instance_id:
@@ -197,6 +197,25 @@ def _tenant(facts: InstanceFacts) -> TenantDoc:
             hint="write it first",
         )
     return facts.tenant
+
+
+def _held_net(db: sqlite3.Connection, tenant_id: str) -> TenantNet | None:
+    """The network that the tenant holds, where its document cannot say."""
+    held = dict(
+        db.execute(
+            "SELECT kind, key FROM reservations WHERE owner = ? AND kind IN ('net', 'subnet')",
+            (tenant_id,),
+        ).fetchall()
+    )
+    if len(held) != 2:
+        return None
+    net_id, subnet = int(held["net"]), IPv4Network(held["subnet"])
+    return TenantNet(
+        tenant_net_id=net_id,
+        ipv4_subnet=str(subnet),
+        gateway_ip=str(subnet.network_address + 1),
+        bridge_name=bridge_name(net_id),
+    )
 
 
 def _offsets(db: sqlite3.Connection, net: TenantNet) -> dict[int, str]:

@@ -30,6 +30,7 @@ from worker.host.serializer import MsgspecSerializer
 log = logging.getLogger("hostd")
 
 BLOCK_S: Final = 1  # SIGTERM waits for it
+FULL_PAUSE_S: Final = 0.05
 TAKE_AT_MOST: Final = 256
 WORKER_TTL_S: Final = 30
 RECONNECT_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -65,8 +66,12 @@ class HostWorker(SimpleWorker):
         name: str,
         deliver: Callable[[Sequence[Delivery]], None],
         refuse: Callable[[Delivery, str], None],
+        room: Callable[[], int],
     ) -> None:
-        """`deliver` takes a batch in order; `refuse` an entry that cannot be read, and why."""
+        """`deliver` takes a batch in order; `refuse` an entry that cannot be read, and why.
+
+        `room` says how many more may be taken: what is beyond stays in the queue.
+        """
         super().__init__(
             [HostQueue(host_keys.queue_name, connection=redis, serializer=MsgspecSerializer)],
             name=name,
@@ -79,6 +84,7 @@ class HostWorker(SimpleWorker):
         self._id_form = re.compile(re.escape(host_keys.host) + "_[A-Za-z0-9-]{1,64}")
         self._deliver = deliver
         self._refuse = refuse
+        self._room = room
         self.stopping = threading.Event()
         self.connected = threading.Event()
 
@@ -156,13 +162,17 @@ class HostWorker(SimpleWorker):
         self.set_state(WorkerStatus.IDLE)
 
     def _take(self) -> None:
+        if (room := self._room()) <= 0:
+            self.stopping.wait(FULL_PAUSE_S)
+            return
         first = self._redis.blmove(self._keys.queue, self._keys.intermediate, BLOCK_S)
         if first is None:
             self._free_the_lists()  # BLMOVE on an empty queue does not look at its destination
         ids: list[Any] = [] if first is None else [first]
         while ids:
             more = self._fetch(ids)
-            ids = self._move(more) if more and not self.stopping.is_set() else []
+            more = min(more, room := room - len(ids))
+            ids = self._move(more) if more > 0 and not self.stopping.is_set() else []
 
     def _move(self, count: int) -> list[bytes]:
         with self._redis.pipeline(transaction=False) as pipe:

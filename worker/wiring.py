@@ -54,6 +54,7 @@ from worker.verify import Forged, Policy
 
 log = logging.getLogger("hostd")
 BEAT_S: Final = 10.0
+PRUNE_S: Final = 3600.0
 
 
 class Hostd:
@@ -113,7 +114,12 @@ class Hostd:
         taking = redis_host.connect(config.redis, extra_timeout_s=BLOCK_S)
         self._open.callback(taking.close)
         self.worker = HostWorker(
-            taking, self._keys, name=self._worker_name, deliver=self._deliver, refuse=self._refuse
+            taking,
+            self._keys,
+            name=self._worker_name,
+            deliver=self._deliver,
+            refuse=self._refuse,
+            room=lambda: config.worker.queue_limit - sum(self.executors.counts()),
         )
 
     @property
@@ -213,10 +219,13 @@ class Hostd:
     def _keep(self) -> None:
         """Heartbeat, owner key, what waits for Redis, and who shows as deferred."""
         shown: set[str] = set()
-        next_beat = 0.0
+        next_beat = next_prune = 0.0
         self.worker.connected.wait(BEAT_S)
         self.host.vmm.warm()
         while not self.worker.stopping.wait(1.0):
+            if time.monotonic() >= next_prune:
+                next_prune = time.monotonic() + PRUNE_S
+                self._prune()
             if not self.worker.connected.is_set():
                 continue
             if self.publisher.backlog() or self.ledger.untold_events():
@@ -229,6 +238,12 @@ class Hostd:
                 shown = self._show_waiting(shown)
             except RedisError as error:
                 log.debug("housekeeping: %s", error)
+
+    def _prune(self) -> None:
+        """Forgets what was told longer ago than any caller may ask again."""
+        kept_s = self.config.ledger.retention_days * 86_400
+        if gone := self.ledger.prune(before_ms=int((time.time() - kept_s) * 1000)):
+            log.info("forgot %d requests older than the ledger's retention", gone)
 
     def _show_waiting(self, shown: set[str]) -> set[str]:
         waiting = {
@@ -261,7 +276,7 @@ class Hostd:
             boot_id=machine.boot_id(),
             uptime_s=round(machine.uptime_s(), 3),
             firecracker_version=self._firecracker_version,
-            queue_depth=sum(self.executors.counts()),
+            queue_depth=max(0, sum(self.executors.counts()) - 1),  # this Ping apart
         )
 
     def _gauges(self) -> Iterable[GaugeMetricFamily]:

@@ -10,13 +10,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from enqueue.requests import Request
 from enqueue.results import Done, Failed, Result
-from tests.fakes.scenarios import SCENARIOS, SLEEP, START, STOP, WAKE, prepare
+from tests.fakes.scenarios import DESTROY, SCENARIOS, SLEEP, START, STOP, WAKE, prepare
 from tests.fakes.world import World
-from worker.errors import Broken
+from worker.errors import Broken, Conflict, Transient
 from worker.ports import VmmState
 
 POINTS_AT_MOST = 100
+ASKING = "vmm.ask_to_stop"
 
 
 @pytest.fixture
@@ -106,8 +108,10 @@ def test_a_failed_removal_goes_on_when_it_is_asked_again(
     undisturbed = worlds()
     prepare(undisturbed, prelude)
     undisturbed.ask(request, "r")
-    for world, result, _ in failing_at_each_effect(name, worlds):
-        assert isinstance(result, Failed)
+    for at, (world, result, _) in enumerate(failing_at_each_effect(name, worlds), start=1):
+        # A guest that cannot be asked to shut down is ended without being asked.
+        expected = Done if world.fuse.seen[at - 1] == ASKING else Failed
+        assert isinstance(result, expected)
         world.fuse.rearm()
         assert isinstance(world.ask(request, "later"), Done)
         assert world.seen() == undisturbed.seen()
@@ -129,3 +133,69 @@ def test_a_pool_that_changed_meanwhile_does_not_change_a_living_guest(
     assert isinstance(world.ask(START, "y"), Done)
     (spec,) = world.vmm.machine.specs.values()
     assert spec.mem_mib == 7
+
+
+@pytest.mark.parametrize("request_", [STOP, DESTROY], ids=["stop", "destroy"])
+@pytest.mark.parametrize("damage", ["image", "hung", "tenant", "pool", "secrets"])
+def test_stop_and_destroy_are_always_possible(
+    request_: Request, damage: str, worlds: Callable[[], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = worlds()
+    prepare(world, [START, SLEEP] if damage == "image" else [START])
+    match damage:
+        case "image":
+            (generation,) = world.images.published.values()
+            next(iter(generation.sizes)).write_bytes(b"torn")
+        case "hung":
+            late = Transient("vmm_timeout", "it does not answer")
+            monkeypatch.setattr(world.vmm, "state", raising(late))
+        case "tenant":
+            world.records.tenants["acme"] = b"{"
+        case "pool":
+            world.records.pools["acme", "p"] = b"{"
+        case _:
+            monkeypatch.setattr(
+                world.records, "secrets", raising(Conflict("bad_document", "unreadable"))
+            )
+    result = world.ask(request_, "r")
+    assert isinstance(result, Done), result
+    seen = world.seen()
+    assert (seen["guests"], seen["groups"], seen["jails"], seen["images"]) == ({}, {}, [], {})
+    assert [name for name in seen["links"] if name.startswith("tn")] == []
+
+
+def test_an_unreadable_instance_document_is_a_result_and_destroy_still_clears_the_machine(
+    worlds: Callable[[], World],
+) -> None:
+    world = worlds()
+    prepare(world, [START])
+    (ref,) = world.records.docs
+    world.records.docs[ref] = b"{"
+    refused = world.ask(SLEEP, "s")
+    assert isinstance(refused, Failed)
+    assert refused.code == "conflict/bad_document"
+    assert isinstance(world.ask(DESTROY, "d"), Done)
+    assert world.vmm.machine.guests == {}
+    assert world.cgroups.groups == {}
+
+
+def test_a_bug_in_a_step_is_a_result_and_is_taken_back(
+    worlds: Callable[[], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = worlds()
+    prepare(world, [])
+    before = world.seen()
+    monkeypatch.setattr(world.vmm, "boot", raising(KeyError("a bug")))
+    result = world.ask(START, "r")
+    assert isinstance(result, Failed)
+    assert result.code == "broken/bug"
+    after = world.seen()
+    assert (after["links"], after["groups"]) == (before["links"], before["groups"])
+    assert after["guests"] == {}
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail

@@ -50,6 +50,9 @@ from worker.waits import Answer, Turn, Until, Wait
 
 HOST = "h1"
 NOW_S = 1_800_000_000.0
+PONG = Pong(
+    host=HOST, version="0", boot_id="b", uptime_s=1.0, firecracker_version="1", queue_depth=0
+)
 
 
 def net(net_id: int) -> TenantNet:
@@ -236,14 +239,7 @@ class World:
             executors=cast("Executors", self.executors),
             metrics=Metrics(),
             clock=Clock(wall=lambda: self.now_s, monotonic=lambda: self.now_s - NOW_S),
-            pong=lambda: Pong(
-                host=HOST,
-                version="0",
-                boot_id="b",
-                uptime_s=1.0,
-                firecracker_version="1",
-                queue_depth=0,
-            ),  # fmt: skip
+            pong=lambda: PONG,
             random=lambda: 1.0,
         )
 

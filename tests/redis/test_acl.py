@@ -89,7 +89,7 @@ class Walled:
                 tell(delivery)
 
         worker = HostWorker(
-            self.redis, KEYS, name=f"{HOST}_w", deliver=deliver, refuse=self._refuse
+            self.redis, KEYS, name=f"{HOST}_w", deliver=deliver, refuse=self._refuse, room=lambda: 9
         )
         worker._arrive()
         worker._take()

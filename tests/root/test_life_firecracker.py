@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,7 @@ WAIT_S = 60.0
 
 
 @pytest.fixture
-def real(make_hostd: HostdMaker, counter_elf: Path) -> Iterator[HostdProcess]:
+def real(make_hostd: HostdMaker, guest_kernel: Path) -> HostdProcess:
     binaries = os.environ.get("HOSTD_FIRECRACKER"), os.environ.get("HOSTD_JAILER")
     if not all(binaries):
         pytest.skip("needs HOSTD_FIRECRACKER and HOSTD_JAILER")
@@ -33,9 +32,9 @@ def real(make_hostd: HostdMaker, counter_elf: Path) -> Iterator[HostdProcess]:
         vmm={"simulate": False, "firecracker": binaries[0], "jailer": binaries[1], "console": True}
     )
     revision = process.layout.artifacts(TENANT, documents.POOL) / "current"
-    (revision / "vmlinux").write_bytes(counter_elf.read_bytes())
+    (revision / "vmlinux").write_bytes(guest_kernel.read_bytes())
     process.start()
-    yield process
+    return process
 
 
 def test_start_sleep_wake_twice_stop_destroy(real: HostdProcess) -> None:

@@ -131,11 +131,11 @@ def _config(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_json([config])
         return 0
-    print(f"host = {config.pop('host')!r}")
+    print(f'host = "{config.pop("host")}"')
     for section, values in config.items():
         print(f"[{section}]")
         for key, value in values.items():
-            print(f"{key} = {value!r}")
+            print(f"{key} = {msgspec.json.encode(value).decode()}")
     return 0
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
+from worker.errors import HostdError
 from worker.names import InstanceRef
 from worker.ports import Host, VmmState, VmSpec
 from worker.steps.base import IrrevocableError
+
+log = logging.getLogger("hostd")
 
 HAS_GUEST = (VmmState.RUNNING, VmmState.PAUSED)
 
@@ -112,12 +116,12 @@ class VmmGone:
     name: str = "vmm_gone"
 
     def done(self, host: Host) -> bool:
-        gone = host.vmm.state(self.ref) is VmmState.GONE
-        return gone and not host.cgroups.pids(self.ref.instance_id)
+        # By its pid, not by its API: a VMM that hangs is there all the same.
+        return host.vmm.pid(self.ref) is None and not host.cgroups.pids(self.ref.instance_id)
 
     def apply(self, host: Host) -> None:
-        if self.grace_s and host.vmm.state(self.ref) is VmmState.RUNNING:
-            host.vmm.ask_to_stop(self.ref, timeout_s=self.grace_s)
+        if self.grace_s:
+            _ask(self.ref, host, self.grace_s)
         if self.final:
             host.images.sync(self.ref)  # a killed attempt may have renamed but not synced
         _kill(self.ref, host, self.kill_timeout_s)
@@ -125,6 +129,15 @@ class VmmGone:
     def undo(self, host: Host) -> None:
         if self.final:
             raise IrrevocableError
+
+
+def _ask(ref: InstanceRef, host: Host, grace_s: float) -> None:
+    """A guest that runs is asked to shut down; one that cannot be asked is not."""
+    try:
+        if host.vmm.state(ref) is VmmState.RUNNING:
+            host.vmm.ask_to_stop(ref, timeout_s=grace_s)
+    except HostdError as error:
+        log.warning("%s cannot be asked to shut down: %s", ref, error)
 
 
 def _kill(ref: InstanceRef, host: Host, timeout_s: float) -> None:

@@ -45,8 +45,9 @@ class ImageSealed:
         paused = host.vmm.state(self.spec.ref) is VmmState.PAUSED
         return paused and host.images.complete(self.spec.ref, self.request_id)
 
-    def apply(self, host: Host) -> None:
+    def apply(self, host: Host) -> Mapping[str, Any]:
         files = host.vmm.snapshot(self.spec)
+        size_bytes = files.vmstate.stat().st_size + files.memory.stat().st_size
         secrets = host.disks.secrets_path(self.spec.ref.instance_id) if self.with_secrets else None
         identity = {
             "firecracker_version": host.vmm.version(),
@@ -54,6 +55,7 @@ class ImageSealed:
         }
         manifest = {**self.manifest, **identity}
         host.images.seal(self.spec.ref, self.request_id, files, secrets, manifest)
+        return {"image_bytes": size_bytes}
 
     def undo(self, host: Host) -> None:
         host.images.discard(self.spec.ref)
