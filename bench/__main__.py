@@ -41,10 +41,14 @@ def main() -> int:
     console = Console(highlight=False)
     began = time.monotonic()
     figures: list[Figure] = []
-    with sandbox(options.kernel) as box:
-        for name in options.parts or PARTS:
-            console.print(f"[dim]measuring {name} ...[/dim]")
-            figures += PARTS[name](box, QUICK if options.quick else FULL)
+    try:
+        with sandbox(options.kernel) as box:
+            for name in options.parts or PARTS:
+                console.print(f"[dim]measuring {name} ...[/dim]")
+                figures += PARTS[name](box, QUICK if options.quick else FULL)
+    except KeyboardInterrupt:
+        console.print("stopped; everything of the benchmark is removed")
+        return 130
     OUTPUT.parent.mkdir(exist_ok=True)
     OUTPUT.write_bytes(msgspec.json.format(msgspec.json.encode(figures)) + b"\n")
     return show(figures, console, took_s=time.monotonic() - began, output=OUTPUT)

@@ -60,6 +60,9 @@ def _succeeds(options: argparse.Namespace, printer: show.Printer) -> bool:
     if options.command == "keygen":
         commands.keygen(options, printer)
         return True
+    if options.command == "acl":
+        commands.acl(options, printer)
+        return True
     with _client(options) as client:
         return commands.run(options, client, printer)
 
@@ -107,6 +110,7 @@ def parser() -> argparse.ArgumentParser:
     _jobs(subs.add_parser("jobs", help="list a host's requests", parents=[output, redis]))
     _events(subs.add_parser("events", help="show a host's events", parents=[output, redis]))
     _keygen(subs.add_parser("keygen", help="make a key pair", parents=[output]))
+    _acl(subs.add_parser("acl", help="write Redis ACL users and passwords", parents=[output]))
     return top
 
 
@@ -179,6 +183,11 @@ def _keygen(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("key_id", metavar="KEY_ID")
     sub.add_argument("--private", metavar="FILE", required=True, help="for the one who asks")
     sub.add_argument("--public", metavar="FILE", required=True, help="for the host's keys_dir")
+
+
+def _acl(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("directory", metavar="DIRECTORY", help="for users.acl and the passwords")
+    sub.add_argument("hosts", metavar="HOST", nargs="+")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
 from pathlib import Path
 from typing import Any
 
-from enqueue import requests, signing
+from enqueue import acl_files, requests, signing
 from enqueue.client import HostClient, Ticket
 from enqueue.errors import NotRetryable, QueueFull, UnknownRequest, WaitTimeout
 from enqueue.listing import PENDING
@@ -64,6 +64,22 @@ def keygen(options: argparse.Namespace, printer: Printer) -> None:
         {"key_id": options.key_id, "private": str(private), "public": str(public)},
         f"{options.key_id}: {private} signs; copy {public} to the host's keys_dir as "
         f"{options.key_id}.json",
+    )
+
+
+def acl(options: argparse.Namespace, printer: Printer) -> None:
+    """An ACL file for these hosts is in the directory, and each user's password beside it.
+
+    Raises:
+        Unusable: a file cannot be written, or a host's name is none.
+    """
+    try:
+        path = acl_files.write(Path(options.directory), options.hosts)
+    except (OSError, ValueError) as error:
+        raise Unusable(str(error)) from error
+    printer.document(
+        {"users": str(path), "hosts": options.hosts},
+        f"{path}: name it as `aclfile` in redis.conf; each user's password is beside it",
     )
 
 

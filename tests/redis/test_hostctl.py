@@ -361,3 +361,14 @@ def test_a_reader_that_leaves_early_causes_no_traceback(
 def test_tables_load_rich_and_nothing_else_does() -> None:
     code = "import enqueue.cli, sys; sys.exit('rich' in sys.modules or 'rq' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_acl_writes_users_that_wall_hosts_off(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["acl", str(tmp_path), "host-a", "host-b", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["hosts"] == ["host-a", "host-b"]
+    users = (tmp_path / "users.acl").read_text()
+    assert "user hostd-host-a on" in users
+    assert (tmp_path / "hostd-host-b.password").stat().st_mode & 0o777 == 0o600
+    assert main(["acl", str(tmp_path), "Not A Host"]) == 2
