@@ -64,7 +64,9 @@ class Executors:
         self._answering = answering
         self._fatal = fatal
         self._clock = clock
-        self._state = threading.Condition()
+        lock = threading.RLock()
+        self._state = threading.Condition(lock)  # the executors wait on it
+        self._to_answer = threading.Condition(lock)  # the answering thread waits on it
         self._turns: Turns[Task] = Turns()
         self._ready = _Lane()
         self._answers: list[Task] = []
@@ -152,6 +154,7 @@ class Executors:
         with self._state:
             self._stopping = True
             self._state.notify_all()
+            self._to_answer.notify()
         deadline = self._clock() + timeout_s
         for thread in self._threads:
             thread.join(max(0.0, deadline - self._clock()))
@@ -163,21 +166,24 @@ class Executors:
         match wait:
             case Answer():
                 self._answers.append(task)
+                self._to_answer.notify()
             case Turn(keys, subject):
                 task.has_turn, task.subject = True, subject
                 if self._turns.admit(task, keys):
                     self._ready.push(task)
+                    self._state.notify()
             case Until(due_s):
                 heapq.heappush(self._delayed, (due_s, task.order, task))
-        self._state.notify_all()
+                self._state.notify_all()  # each waits no longer than until the first of these
 
     def _let_go(self, task: Task) -> None:
         self._tasks.discard(task)
         if task.has_turn:
             task.has_turn = False
-            for freed in self._turns.finish(task):
-                self._ready.push(freed)
-            self._state.notify_all()
+            freed = self._turns.finish(task)
+            for ready in freed:
+                self._ready.push(ready)
+            self._state.notify(len(freed))
 
     def _next_ready(self) -> Task | None:
         """Waits for a task whose turn and time have come; None when stopping."""
@@ -196,7 +202,7 @@ class Executors:
     def _next_answers(self) -> list[Task]:
         with self._state:
             while not self._answers and not self._stopping:
-                self._state.wait()
+                self._to_answer.wait()
             tasks, self._answers = self._answers, []
             for task in tasks:
                 task.running = True

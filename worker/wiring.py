@@ -96,6 +96,7 @@ class Hostd:
         redis_host.check_owner(self._redis, self._keys, self._owner)
         self.host = build_host(config, self._open)
         self._firecracker_version = self.host.vmm.version()
+        self._version, self._boot_id = machine.version(), machine.boot_id()
         self.ledger = Ledger(config.paths.ledger)
         self._open.callback(self.ledger.close)
         redis_host.claim(self._redis, self._keys, self._owner)
@@ -272,8 +273,8 @@ class Hostd:
     def _pong(self) -> Pong:
         return Pong(
             host=self.config.host,
-            version=machine.version(),
-            boot_id=machine.boot_id(),
+            version=self._version,
+            boot_id=self._boot_id,
             uptime_s=round(machine.uptime_s(), 3),
             firecracker_version=self._firecracker_version,
             queue_depth=max(0, sum(self.executors.counts()) - 1),  # this Ping apart

@@ -24,7 +24,7 @@ class VmmSpawned:
     name: str = "vmm_spawned"
 
     def done(self, host: Host) -> bool:
-        return host.vmm.state(self.spec.ref) is not VmmState.GONE
+        return host.vmm.pid(self.spec.ref) is not None
 
     def apply(self, host: Host) -> None:
         host.vmm.spawn(self.spec, host.cgroups.join_files(self.spec.ref.instance_id))
