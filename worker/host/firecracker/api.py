@@ -13,11 +13,12 @@ import socket
 import ssl
 import stat
 import struct
+import sys
 import traceback
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from worker.errors import Broken, Transient
@@ -106,8 +107,7 @@ class Api:
     def _call(
         self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float
     ) -> Any:
-        import httpx
-
+        httpx = _httpx()
         route = f"{method} {path}"
         try:
             answer = self._client.request(method, path, json=body, timeout=timeout_s)
@@ -204,17 +204,29 @@ def _open_run(jail_root: Path) -> int:
 
 
 def warm() -> None:
-    """What the first conversation would have to import (50-80 ms, 6 MiB) is there."""
-    import httpx  # noqa: F401 - for its effect
+    """What the first conversation would have to import is there."""
+    _httpx()
+
+
+def _httpx() -> ModuleType:
+    """httpx, imported when first needed, so that a worker is ready before it pays for it.
+
+    Its `__init__` imports its command line if that can be had, and with it rich and pygments: 4 MiB
+    and 40 ms.  None in sys.modules makes an import fail ("The import system" in Python's
+    reference), and httpx then does without.
+    """
+    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]  # typeshed knows no None here
+    import httpx
+
+    return httpx
 
 
 def _client(path: str) -> httpx.Client:
-    # Imported here and by `warm`, so that a worker is ready before it pays for it.
-    import httpx
-
+    library = _httpx()
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it reports each request as news
-    transport = httpx.HTTPTransport(uds=path, verify=_no_tls(), trust_env=False)
-    return httpx.Client(transport=transport, base_url="http://localhost", trust_env=False)
+    transport = library.HTTPTransport(uds=path, verify=_no_tls(), trust_env=False)
+    client: httpx.Client = library.Client(transport=transport, base_url="http://localhost", trust_env=False)
+    return client
 
 
 @cache
