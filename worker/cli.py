@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = load(arguments.config)
-    from worker.wiring import Hostd  # other commands start faster without the worker's parts
+    from worker.running import Hostd  # other commands start faster without the worker's parts
 
     Hostd(config).run()
     return DONE

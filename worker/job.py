@@ -17,8 +17,9 @@ from typing import Final
 from enqueue.requests import Ping, describe, op_of
 from enqueue.results import Result
 from worker.answers import refused, replayed
-from worker.attempt import attempt, decide
+from worker.attempt import attempt
 from worker.context import Context, Delivery
+from worker.decide import decide
 from worker.errors import Conflict, HostdError, Rejected
 from worker.events import say
 from worker.ledger import Delivery as Kind

@@ -8,64 +8,14 @@ enter with the change that they speak of.  A commit is on the disk before the ca
 
 from __future__ import annotations
 
-import sqlite3
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from enqueue.results import Failed, Result, decode_result, encode_result
-from worker.errors import StartupError
-
-SCHEMA_VERSION: Final = 1
-SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS requests (
-    request_id TEXT PRIMARY KEY,
-    seq INTEGER NOT NULL UNIQUE,          -- order of acceptance; a new run gets a new one
-    digest BLOB NOT NULL,                 -- of issuer and canonical request
-    op TEXT NOT NULL,
-    tenant_id TEXT, instance_id TEXT,
-    call BLOB NOT NULL,                   -- RQ's data, as it came
-    state TEXT NOT NULL CHECK (state IN ('accepted', 'decided', 'told')),
-    runs INTEGER NOT NULL DEFAULT 1,
-    attempts INTEGER NOT NULL DEFAULT 0,  -- of this run
-    accepted_at_ms INTEGER NOT NULL,
-    began_at_ms INTEGER,                  -- first attempt of this run
-    not_before_ms INTEGER NOT NULL DEFAULT 0,
-    code TEXT, result BLOB, decided_at_ms INTEGER);
-CREATE INDEX IF NOT EXISTS requests_open ON requests (state, seq) WHERE state != 'told';
-CREATE INDEX IF NOT EXISTS requests_instance ON requests (instance_id, seq);
-CREATE TABLE IF NOT EXISTS journal (
-    request_id TEXT NOT NULL, step TEXT NOT NULL,
-    began_at_ms INTEGER NOT NULL, finished_at_ms INTEGER,
-    PRIMARY KEY (request_id, step)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS reservations (
-    kind TEXT NOT NULL, key TEXT NOT NULL, owner TEXT NOT NULL,
-    vcpus INTEGER NOT NULL DEFAULT 0, mem_mib INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (kind, key)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS instances (
-    instance_id TEXT PRIMARY KEY, tenant_id TEXT NOT NULL, pool_id TEXT NOT NULL,
-    status TEXT NOT NULL, changed_at_ms INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS outbox (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, event BLOB NOT NULL,
-    published INTEGER NOT NULL DEFAULT 0);
-CREATE INDEX IF NOT EXISTS outbox_open ON outbox (seq) WHERE published = 0;
-"""
-
-
-class Survives(Enum):
-    """What a commit outlives; the value is SQLite's `synchronous`.
-
-    A journal entry need not outlive a power cut: what it speaks of is gone then too (processes,
-    devices, control groups) or is found by looking (disks, images).  Not syncing it saves a
-    millisecond a step.
-    """
-
-    POWER_CUT = "FULL"
-    KILL = "NORMAL"
+from worker.journal import Journal
+from worker.ledger_file import Survives
 
 
 class Delivery(Enum):
@@ -113,90 +63,8 @@ def is_final(result: Result) -> bool:
     return result.failure_class in ("rejected", "lost") or result.code in final_codes
 
 
-class Ledger:
+class Ledger(Journal):
     """The file, open.  All methods may be called from any thread."""
-
-    def __init__(self, path: Path) -> None:
-        """Opens or makes the ledger, 0600.
-
-        Raises:
-            StartupError: it cannot be opened, is damaged, or is of a newer hostd.
-        """
-        self._lock = threading.RLock()
-        self._batching = 0
-        self._synced = Survives.POWER_CUT
-        self._finished: list[tuple[int, str, str]] = []
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path.touch(mode=0o600)
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._prepare(path)
-        except (sqlite3.Error, OSError) as error:
-            raise StartupError(
-                f"ledger {path}: {error}; restore it from a backup, or see docs/runbook.md#ledger"
-            ) from error
-
-    def _prepare(self, path: Path) -> None:
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        self._db.execute("PRAGMA busy_timeout=5000")
-        verdict = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if verdict != "ok":
-            raise sqlite3.DatabaseError(f"damaged: {verdict}")
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            raise sqlite3.DatabaseError(f"of a newer hostd (schema {version})")
-        self._db.executescript(SCHEMA)
-        self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-
-    def close(self) -> None:
-        """Closes the file."""
-        with self._lock:
-            self._db.close()
-
-    @contextmanager
-    def transaction(
-        self, *, survives: Survives = Survives.POWER_CUT
-    ) -> Iterator[sqlite3.Connection]:
-        """One durable commit; nested uses join the outermost."""
-        with self._lock:
-            if self._batching:
-                yield self._db
-                return
-            self._demand(survives)
-            self._db.execute("BEGIN IMMEDIATE")
-            self._batching += 1
-            try:
-                yield self._db
-                self._commit()
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-            finally:
-                self._batching -= 1
-
-    def _demand(self, survives: Survives) -> None:
-        """A commit is synced, or only written: SQLite looks at this when a transaction begins."""
-        if survives is not self._synced:
-            self._db.execute(f"PRAGMA synchronous={survives.value}")
-            self._synced = survives
-
-    @contextmanager
-    def rehearsal(self) -> Iterator[None]:
-        """What is written within is taken back: for questions of the form "what if"."""
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._batching += 1
-            try:
-                yield
-            finally:
-                self._batching -= 1
-                self._db.execute("ROLLBACK")
-
-    def _commit(self) -> None:
-        """The one place where something becomes durable."""
-        self._db.execute("COMMIT")
 
     # ------------------------------------------------------------ accept
 
@@ -296,44 +164,6 @@ class Ledger:
                 (not_before_ms, request_id),
             )
 
-    def began(self, request_id: str, step: str, now_ms: int) -> None:
-        """The step is about to change the machine; a kill cannot undo this entry."""
-        with self.transaction(survives=Survives.KILL) as db:
-            self._flush_finished(db)
-            db.execute(
-                "INSERT INTO journal (request_id, step, began_at_ms) VALUES (?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET began_at_ms = excluded.began_at_ms,"
-                " finished_at_ms = NULL",
-                (request_id, step, now_ms),
-            )
-
-    def finished(self, request_id: str, step: str, now_ms: int) -> None:
-        """The step holds.  Written with the next commit: a lost `finished` costs one more look."""
-        with self._lock:
-            self._finished.append((now_ms, request_id, step))
-
-    def begun_steps(self, request_id: str) -> frozenset[str]:
-        """The steps that this run began, finished or not."""
-        with self._lock:
-            rows = self._db.execute("SELECT step FROM journal WHERE request_id = ?", (request_id,))
-            return frozenset(row[0] for row in rows)
-
-    def undone(self, request_id: str, steps: Sequence[str]) -> None:
-        """These steps were taken back: they are not this request's any more."""
-        with self.transaction() as db:
-            self._flush_finished(db)
-            db.executemany(
-                "DELETE FROM journal WHERE request_id = ? AND step = ?",
-                [(request_id, step) for step in steps],
-            )
-
-    def _flush_finished(self, db: sqlite3.Connection) -> None:
-        db.executemany(
-            "UPDATE journal SET finished_at_ms = ? WHERE request_id = ? AND step = ?",
-            self._finished,
-        )
-        self._finished.clear()
-
     # ------------------------------------------------------------ decide, tell
 
     def decide(
@@ -414,15 +244,6 @@ class Ledger:
                 values,
             ).fetchall()
         return [_entry(row) for row in rows]
-
-    def journal(self, request_id: str) -> list[tuple[str, int, int | None]]:
-        """(step, began ms, finished ms or None) of a request's current run, in order."""
-        with self._lock:
-            return self._db.execute(
-                "SELECT step, began_at_ms, finished_at_ms FROM journal WHERE request_id = ?"
-                " ORDER BY began_at_ms",
-                (request_id,),
-            ).fetchall()
 
     def statuses(self) -> dict[str, int]:
         """How many instances stand at each status."""

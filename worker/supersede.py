@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enqueue.requests import DestroyInstance, Request, StopInstance, op_of
 from enqueue.results import Result
 from worker.answers import refused
-from worker.attempt import decide
 from worker.context import Context, Delivery
+from worker.decide import decide
 from worker.errors import Conflict
 from worker.ledger import Entry
 from worker.verify import Order

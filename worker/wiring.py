@@ -1,37 +1,19 @@
-"""Builds everything from the configuration, and runs it: the only place that knows every part."""
+"""Builds the parts from the configuration: the only place that knows every adapter."""
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
-import random
-import signal
-import sqlite3
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from http.server import ThreadingHTTPServer
+from contextlib import ExitStack
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Final
 
-from prometheus_client.core import GaugeMetricFamily
-from redis.exceptions import RedisError
-
-from enqueue.keys import HostKeys, job_id
-from enqueue.results import Pong
 from enqueue.signing import load_verifier
-from worker import recover, simulator
-from worker.answers import refused
+from worker import simulator
 from worker.config import Config
-from worker.context import Context, Delivery
-from worker.engine import Clock
-from worker.errors import Broken, ConfigError, HostdError, StartupError
-from worker.executors import Executors
+from worker.errors import ConfigError, HostdError, StartupError
 from worker.host import machine
-from worker.host import redis as redis_host
 from worker.host.cgroups import KernelCgroups
 from worker.host.disks import Ext4Disks
 from worker.host.firecracker.driver import Firecracker
@@ -39,269 +21,14 @@ from worker.host.firecracker.images import DiskImages
 from worker.host.netlink import Netlink
 from worker.host.nft import Nft
 from worker.host.records import DiskRecords
-from worker.job import quarantined, story
-from worker.ledger import Ledger
-from worker.lock import Locks
-from worker.metrics import Metrics
 from worker.names import Layout
-from worker.observe import Live, gauge, listening_socket, serve
 from worker.ports import Host
-from worker.publish import RedisPublisher
-from worker.rq_worker import BLOCK_S, HostWorker
 from worker.settings import Settings
-from worker.supersede import Subject
-from worker.verify import Forged, Policy
+from worker.verify import Policy
 
 log = logging.getLogger("hostd")
 BEAT_S: Final = 10.0
 PRUNE_S: Final = 3600.0
-
-
-class Hostd:
-    """One running hostd.  Everything it opened is in `_open` and closed with it."""
-
-    def __init__(self, config: Config, *, wrap: Callable[[Host], Host] = lambda host: host) -> None:
-        """Builds all parts; nothing is taken from the queue before `run`.
-
-        `wrap` lets a test put a fuse between the steps and the machine.
-
-        Raises:
-            StartupError, ConfigError: a part cannot be had; the message names it and the way out.
-        """
-        self.config = config
-        self._open = ExitStack()
-        self._fatal: BaseException | None = None
-        try:
-            self._build(config, wrap)
-        except BaseException:
-            self._open.close()
-            raise
-
-    def _build(self, config: Config, wrap: Callable[[Host], Host]) -> None:
-        if os.geteuid() != 0:
-            raise StartupError("hostd run needs root: it makes devices, mounts and control groups")
-        policy = build_policy(config)
-        _directories(config)
-        self._open.enter_context(_host_lock(config.paths.runtime))
-        self._listening = listening_socket(config.metrics.listen) if config.metrics.listen else None
-        if self._listening is not None:
-            self._open.callback(self._listening.close)
-        self._redis = redis_host.connect(config.redis)
-        self._open.callback(self._redis.close)
-        redis_host.check(self._redis, config.redis)
-        self._keys = HostKeys(config.host)
-        self._owner = redis_host.Owner(
-            machine_id=machine.machine_id(), runtime=str(config.paths.runtime), pid=os.getpid()
-        )
-        redis_host.check_owner(self._redis, self._keys, self._owner)
-        self.host = build_host(config, self._open)
-        self._firecracker_version = self.host.vmm.version()
-        self._version, self._boot_id = machine.version(), machine.boot_id()
-        self.ledger = Ledger(config.paths.ledger)
-        self._open.callback(self.ledger.close)
-        redis_host.claim(self._redis, self._keys, self._owner)
-        self.publisher = RedisPublisher(
-            self._redis,
-            self.ledger,
-            self._keys,
-            config.worker,
-            worker_name=self._worker_name,
-            wall=time.time,
-        )
-        self.executors = Executors(
-            config.worker.threads, answering=self.publisher.batch, fatal=self._die
-        )
-        self.context = self._context(config, policy, wrap)
-        taking = redis_host.connect(config.redis, extra_timeout_s=BLOCK_S)
-        self._open.callback(taking.close)
-        self.worker = HostWorker(
-            taking,
-            self._keys,
-            name=self._worker_name,
-            deliver=self._deliver,
-            refuse=self._refuse,
-            room=lambda: config.worker.queue_limit - sum(self.executors.counts()),
-        )
-
-    @property
-    def _worker_name(self) -> str:
-        return f"{self.config.host}_{machine.machine_id()[:8]}"
-
-    def _context(self, config: Config, policy: Policy, wrap: Callable[[Host], Host]) -> Context:
-        metrics = Metrics()
-        metrics.build.info({"version": machine.version(), "firecracker": self._firecracker_version})
-        metrics.registry.register(Live(self._gauges))
-        return Context(
-            config=config,
-            settings=build_settings(config),
-            policy=policy,
-            host=wrap(self.host),
-            ledger=self.ledger,
-            locks=Locks(config.paths.runtime / "lock", timeout_s=config.worker.lock_timeout_s),
-            publish=self.publisher,
-            executors=self.executors,
-            metrics=metrics,
-            clock=Clock(wall=time.time, monotonic=time.monotonic),
-            pong=self._pong,
-            random=random.random,
-        )
-
-    # ------------------------------------------------------------ running
-
-    def run(self) -> None:
-        """Serves until SIGTERM or SIGINT; what runs then is let end, what waits stays queued.
-
-        Raises:
-            StartupError: something that it cannot go on without failed; it says what.
-        """
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self.stop())
-        server = self._serve()
-        told, again = recover.tell_decided(self.context), recover.take_up_unfinished(self.context)
-        if told or again:
-            log.info("recovered: %d results told again, %d requests taken up again", told, again)
-        keeper = threading.Thread(target=self._keep, name="housekeeping", daemon=True)
-        keeper.start()
-        try:
-            self.worker.work()
-        finally:
-            if not self.executors.stop(self.config.worker.stop_timeout_s):
-                log.warning("a request still runs; it is taken up again at the next start")
-            self.publisher.flush()
-            if server is not None:
-                server.shutdown()
-                server.server_close()
-            keeper.join(2 * BEAT_S)
-            self._open.close()
-        if self._fatal is not None:
-            raise StartupError(f"hostd had to stop: {self._fatal}") from self._fatal
-
-    def stop(self) -> None:
-        """Asks `run` to return."""
-        self.worker.stopping.set()
-
-    def _die(self, error: BaseException) -> None:
-        self._fatal = error
-        self.stop()
-
-    def _deliver(self, deliveries: Sequence[Delivery]) -> None:
-        with self.executors.batch(), self.ledger.transaction():
-            for delivery in deliveries:
-                self._submit(delivery)
-
-    def _submit(self, delivery: Delivery) -> None:
-        try:
-            self.executors.submit(story(delivery, self.context))
-        except sqlite3.Error:
-            raise  # without its ledger hostd must not go on
-        except Exception as error:
-            # It would come back at every start.
-            log.exception("bug while reading %s", delivery.shown)
-            bug = Broken("bug", f"{type(error).__name__}: {error}", hint="please report it")
-            self.executors.submit(quarantined(delivery, refused("unknown", bug), self.context))
-
-    def _refuse(self, delivery: Delivery, reason: str) -> None:
-        if self._goes_on(delivery):
-            return
-        error = Forged("unreadable", reason, hint="see docs/runbook.md")
-        log.warning("quarantined %s: %s", delivery.shown, reason)
-        self.publisher.quarantine(delivery, refused("unknown", error))
-
-    def _goes_on(self, delivery: Delivery) -> bool:
-        """Whether Redis has lost a job that is in flight: the ledger has all that it needs."""
-        request_id = delivery.id.removeprefix(job_id(self.config.host, ""))
-        try:
-            return self.ledger.entry(request_id).state == "accepted"
-        except (KeyError, UnicodeEncodeError):
-            return False
-
-    # ------------------------------------------------------------ beside the requests
-
-    def _keep(self) -> None:
-        """Heartbeat, owner key, what waits for Redis, and who shows as deferred."""
-        shown: set[str] = set()
-        next_beat = next_prune = 0.0
-        self.worker.connected.wait(BEAT_S)
-        self.host.vmm.warm()
-        while not self.worker.stopping.wait(1.0):
-            if time.monotonic() >= next_prune:
-                next_prune = time.monotonic() + PRUNE_S
-                self._prune()
-            if not self.worker.connected.is_set():
-                continue
-            if self.publisher.backlog() or self.ledger.untold_events():
-                self.publisher.flush()
-            try:
-                if time.monotonic() >= next_beat:
-                    next_beat = time.monotonic() + BEAT_S
-                    redis_host.refresh(self._redis, self._keys, self._owner)
-                    self.worker.beat()
-                shown = self._show_waiting(shown)
-            except RedisError as error:
-                log.debug("housekeeping: %s", error)
-
-    def _prune(self) -> None:
-        """Forgets what was told longer ago than any caller may ask again."""
-        kept_s = self.config.ledger.retention_days * 86_400
-        if gone := self.ledger.prune(before_ms=int((time.time() - kept_s) * 1000)):
-            log.info("forgot %d requests older than the ledger's retention", gone)
-
-    def _show_waiting(self, shown: set[str]) -> set[str]:
-        waiting = {
-            subject.delivery.id
-            for subject in self.executors.waiting()
-            if isinstance(subject, Subject)
-        }
-        if waiting != shown:
-            self.publisher.deferred(waiting - shown, no_more=shown - waiting)
-        return waiting
-
-    def _serve(self) -> ThreadingHTTPServer | None:
-        if self._listening is None:
-            return None
-        registry = self.context.metrics.registry
-        return serve(self._listening, registry, healthy=self._healthy, ready=self._ready)
-
-    def _healthy(self) -> tuple[bool, str]:
-        dead = self.executors.dead_threads()
-        return not dead, f"dead threads: {', '.join(dead)}" if dead else "ok"
-
-    def _ready(self) -> tuple[bool, str]:
-        ready = self.worker.connected.is_set()
-        return ready, "ready" if ready else "Redis is away, or hostd is still starting"
-
-    def _pong(self) -> Pong:
-        return Pong(
-            host=self.config.host,
-            version=self._version,
-            boot_id=self._boot_id,
-            uptime_s=round(machine.uptime_s(), 3),
-            firecracker_version=self._firecracker_version,
-            queue_depth=max(0, sum(self.executors.counts()) - 1),  # this Ping apart
-        )
-
-    def _gauges(self) -> Iterable[GaugeMetricFamily]:
-        running, waiting = self.executors.counts()
-        yield gauge("hostd_requests_in_flight", "Requests that run now.", running)
-        yield gauge("hostd_requests_waiting", "Requests that wait: turn, retry.", waiting)
-        oldest = self.ledger.unfinished()[:1]
-        age_s = time.time() - oldest[0].accepted_at_ms / 1000 if oldest else 0.0
-        yield gauge(
-            "hostd_oldest_request_age_seconds", "Age of the oldest unfinished request.", age_s
-        )
-        states = GaugeMetricFamily("hostd_instances", "Instances by status.", labels=["state"])
-        for status, number in self.ledger.statuses().items():
-            states.add_metric([status], number)
-        yield states
-        try:
-            with self._redis.pipeline(transaction=False) as pipe:
-                pipe.llen(self._keys.queue)
-                pipe.zcard(self._keys.failed)
-                depth, dead = pipe.execute()
-        except RedisError:
-            return  # the gauges of Redis are absent while it is away
-        yield gauge("hostd_queue_depth", "Requests in the queue, not yet taken.", depth)
-        yield gauge("hostd_dead_requests", "Failed requests in the failed registry.", dead)
 
 
 def build_settings(config: Config) -> Settings:
@@ -391,30 +118,3 @@ def vmm_binaries(config: Config) -> tuple[Path, Path]:
         if digest and machine.sha256(path) != digest:
             raise StartupError(f"[vmm] {key} = {path}: its digest is not [vmm] {key}_sha256")
     return config.vmm.firecracker, config.vmm.jailer
-
-
-def _directories(config: Config) -> None:
-    for key in ("state", "runtime"):
-        path = getattr(config.paths, key)
-        try:
-            path.mkdir(parents=True, exist_ok=True, mode=0o755)
-        except OSError as error:
-            raise StartupError(f"[paths] {key} = {path}: {error.strerror}") from error
-
-
-@contextmanager
-def _host_lock(runtime: Path) -> Iterator[None]:
-    """At most one `hostd run` a host; the kernel lets go of it when the process dies."""
-    fd = os.open(runtime / "hostd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, str(os.getpid()).encode(), 0)
-        yield
-    except BlockingIOError:
-        pid = os.pread(fd, 20, 0).decode() or "unknown"
-        raise StartupError(
-            f"hostd runs on this host already (pid {pid}, lock {runtime}/hostd.lock)"
-        ) from None
-    finally:
-        os.close(fd)

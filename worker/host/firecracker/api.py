@@ -225,7 +225,9 @@ def _client(path: str) -> httpx.Client:
     library = _httpx()
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it reports each request as news
     transport = library.HTTPTransport(uds=path, verify=_no_tls(), trust_env=False)
-    client: httpx.Client = library.Client(transport=transport, base_url="http://localhost", trust_env=False)
+    client: httpx.Client = library.Client(
+        transport=transport, base_url="http://localhost", trust_env=False
+    )
     return client
 
 

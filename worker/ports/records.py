@@ -1,0 +1,60 @@
+"""The port of documents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from worker.documents import InstanceDoc, PoolDoc, TenantDoc
+from worker.names import InstanceRef
+
+
+@dataclass(frozen=True, slots=True)
+class Artifacts:
+    """A pool's current revision: `revisions/<revision>` and the files in it."""
+
+    revision: str
+    kernel: Path
+    rootfs: Path
+
+
+class Records(Protocol):
+    """The JSON documents under the state directory."""
+
+    def tenant(self, tenant_id: str) -> TenantDoc | None:
+        """tenant.json.
+
+        Raises:
+            Conflict: `bad_document`, it does not parse; the message says where.
+        """
+
+    def pool(self, tenant_id: str, pool_id: str) -> PoolDoc | None:
+        """pool.json.
+
+        Raises:
+            Conflict: `bad_document`.
+        """
+
+    def instance(self, ref: InstanceRef) -> InstanceDoc | None:
+        """instance.json.
+
+        Raises:
+            Conflict: `bad_document`.
+        """
+
+    def put_instance(self, ref: InstanceRef, doc: InstanceDoc) -> None:
+        """instance.json is `doc`, durable, whole or as it was.
+
+        Raises:
+            Transient: `no_space`.
+        """
+
+    def instances(self) -> tuple[InstanceRef, ...]:
+        """Every instance with a document on this host."""
+
+    def artifacts(self, tenant_id: str, pool_id: str) -> Artifacts | None:
+        """The pool's current revision; None if `artifacts/current` is no symlink to a whole one."""
+
+    def secrets(self, tenant_id: str) -> bytes:
+        """The bytes of secrets.json; `{}` if there is none."""

@@ -1,0 +1,144 @@
+"""The port of the VMM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+from worker.names import InstanceRef
+
+
+class VmmState(Enum):
+    """What the instance's VMM is doing."""
+
+    GONE = "gone"  # no such process
+    IDLE = "idle"  # a process, no guest yet ("Not started")
+    RUNNING = "running"
+    PAUSED = "paused"
+    HUNG = "hung"  # a process that does not answer; never told by an adapter, only put on facts
+
+
+@dataclass(frozen=True, slots=True)
+class Drive:
+    """A disk of the guest; `source` is its path on the host, `id` also its name in the jail."""
+
+    id: str
+    source: Path
+    read_only: bool
+    root: bool = False
+    shared: bool = False  # used by several guests: linked or copied, never chowned
+    durable: bool = False  # the guest's flushes reach the disk (cache_type Writeback)
+
+
+@dataclass(frozen=True, slots=True)
+class VmSpec:
+    """Everything that decides how a guest is built; plain data, a function of the record."""
+
+    ref: InstanceRef
+    uid: int
+    vcpus: int
+    mem_mib: int
+    kernel: Path
+    boot_args: str
+    drives: tuple[Drive, ...]
+    tap: str
+    mac: str
+    guest_cid: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFiles:
+    """Where the driver wrote a snapshot: on the same filesystem as the image directory."""
+
+    vmstate: Path
+    memory: Path
+
+
+class Vmm(Protocol):
+    """Firecracker under its jailer; an instance is addressed by its id, never by a handle.
+
+    Whichever call talks to a VMM may raise Transient `vmm_timeout` (it lives, but did not answer
+    in time), Broken `vmm_refused` (it answered with an error, which the message carries) or
+    Broken `vmm_exited` (it has ended; facts carry the exit code, where known, and a log tail).
+    """
+
+    def warm(self) -> None:
+        """The first start need not wait for what is loaded late; for a worker that is idle."""
+
+    def state(self, ref: InstanceRef) -> VmmState:
+        """What the VMM does; death is what its pidfd says, never a timed-out API."""
+
+    def pid(self, ref: InstanceRef) -> int | None:
+        """The verified VMM's pid in hostd's namespace; None if it is gone."""
+
+    def jail_is_fresh(self, spec: VmSpec) -> bool:
+        """Whether a whole jail stands that no VMM has used yet, or the VMM lives in it."""
+
+    def spec(self, ref: InstanceRef) -> VmSpec | None:
+        """What the standing jail was built from; it stays true as long as the VMM lives."""
+
+    def jail_exists(self, ref: InstanceRef) -> bool:
+        """Whether anything that `remove_jail` removes is there."""
+
+    def build_jail(self, spec: VmSpec, image: ImageFiles | None) -> None:
+        """A fresh jail stands, with kernel, drives and (for a wake) the image's files in it.
+
+        Raises:
+            Transient: `no_space`.
+            Conflict: `missing_file`, a file that the guest needs is not there.
+        """
+
+    def remove_jail(self, ref: InstanceRef) -> None:
+        """No jail, no mount below it, no runtime file is left.  The VMM must be gone.
+
+        Raises:
+            Transient: `jail_in_use`, it or another process of its start lives.
+        """
+
+    def spawn(self, spec: VmSpec, join_files: tuple[Path, ...]) -> None:
+        """A VMM process is up in its jail and control group, its API answers, and its identity
+        is on record.  Not idempotent: the caller looks first.
+
+        Raises:
+            Broken: `vmm_exited`, it ended at once; facts carry exit code and log tail.
+            Transient: `vmm_timeout`, it did not come up in time; it was killed.
+        """
+
+    def boot(self, spec: VmSpec) -> None:
+        """The guest is configured and started."""
+
+    def pause(self, ref: InstanceRef) -> None:
+        """The vCPUs stand still."""
+
+    def resume(self, ref: InstanceRef) -> None:
+        """The vCPUs run."""
+
+    def snapshot(self, spec: VmSpec) -> ImageFiles:
+        """The paused guest's state and memory are in files of the right size, fsynced, that the
+        VMM can no longer reach by name; an earlier snapshot's are gone.
+
+        Raises:
+            Transient: `no_space`; the guest is still paused.
+            Broken: `snapshot_incomplete`, accepted, but a file is missing or of another size.
+        """
+
+    def load(self, spec: VmSpec) -> None:
+        """The image's state is loaded, the vCPUs stand still."""
+
+    def ask_to_stop(self, ref: InstanceRef, *, timeout_s: float) -> bool:
+        """The guest was asked to shut down; whether the VMM is gone within the timeout."""
+
+    def kill(self, ref: InstanceRef, *, timeout_s: float) -> None:
+        """The VMM's process is gone, by its pidfd.
+
+        Raises:
+            Transient: `vmm_unkillable`, it outlived the timeout.
+        """
+
+    def version(self) -> str:
+        """Firecracker's version, as the configured binary reports it."""
+
+    def binary_sha256(self) -> str:
+        """The digest of the configured firecracker binary."""
