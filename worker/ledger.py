@@ -245,6 +245,14 @@ class Ledger(Journal):
             ).fetchall()
         return [_entry(row) for row in rows]
 
+    def oldest_ms(self) -> int | None:
+        """When the oldest unfinished request was accepted, in Unix milliseconds."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT MIN(accepted_at_ms) FROM requests WHERE state = 'accepted'"
+            ).fetchone()
+        return None if row[0] is None else int(row[0])
+
     def statuses(self) -> dict[str, int]:
         """How many instances stand at each status."""
         with self._lock:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
-from enqueue.results import Failed, Pong, Result
+from enqueue.requests import Request
+from enqueue.results import Failed, FailureClass, Pong, Result
 from worker.events import outcome_of
 
+OPERATIONS = tuple(request.__name__ for request in get_args(Request))
+OUTCOMES = ("done", *get_args(FailureClass))
 FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
@@ -42,6 +47,9 @@ class Metrics:
         self.image_bytes = Gauge(
             "hostd_sleep_image_bytes", "Size of the last sleep image made.", registry=r
         )
+        for op in OPERATIONS:  # a rate needs a series from before its first event
+            for outcome in OUTCOMES:
+                self.requests.labels(op, outcome)
         self.build = Info("hostd_build", "What runs here.", registry=r)
 
     def ended(self, result: Result) -> None:

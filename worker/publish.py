@@ -7,15 +7,11 @@ at the same time share one round trip.
 
 from __future__ import annotations
 
-import base64
 import logging
-import re
 import threading
-import zlib
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -23,18 +19,15 @@ from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import RedisError, ResponseError
 
-from enqueue import envelope, keys
-from enqueue.requests import describe
-from enqueue.results import Failed, Result, encode_result
+from enqueue import keys
+from enqueue.results import Failed, Result
 from worker.config import WorkerConfig
 from worker.context import Delivery
 from worker.ledger import Ledger
+from worker.rq_fields import outcome_fields, rq_time, stream_fields, whole_job
 
 log = logging.getLogger("hostd")
 
-RESULT_SUCCESSFUL: Final = 1  # rq.results.Result.Type
-RESULT_FAILED: Final = 2
-RQ_TIME: Final = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\d(\.\d{1,6})?Z")
 CANCELED: Final = ("conflict/superseded", "conflict/cancelled")
 
 
@@ -76,7 +69,7 @@ class RedisPublisher:
 
     def started(self, delivery: Delivery) -> bool:
         """See `worker.context.Publisher`."""
-        now = _rq_time(self._wall())
+        now = rq_time(self._wall())
         job = keys.job(delivery.id)
         try:
             with self._redis.pipeline(transaction=True) as pipe:
@@ -188,13 +181,21 @@ class RedisPublisher:
         pipe.lrem(self._keys.intermediate, 0, raw_id)  # type: ignore[arg-type]  # redis-py's str is any value
         if not telling.delivery.data:
             return  # there is no job to write to, and its id may be anything
-        pipe.hset(keys.job(id_), mapping=self._job_fields(telling, status))
+        pipe.hset(keys.job(id_), mapping=self._fields(telling, status))
         pipe.expire(keys.job(id_), ttl_s)
-        pipe.xadd(keys.results(id_), self._stream_fields(telling.result), maxlen=10)
+        pipe.xadd(keys.results(id_), stream_fields(telling.result, self._worker_name), maxlen=10)
         pipe.expire(keys.results(id_), ttl_s)
         pipe.zrem(self._keys.started, id_)
         pipe.zrem(self._keys.deferred, id_)
         pipe.zadd(registry, {id_: int(self._wall()) + ttl_s})
+
+    def _fields(self, telling: _Telling, status: str) -> dict[Any, Any]:
+        ended_s = self._wall()
+        began_s = ended_s - getattr(telling.result, "took_ms", 0.0) / 1000
+        fields = outcome_fields(status, began_s, ended_s, self._worker_name)
+        if telling.request_id is not None:
+            fields |= whole_job(telling.delivery, self._keys.queue_name, began_s)
+        return fields
 
     def _queue_quarantine(self, pipe: Pipeline, telling: _Telling) -> None:
         entry = {
@@ -212,47 +213,6 @@ class RedisPublisher:
         if result.code in CANCELED:
             return self._keys.canceled, "canceled"
         return self._keys.failed, "failed"
-
-    def _job_fields(self, telling: _Telling, status: str) -> dict[Any, Any]:
-        """All that stock tools read, so that the job is whole even if Redis had lost it."""
-        delivery = telling.delivery
-        ended = self._wall()
-        began = ended - getattr(telling.result, "took_ms", 0.0) / 1000
-        fields: dict[Any, Any] = {
-            "status": status,
-            "started_at": _rq_time(began),
-            "ended_at": _rq_time(ended),
-            "worker_name": self._worker_name,
-        }
-        if telling.request_id is not None:
-            fields |= {
-                "data": delivery.data,
-                "origin": self._keys.queue_name,
-                "description": _description(delivery.data),
-                "created_at": _time_or(delivery.created_at, began),
-                "enqueued_at": _time_or(delivery.enqueued_at, began),
-                "timeout": 0,
-            }
-        return fields
-
-    def _stream_fields(self, result: Result) -> dict[Any, Any]:
-        """An entry of RQ's result stream: `rq.results.Result.serialize`."""
-        failed = isinstance(result, Failed)
-        fields: dict[Any, Any] = {
-            "type": RESULT_FAILED if failed else RESULT_SUCCESSFUL,
-            "worker_name": self._worker_name,
-            "return_value": base64.b64encode(encode_result(result)),
-        }
-        if failed:
-            fields["exc_string"] = base64.b64encode(zlib.compress(str(result).encode()))
-        return fields
-
-
-def _description(call: bytes) -> str:
-    try:
-        return describe(envelope.decode_body(envelope.decode_call(call).body).request)
-    except msgspec.DecodeError:
-        return "unreadable request"
 
 
 def _executed(pipe: Pipeline) -> list[Any]:
@@ -278,14 +238,3 @@ def _executed(pipe: Pipeline) -> list[Any]:
                 again(*command)
         pipe.execute(raise_on_error=False)
     return replies
-
-
-def _time_or(given: bytes, wall_s: float) -> str:
-    """A time of RQ's as it came, if stock tools can read it."""
-    text = given.decode("ascii", "replace")
-    return text if RQ_TIME.fullmatch(text) else _rq_time(wall_s)
-
-
-def _rq_time(wall_s: float) -> str:
-    """As `rq.utils.utcformat` writes it."""
-    return datetime.fromtimestamp(wall_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -10,14 +10,10 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Final
-
-from prometheus_client.core import GaugeMetricFamily
-from redis.exceptions import RedisError
 
 from enqueue.keys import HostKeys, job_id
 from enqueue.results import Pong
@@ -28,23 +24,22 @@ from worker.context import Context, Delivery
 from worker.engine import Clock
 from worker.errors import Broken, StartupError
 from worker.executors import Executors
+from worker.gauges import Gauges
 from worker.host import machine
 from worker.host import redis as redis_host
+from worker.housekeeping import BEAT_S, Housekeeping
 from worker.job import quarantined, story
 from worker.ledger import Ledger
 from worker.lock import Locks
 from worker.metrics import Metrics
-from worker.observe import Live, gauge, listening_socket, serve
+from worker.observe import Live, listening_socket, serve
 from worker.ports import Host
 from worker.publish import RedisPublisher
 from worker.rq_worker import BLOCK_S, HostWorker
-from worker.supersede import Subject
 from worker.verify import Forged, Policy
 from worker.wiring import build_host, build_policy, build_settings
 
 log = logging.getLogger("hostd")
-BEAT_S: Final = 10.0
-PRUNE_S: Final = 3600.0
 
 
 class Hostd:
@@ -120,7 +115,8 @@ class Hostd:
     def _context(self, config: Config, policy: Policy, wrap: Callable[[Host], Host]) -> Context:
         metrics = Metrics()
         metrics.build.info({"version": machine.version(), "firecracker": self._firecracker_version})
-        metrics.registry.register(Live(self._gauges))
+        gauges = Gauges(self.executors, self.ledger, self._redis, self._keys)
+        metrics.registry.register(Live(gauges.read))
         return Context(
             config=config,
             settings=build_settings(config),
@@ -150,7 +146,7 @@ class Hostd:
         told, again = recover.tell_decided(self.context), recover.take_up_unfinished(self.context)
         if told or again:
             log.info("recovered: %d results told again, %d requests taken up again", told, again)
-        keeper = threading.Thread(target=self._keep, name="housekeeping", daemon=True)
+        keeper = threading.Thread(target=self._housekeeping().run, name="housekeeping", daemon=True)
         keeper.start()
         try:
             self.worker.work()
@@ -165,6 +161,17 @@ class Hostd:
             self._open.close()
         if self._fatal is not None:
             raise StartupError(f"hostd had to stop: {self._fatal}") from self._fatal
+
+    def _housekeeping(self) -> Housekeeping:
+        return Housekeeping(
+            worker=self.worker,
+            executors=self.executors,
+            publisher=self.publisher,
+            ledger=self.ledger,
+            retention_days=self.config.ledger.retention_days,
+            claim=lambda: redis_host.refresh(self._redis, self._keys, self._owner),
+            warm=self.host.vmm.warm,
+        )
 
     def stop(self) -> None:
         """Asks `run` to return."""
@@ -205,46 +212,7 @@ class Hostd:
         except (KeyError, UnicodeEncodeError):
             return False
 
-    # ------------------------------------------------------------ beside the requests
-
-    def _keep(self) -> None:
-        """Heartbeat, owner key, what waits for Redis, and who shows as deferred."""
-        shown: set[str] = set()
-        next_beat = next_prune = 0.0
-        self.worker.connected.wait(BEAT_S)
-        self.host.vmm.warm()
-        while not self.worker.stopping.wait(1.0):
-            if time.monotonic() >= next_prune:
-                next_prune = time.monotonic() + PRUNE_S
-                self._prune()
-            if not self.worker.connected.is_set():
-                continue
-            if self.publisher.backlog() or self.ledger.untold_events():
-                self.publisher.flush()
-            try:
-                if time.monotonic() >= next_beat:
-                    next_beat = time.monotonic() + BEAT_S
-                    redis_host.refresh(self._redis, self._keys, self._owner)
-                    self.worker.beat()
-                shown = self._show_waiting(shown)
-            except RedisError as error:
-                log.debug("housekeeping: %s", error)
-
-    def _prune(self) -> None:
-        """Forgets what was told longer ago than any caller may ask again."""
-        kept_s = self.config.ledger.retention_days * 86_400
-        if gone := self.ledger.prune(before_ms=int((time.time() - kept_s) * 1000)):
-            log.info("forgot %d requests older than the ledger's retention", gone)
-
-    def _show_waiting(self, shown: set[str]) -> set[str]:
-        waiting = {
-            subject.delivery.id
-            for subject in self.executors.waiting()
-            if isinstance(subject, Subject)
-        }
-        if waiting != shown:
-            self.publisher.deferred(waiting - shown, no_more=shown - waiting)
-        return waiting
+    # ------------------------------------------------------------ seen from outside
 
     def _serve(self) -> ThreadingHTTPServer | None:
         if self._listening is None:
@@ -269,29 +237,6 @@ class Hostd:
             firecracker_version=self._firecracker_version,
             queue_depth=max(0, sum(self.executors.counts()) - 1),  # this Ping apart
         )
-
-    def _gauges(self) -> Iterable[GaugeMetricFamily]:
-        running, waiting = self.executors.counts()
-        yield gauge("hostd_requests_in_flight", "Requests that run now.", running)
-        yield gauge("hostd_requests_waiting", "Requests that wait: turn, retry.", waiting)
-        oldest = self.ledger.unfinished()[:1]
-        age_s = time.time() - oldest[0].accepted_at_ms / 1000 if oldest else 0.0
-        yield gauge(
-            "hostd_oldest_request_age_seconds", "Age of the oldest unfinished request.", age_s
-        )
-        states = GaugeMetricFamily("hostd_instances", "Instances by status.", labels=["state"])
-        for status, number in self.ledger.statuses().items():
-            states.add_metric([status], number)
-        yield states
-        try:
-            with self._redis.pipeline(transaction=False) as pipe:
-                pipe.llen(self._keys.queue)
-                pipe.zcard(self._keys.failed)
-                depth, dead = pipe.execute()
-        except RedisError:
-            return  # the gauges of Redis are absent while it is away
-        yield gauge("hostd_queue_depth", "Requests in the queue, not yet taken.", depth)
-        yield gauge("hostd_dead_requests", "Failed requests in the failed registry.", dead)
 
 
 def _directories(config: Config) -> None:

@@ -187,7 +187,7 @@ def test_the_metrics_are_those_of_the_code() -> None:
         for sample in metric.describe()
     }
     exposed = {name for name, _ in families}
-    source = (ROOT / "worker" / "running.py").read_text()
+    source = (ROOT / "worker" / "gauges.py").read_text()
     exposed |= set(re.findall(r'"(hostd_[a-z_]+)"', source))
     plain = {re.sub(r"(_total|_info)?(\{.*\})?$", "", name) for name in said}
     assert plain == exposed

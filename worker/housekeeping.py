@@ -1,0 +1,76 @@
+"""What a running hostd does beside its requests, once a second and more rarely."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from redis.exceptions import RedisError
+
+from worker.executors import Executors
+from worker.ledger import Ledger
+from worker.publish import RedisPublisher
+from worker.rq_worker import HostWorker
+from worker.supersede import Subject
+
+log = logging.getLogger("hostd")
+BEAT_S: Final = 10.0
+PRUNE_S: Final = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Housekeeping:
+    """Heartbeat, owner key, what waits for Redis, who shows as deferred, and what is forgotten.
+
+    `claim` says again whose the host name is; `warm` loads what the first start would wait for.
+    """
+
+    worker: HostWorker
+    executors: Executors
+    publisher: RedisPublisher
+    ledger: Ledger
+    retention_days: int
+    claim: Callable[[], None]
+    warm: Callable[[], None]
+
+    def run(self) -> None:
+        """Until the worker is asked to stop."""
+        shown: set[str] = set()
+        next_beat = next_prune = 0.0
+        self.worker.connected.wait(BEAT_S)
+        self.warm()
+        while not self.worker.stopping.wait(1.0):
+            if time.monotonic() >= next_prune:
+                next_prune = time.monotonic() + PRUNE_S
+                self._prune()
+            if not self.worker.connected.is_set():
+                continue
+            if self.publisher.backlog() or self.ledger.untold_events():
+                self.publisher.flush()
+            try:
+                if time.monotonic() >= next_beat:
+                    next_beat = time.monotonic() + BEAT_S
+                    self.claim()
+                    self.worker.beat()
+                shown = self._show_waiting(shown)
+            except RedisError as error:
+                log.debug("housekeeping: %s", error)
+
+    def _prune(self) -> None:
+        """Forgets what was told longer ago than any caller may ask again."""
+        kept_s = self.retention_days * 86_400
+        if gone := self.ledger.prune(before_ms=int((time.time() - kept_s) * 1000)):
+            log.info("forgot %d requests older than the ledger's retention", gone)
+
+    def _show_waiting(self, shown: set[str]) -> set[str]:
+        waiting = {
+            subject.delivery.id
+            for subject in self.executors.waiting()
+            if isinstance(subject, Subject)
+        }
+        if waiting != shown:
+            self.publisher.deferred(waiting - shown, no_more=shown - waiting)
+        return waiting
