@@ -13,10 +13,10 @@ help:
 	@echo "make bench      figures, as ratios, into build/bench.json"
 	@echo "make dashboard  rq-dashboard without pickle on 127.0.0.1:9181 (REDIS=redis://...)"
 
-demo: $(STAMP) system
+demo: system $(STAMP)
 	@$(BIN)/hostd demo $(DEMO)
 
-test: $(STAMP) system check
+test: system $(STAMP) check
 	@$(PYTEST) tests -m "not bench" -rs --ignore=tests/unit
 
 check: $(STAMP)
@@ -25,7 +25,7 @@ check: $(STAMP)
 	@$(BIN)/lint-imports --no-logo > build/imports.log || (cat build/imports.log; exit 1)
 	@$(PYTEST) tests/unit
 
-bench: $(STAMP) system
+bench: system $(STAMP)
 	@mkdir -p build
 	@$(BIN)/python -m bench $(BENCH)
 
@@ -33,17 +33,19 @@ dashboard: $(STAMP)
 	@$(BIN)/python -m worker.dashboard $(if $(REDIS),--redis $(REDIS))
 
 $(STAMP): pyproject.toml
+	@mkdir -p build
 	@echo "making $(VENV) ..."
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "hostd needs Python 3.11 or newer as python3"; exit 1; }
-	@test -x $(BIN)/python || python3 -m venv $(VENV) \
-		|| { echo "cannot make a virtual environment: apt-get install python3-venv"; exit 1; }
+	@python3 -c 'import ensurepip' 2> /dev/null || $(MAKE) --no-print-directory system \
+		PACKAGES="$$(python3 -c 'import sys; print("python3.%d-venv" % sys.version_info[1])')"
+	@test -x $(BIN)/python || python3 -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,dashboard]'
-	@mkdir -p build
 	@touch $@
 
 # Installs what is missing, and says so; quick when nothing is.
 system:
+	@mkdir -p build
 	@test "$$(id -u)" = 0 || { echo "hostd needs root: it makes devices and control groups"; exit 1; }
 	@missing=$$(dpkg-query -W -f '$${db:Status-Status} $${Package}\n' $(PACKAGES) 2>/dev/null \
 		| awk '$$1 == "installed" {print $$2}' | sort | comm -13 - <(printf '%s\n' $(PACKAGES) | sort)); \
