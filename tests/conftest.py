@@ -32,3 +32,10 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped on CI: {report.longrepr}"
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says which Firecracker the tests have met."""
+    real = os.environ.get("HOSTD_FIRECRACKER") and os.environ.get("HOSTD_JAILER")
+    said = "the real one too" if real else "SIMULATED: hostd's stand-ins only"
+    terminalreporter.write_line(f"Firecracker and jailer: {said}")

@@ -37,10 +37,11 @@ def concluded(
     outcome: Outcome,
     state: str,
     *,
+    changed: bool,
     issued_at_ms: int,
     now_ms: int,
 ) -> Result:
-    """The result of an ended request."""
+    """The result of an ended request; `changed` by any of its attempts."""
     began_ms = entry.began_at_ms or now_ms
     common: Mapping[str, Any] = {
         "op": op_of(request),
@@ -50,7 +51,7 @@ def concluded(
         "steps": outcome.reports,
     }
     if outcome.error is None:
-        return Done(changed=outcome.changed, state=state, detail=dict(outcome.detail), **common)
+        return Done(changed=changed, state=state, detail=dict(outcome.detail), **common)
     error = outcome.error
     detail = dict(outcome.detail) | ({"undone": outcome.undone} if outcome.undone else {})
     return Failed(

@@ -143,7 +143,12 @@ def _planned_instance(request: InstanceRequest, request_id: str, ctx: Context) -
     verdict = verdict_for(request, facts)
     place = reserve_instance(verdict, facts, ctx.ledger, ctx.settings)
     plan = instance_plan(
-        request, verdict, facts, place, settings=ctx.settings, request_id=request_id
+        request,
+        verdict,
+        facts,
+        place,
+        settings=ctx.settings,
+        request_id=request_id,
     )
     return Planned(plan, facts.status)
 
@@ -173,6 +178,7 @@ def _concluded(
         entry,
         outcome,
         planned.plan.state,
+        changed=outcome.changed or bool(ctx.ledger.begun_steps(entry.request_id)),
         issued_at_ms=order.body.issued_at_ms,
         now_ms=ctx.clock.now_ms(),
     )

@@ -17,7 +17,7 @@ EFFECTS = {
     "firewall": {"put", "remove"},
     "cgroups": {"put", "kill", "remove"},
     "disks": {"make", "copy", "remove", "wipe"},
-    "records": {"put_instance"},
+    "records": {"put_instance", "audit"},
     "vmm": {
         "build_jail", "remove_jail", "spawn", "boot", "pause", "resume", "snapshot", "load",
         "ask_to_stop", "kill",

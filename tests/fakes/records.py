@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ class FakeRecords:
         self.docs: dict[InstanceRef, bytes] = {}
         self.current: dict[tuple[str, str], Artifacts] = {}
         self.secret_bytes: dict[str, bytes] = {}
+        self.audits: dict[str, list[dict[str, Any]]] = {}
 
     def tenant(self, tenant_id: str) -> TenantDoc | None:
         raw = self.tenants.get(tenant_id)
@@ -56,6 +58,12 @@ class FakeRecords:
 
     def artifacts(self, tenant_id: str, pool_id: str) -> Artifacts | None:
         return self.current.get((tenant_id, pool_id))
+
+    def audited(self, tenant_id: str, request_id: str) -> bool:
+        return any(entry["request_id"] == request_id for entry in self.audits.get(tenant_id, []))
+
+    def audit(self, tenant_id: str, entry: Mapping[str, Any]) -> None:
+        self.audits.setdefault(tenant_id, []).append(dict(entry))
 
     def secrets(self, tenant_id: str) -> bytes:
         return self.secret_bytes.get(tenant_id, b"{}")

@@ -302,6 +302,10 @@ class World:
                 if "jail" not in path.parts and "artifacts" not in path.parts
             ),
             "reservations": self.reservations(),
+            "audit": {
+                tenant: [entry["action"] for entry in entries]
+                for tenant, entries in self.records.audits.items()
+            },
         }
 
     def reservations(self) -> list[tuple[str, str, str]]:

@@ -117,6 +117,9 @@ def test_a_whole_life_and_nothing_is_left(hostd: HostdProcess) -> None:
     assert not hostd.layout.volumes(ref).exists()
     done(client, DestroyInstance(**ids(ref), wipe_volumes=True), changed=False)
     failed(client, StartInstance(**ids(ref)), "conflict/destroyed")
+    log = (hostd.layout.tenant(TENANT) / "audit.log").read_text().splitlines()
+    actions = [json.loads(line)["action"].removeprefix("Instance") for line in log]
+    assert actions == ["Started", "Slept", "Woken", "Stopped", "Started", "Destroyed"]
     done(client, TeardownNetwork(tenant_id=network.tenant_id, net=network.net), state="down")
     assert links(hostd) == set()
     with hostd.namespace.entered():

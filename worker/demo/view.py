@@ -32,7 +32,7 @@ class View:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._rows: list[Row] = []
-        self._live = Live(self._table(), console=console, refresh_per_second=8, transient=False)
+        self._live = Live(get_renderable=self._table, console=console, refresh_per_second=8)
 
     def __enter__(self) -> View:
         if self._console.is_terminal:
@@ -41,32 +41,25 @@ class View:
 
     def __exit__(self, *_: object) -> None:
         if self._console.is_terminal:
-            self._live.update(self._table())
             self._live.stop()
 
     def request(self, request: Request) -> Row:
         """A new row for a request."""
         row = Row(describe(request) if op_of(request) != "Ping" else "Ping")
         self._rows.append(row)
-        self._show()
         return row
 
     def ended(self, row: Row, result: Result) -> None:
         """The row's result has come."""
         row.result = result
-        self._show()
         if not self._console.is_terminal:
             self._console.print(f"{row.what}: ", outcome(row), "  ", steps(result), sep="")
 
     def note(self, text: str) -> None:
         """A line between requests."""
         self._rows.append(Row(text, note=True))
-        self._show()
         if not self._console.is_terminal:
             self._console.print(f"-- {text}")
-
-    def _show(self) -> None:
-        self._live.update(self._table())
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold")

@@ -9,16 +9,16 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from enqueue.requests import INSTANCE_PATTERN, LABEL_PATTERN, InstanceId, PoolId, TenantId
 from worker.documents import InstanceDoc, InstanceFields, PoolDoc, TenantDoc, parse_instance
 from worker.errors import Conflict
-from worker.host import files
+from worker.host import audit, files
 from worker.names import InstanceRef, Layout
 from worker.ports import Artifacts
 
@@ -92,6 +92,17 @@ class DiskRecords:
         if not (_is_within(kernel, home) and _is_within(rootfs, home)):
             return None
         return Artifacts(revision.name, kernel, rootfs)
+
+    def audited(self, tenant_id: str, request_id: str) -> bool:
+        """See `Records.audited`."""
+        return audit.mentions(self._audit_log(tenant_id), f'"{request_id}"')
+
+    def audit(self, tenant_id: str, entry: Mapping[str, Any]) -> None:
+        """See `Records.audit`."""
+        audit.append(self._audit_log(tenant_id), msgspec.json.encode(entry))
+
+    def _audit_log(self, tenant_id: str) -> Path:
+        return self._layout.tenant(tenant_id) / "audit.log"
 
     def secrets(self, tenant_id: str) -> bytes:
         """See `Records.secrets`.

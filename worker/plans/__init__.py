@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TypeVar, assert_never
+from typing import Final, TypeVar, assert_never
 
-from enqueue.requests import DestroyInstance, InstanceRequest, SleepInstance
+from enqueue.requests import (
+    DestroyInstance,
+    InstanceRequest,
+    SleepInstance,
+    StartInstance,
+    StopInstance,
+    WakeInstance,
+    describe,
+)
 from worker.facts import InstanceFacts
 from worker.plans import instance
 from worker.plans.base import Plan
@@ -12,8 +20,18 @@ from worker.plans.build import Place
 from worker.plans.instance import Grounds
 from worker.plans.verdict import Verdict
 from worker.settings import Settings
+from worker.steps.record import Audited
 
 T = TypeVar("T")
+
+# What the audit log calls a request that was carried out.
+ACTIONS: Final[dict[type[InstanceRequest], str]] = {
+    StartInstance: "InstanceStarted",
+    StopInstance: "InstanceStopped",
+    SleepInstance: "InstanceSlept",
+    WakeInstance: "InstanceWoken",
+    DestroyInstance: "InstanceDestroyed",
+}
 
 
 def instance_plan(
@@ -27,10 +45,22 @@ def instance_plan(
 ) -> Plan:
     """The steps that make `request` true on this host, in order.
 
+    The status is recorded last: as long as it is not, the request is not done.
+
     Raises:
         Conflict: something that the plan is built from is missing.
     """
-    grounds = Grounds(facts, place, settings)
+    plan = _unaudited(request, verdict, Grounds(facts, place, settings), request_id)
+    if not plan.steps or facts.tenant is None or plan.then is not None:
+        return plan
+    audited = Audited(facts.ref, ACTIONS[type(request)], request_id, facts.at, describe(request))
+    return Plan((*plan.steps[:-1], audited, plan.steps[-1]), plan.state)
+
+
+def _unaudited(
+    request: InstanceRequest, verdict: Verdict, grounds: Grounds, request_id: str
+) -> Plan:
+    facts, place = grounds.facts, grounds.place
     match verdict:
         case Verdict.UNCHANGED:
             return Plan((), facts.status or "destroyed")

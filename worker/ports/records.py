@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from worker.documents import InstanceDoc, PoolDoc, TenantDoc
 from worker.names import InstanceRef
@@ -55,6 +56,16 @@ class Records(Protocol):
 
     def artifacts(self, tenant_id: str, pool_id: str) -> Artifacts | None:
         """The pool's current revision; None if `artifacts/current` is no symlink to a whole one."""
+
+    def audited(self, tenant_id: str, request_id: str) -> bool:
+        """Whether the tenant's audit log speaks of the request in its latest lines."""
+
+    def audit(self, tenant_id: str, entry: Mapping[str, Any]) -> None:
+        """The entry is the last line of the tenant's audit log, durably.
+
+        Raises:
+            Transient: `no_space`.
+        """
 
     def secrets(self, tenant_id: str) -> bytes:
         """The bytes of secrets.json; `{}` if there is none."""

@@ -45,3 +45,33 @@ class StatusRecorded:
 
     def undo(self, host: Host) -> None:
         pass
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """The tenant's audit log says what the request did to the instance, once."""
+
+    ref: InstanceRef
+    action: str
+    request_id: str
+    at: str
+    detail: str
+    name: str = "audited"
+
+    def done(self, host: Host) -> bool:
+        return host.records.audited(self.ref.tenant_id, self.request_id)
+
+    def apply(self, host: Host) -> None:
+        entry = {
+            "timestamp": self.at,
+            "tenant_id": self.ref.tenant_id,
+            "pool_id": self.ref.pool_id,
+            "instance_id": self.ref.instance_id,
+            "action": self.action,
+            "detail": self.detail,
+            "request_id": self.request_id,
+        }
+        host.records.audit(self.ref.tenant_id, entry)
+
+    def undo(self, host: Host) -> None:
+        pass  # an audit log is only ever added to
