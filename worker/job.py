@@ -82,7 +82,8 @@ def fulfil(order: Order, entry: Entry, delivery: Delivery, ctx: Context) -> Iter
         ctx.executors.submit(told(victim, result, ctx))
     yield Turn(keys_of(request), Subject(order, entry, delivery))
     outcome: Result | Until
-    if ctx.publish.started(delivery):
+    # A cancellation ends what waits.  What a killed hostd had begun waits no more.
+    if ctx.publish.started(delivery) or entry.attempts:
         if (delay_ms := entry.not_before_ms - ctx.clock.now_ms()) > 0:
             yield Until(ctx.clock.monotonic() + delay_ms / 1000)
         while isinstance(outcome := attempt(order, ctx), Until):

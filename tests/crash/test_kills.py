@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from enqueue.results import Done
+from enqueue.results import Done, Failed
 from tests.fakes.fuse import KilledError
 from tests.fakes.scenarios import SCENARIOS, prepare
 from tests.fakes.world import World
@@ -89,3 +89,34 @@ def test_a_second_kill_during_recovery_changes_nothing_about_the_end(
             world.fuse.rearm()
             assert world.seen() == undisturbed.seen(), (first, second)
             world.close()
+
+
+@pytest.mark.parametrize("name", ["sleep", "wake", "start"])
+def test_a_cancellation_does_not_cut_what_a_killed_hostd_had_begun(
+    name: str, worlds: Callable[[], World]
+) -> None:
+    prelude, request = SCENARIOS[name]
+    undisturbed = worlds()
+    prepare(undisturbed, prelude)
+    undisturbed.ask(request, "r")
+    world = worlds()
+    prepare(world, prelude)
+    world.fuse.rearm(len(undisturbed.fuse.seen) // 2, after=True)
+    with pytest.raises(KilledError):
+        world.ask(request, "r")
+    world.fuse.rearm()
+    world.cancelled.add("h1_r")
+    world.restart()
+    assert isinstance(world.told["h1_r"][-1], Done)
+    assert world.seen() == undisturbed.seen()
+
+
+def test_a_cancelled_request_that_waits_never_runs(worlds: Callable[[], World]) -> None:
+    world = worlds()
+    prepare(world, [])
+    before = world.seen()
+    world.cancelled.add("h1_r")
+    result = world.ask(SCENARIOS["start"][1], "r")
+    assert isinstance(result, Failed)
+    assert result.code == "conflict/cancelled"
+    assert world.seen() == before
