@@ -43,7 +43,7 @@ def story(delivery: Delivery, ctx: Context) -> Iterator[Wait]:
         return
     if isinstance(order.body.request, Ping):
         yield Answer()
-        tell(order, delivery, ctx.pong(), ctx, request_id=None)
+        tell(order, delivery, pong(order, ctx), ctx, request_id=None)
         return
     kind, entry = accepted(order, ctx)
     if kind is Kind.UNTOLD:  # perhaps being told at this moment, and asked for again
@@ -63,6 +63,15 @@ def story(delivery: Delivery, ctx: Context) -> Iterator[Wait]:
             yield from answered(order, entry, delivery, ctx)
         case Kind.REUSED:
             yield from reused(order, delivery, ctx)
+
+
+def pong(order: Order, ctx: Context) -> Result:
+    """The answer to a Ping, which needs no ledger: it changes nothing."""
+    try:
+        check_times(order.body, now_ms=ctx.clock.now_ms())
+    except Rejected as error:
+        return refused(op_of(order.body.request), error)
+    return ctx.pong()
 
 
 def begin(order: Order, entry: Entry, delivery: Delivery, ctx: Context) -> Iterator[Wait]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from enqueue.results import Done, Failed
+from enqueue.requests import Ping
+from enqueue.results import Done, Failed, Pong
 from tests.fakes.fuse import KilledError
 from tests.fakes.scenarios import SCENARIOS, prepare
 from tests.fakes.world import World
@@ -120,3 +121,16 @@ def test_a_cancelled_request_that_waits_never_runs(worlds: Callable[[], World]) 
     assert isinstance(result, Failed)
     assert result.code == "conflict/cancelled"
     assert world.seen() == before
+
+
+def test_a_ping_that_comes_too_late_is_refused_like_any_request(
+    worlds: Callable[[], World],
+) -> None:
+    world = worlds()
+    assert isinstance(world.ask(Ping(), "p-1"), Pong)
+    delivery = world.enqueue(Ping(), "p-2")
+    world.now_s += 2 * 86_400
+    world.deliver()
+    (result,) = world.told[delivery.id]
+    assert isinstance(result, Failed)
+    assert result.code == "rejected/expired"
