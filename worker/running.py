@@ -19,6 +19,7 @@ from enqueue.keys import HostKeys, job_id
 from enqueue.results import Pong
 from worker import recover
 from worker.answers import refused
+from worker.boot import await_clock
 from worker.config import Config
 from worker.context import Context, Delivery
 from worker.engine import Clock
@@ -148,6 +149,11 @@ class Hostd:
             log.info("recovered: %d results told again, %d requests taken up again", told, again)
         keeper = threading.Thread(target=self._housekeeping().run, name="housekeeping", daemon=True)
         keeper.start()
+        await_clock(
+            synchronized=machine.clock_is_synchronized,
+            uptime_s=machine.uptime_s,
+            pause=self.worker.stopping.wait,
+        )
         try:
             self.worker.work()
         finally:

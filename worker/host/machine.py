@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import time
 from importlib import metadata
@@ -9,6 +10,8 @@ from pathlib import Path
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 MACHINE_ID = Path("/etc/machine-id")
+TIME_ERROR = 5
+TIMEX_BYTES = 512  # struct timex has 208 on 64-bit Linux
 
 
 def boot_id() -> str:
@@ -38,3 +41,9 @@ def sha256(path: Path) -> str:
 def uptime_s() -> float:
     """Seconds since boot, suspend included."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def clock_is_synchronized() -> bool:
+    """Whether the kernel's clock is disciplined: adjtimex(2) does not answer TIME_ERROR."""
+    timex = ctypes.create_string_buffer(TIMEX_BYTES)  # modes = 0: nothing is set
+    return int(ctypes.CDLL(None, use_errno=True).adjtimex(timex)) not in (-1, TIME_ERROR)
