@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -34,7 +34,6 @@ from worker.ledger import Ledger
 from worker.lock import Locks
 from worker.metrics import Metrics
 from worker.observe import Live, listening_socket, serve
-from worker.ports import Host
 from worker.publish import RedisPublisher
 from worker.rq_worker import BLOCK_S, HostWorker
 from worker.verify import Forged, Policy
@@ -46,10 +45,8 @@ log = logging.getLogger("hostd")
 class Hostd:
     """One running hostd.  Everything it opened is in `_open` and closed with it."""
 
-    def __init__(self, config: Config, *, wrap: Callable[[Host], Host] = lambda host: host) -> None:
+    def __init__(self, config: Config) -> None:
         """Builds all parts; nothing is taken from the queue before `run`.
-
-        `wrap` lets a test put a fuse between the steps and the machine.
 
         Raises:
             StartupError, ConfigError: a part cannot be had; the message names it and the way out.
@@ -58,12 +55,12 @@ class Hostd:
         self._open = ExitStack()
         self._fatal: BaseException | None = None
         try:
-            self._build(config, wrap)
+            self._build(config)
         except BaseException:
             self._open.close()
             raise
 
-    def _build(self, config: Config, wrap: Callable[[Host], Host]) -> None:
+    def _build(self, config: Config) -> None:
         if os.geteuid() != 0:
             raise StartupError("hostd run needs root: it makes devices, mounts and control groups")
         policy = build_policy(config)
@@ -97,7 +94,7 @@ class Hostd:
         self.executors = Executors(
             config.worker.threads, answering=self.publisher.batch, fatal=self._die
         )
-        self.context = self._context(config, policy, wrap)
+        self.context = self._context(config, policy)
         taking = redis_host.connect(config.redis, extra_timeout_s=BLOCK_S)
         self._open.callback(taking.close)
         self.worker = HostWorker(
@@ -113,7 +110,7 @@ class Hostd:
     def _worker_name(self) -> str:
         return f"{self.config.host}_{machine.machine_id()[:8]}"
 
-    def _context(self, config: Config, policy: Policy, wrap: Callable[[Host], Host]) -> Context:
+    def _context(self, config: Config, policy: Policy) -> Context:
         metrics = Metrics()
         metrics.build.info({"version": machine.version(), "firecracker": self._firecracker_version})
         gauges = Gauges(self.executors, self.ledger, self._redis, self._keys)
@@ -122,7 +119,7 @@ class Hostd:
             config=config,
             settings=build_settings(config),
             policy=policy,
-            host=wrap(self.host),
+            host=self.host,
             ledger=self.ledger,
             locks=Locks(config.paths.runtime / "lock", timeout_s=config.worker.lock_timeout_s),
             publish=self.publisher,

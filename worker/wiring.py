@@ -7,7 +7,6 @@ import os
 from contextlib import ExitStack
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Final
 
 from enqueue.signing import load_verifier
 from worker import simulator
@@ -27,8 +26,6 @@ from worker.settings import Settings
 from worker.verify import Policy
 
 log = logging.getLogger("hostd")
-BEAT_S: Final = 10.0
-PRUNE_S: Final = 3600.0
 
 
 def build_settings(config: Config) -> Settings:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from worker.errors import Broken
+from worker.host.mountinfo import unescaped
 
 LIMITED: Final[tuple[str, ...]] = ("memory", "cpu", "pids")
 
@@ -47,7 +47,7 @@ def detect(mountinfo: Path = Path("/proc/self/mountinfo")) -> Hierarchies:
         # proc_pid_mountinfo(5): the optional fields end with a lone dash.
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ")
-        point = Path(_unescaped(before.split(" ")[4]))
+        point = Path(unescaped(before.split(" ")[4]))
         if kind == "cgroup2":
             v2 = v2 or point
         elif kind == "cgroup":
@@ -68,8 +68,3 @@ def _complete(v2: Path | None, v1: dict[str, Path]) -> Hierarchies:
             hint="mount cgroup2 on /sys/fs/cgroup, with these controllers enabled",
         )
     return Hierarchies(v2=v2, v1=limited, freezer=v1.get("freezer"))
-
-
-def _unescaped(field: str) -> str:
-    # The kernel writes blank, tab, newline and backslash as three octal digits (proc(5)).
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from worker.host.machine import boot_id as boot_id
+
 _PR_SET_CHILD_SUBREAPER: Final = 36  # linux/prctl.h
 
 
@@ -40,11 +42,6 @@ class Stat:
     parent: int
     group: int
     start_ticks: int
-
-
-def boot_id() -> str:
-    """The kernel's random id of this boot."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def stat(pid: int) -> Stat | None:

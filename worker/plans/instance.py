@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from worker.documents import PoolDoc, TenantDoc
+from worker.documents import PoolDoc
 from worker.errors import Conflict, Lost
 from worker.facts import InstanceFacts
 from worker.plans.base import Plan
@@ -61,15 +61,6 @@ class Grounds:
     facts: InstanceFacts
     place: Place | None
     settings: Settings
-
-    @property
-    def tenant(self) -> TenantDoc:
-        """The tenant's document; reserving has proven it is there."""
-        if self.facts.tenant is None:
-            raise Conflict(
-                "unknown_tenant", f"tenant {self.facts.ref.tenant_id} has no tenant.json"
-            )
-        return self.facts.tenant
 
     @property
     def pool(self) -> PoolDoc:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from worker.errors import Broken
+from worker.host import machine
 
 _TIMEOUT_S: Final = 5.0
 
@@ -61,8 +61,7 @@ class Binary:
         """
         stamp = self._stamp()
         if self._sha256 is None or self._sha256[0] != stamp:
-            with self.path().open("rb") as file:
-                self._sha256 = (stamp, hashlib.file_digest(file, "sha256").hexdigest())
+            self._sha256 = (stamp, machine.sha256(self.path()))
         return self._sha256[1]
 
     def _stamp(self) -> Stamp:

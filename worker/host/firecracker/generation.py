@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Collection, Iterator, Mapping
@@ -12,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from worker.errors import Broken
-from worker.host import files
+from worker.host import files, machine
 
 VMSTATE: Final = "vmstate.bin"
 MEMORY: Final = "mem.bin"
@@ -60,7 +59,7 @@ def describe(
     described = {}
     for name in names:
         path = directory / name
-        digest = "" if name in undigested else _sha256(path)
+        digest = "" if name in undigested else machine.sha256(path)
         described[name] = Entry(size_bytes=path.stat().st_size, sha256=digest)
     return described
 
@@ -108,10 +107,9 @@ def _faults(directory: Path, described: Mapping[str, Entry], *, thorough: bool) 
             continue
         if size != expected.size_bytes:
             yield f"{name} has {size} bytes, not {expected.size_bytes}"
-        elif expected.sha256 and (thorough or name == VMSTATE) and _sha256(path) != expected.sha256:
+        elif (
+            expected.sha256
+            and (thorough or name == VMSTATE)
+            and machine.sha256(path) != expected.sha256
+        ):
             yield f"{name} has another digest"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

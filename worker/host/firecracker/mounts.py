@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import re
 from pathlib import Path
 from typing import Final
+
+from worker.host.mountinfo import unescaped
 
 # linux/mount.h
 _RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT, _BIND = 1, 2, 4, 8, 32, 4096
@@ -34,7 +35,7 @@ def below(directory: Path) -> list[Path]:
     """Mount points at or under `directory` in this mount namespace, innermost first."""
     top = str(directory.resolve())
     points = [
-        _unescaped(line.split(" ")[4])
+        unescaped(line.split(" ")[4])
         for line in Path("/proc/self/mountinfo").read_text().splitlines()
     ]
     return [Path(p) for p in reversed(points) if p == top or p.startswith(top + "/")]
@@ -53,8 +54,3 @@ def _mount(source: Path | None, target: Path, flags: int) -> None:
     if _libc.mount(origin, os.fsencode(target), None, ctypes.c_ulong(flags), None) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), str(target))
-
-
-def _unescaped(field: str) -> str:
-    # The kernel writes blank, tab, newline and backslash as three octal digits (proc(5)).
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
