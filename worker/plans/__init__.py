@@ -14,10 +14,10 @@ from enqueue.requests import (
     describe,
 )
 from worker.facts import InstanceFacts
-from worker.plans import instance
+from worker.plans import instance, sleep
 from worker.plans.base import Plan
 from worker.plans.build import Place
-from worker.plans.instance import Grounds
+from worker.plans.grounds import Grounds
 from worker.plans.verdict import Verdict
 from worker.settings import Settings
 from worker.steps.record import Audited
@@ -72,13 +72,13 @@ def _unaudited(
             return instance.stop(grounds)
         case Verdict.SLEEP:
             force = isinstance(request, SleepInstance) and request.force
-            return instance.sleep(grounds, request_id, force=force)
+            return sleep.sleep(grounds, request_id, force=force)
         case Verdict.FINISH_SLEEP:
-            return instance.finish_sleep(grounds)
+            return sleep.finish_sleep(grounds)
         case Verdict.WAKE:
-            return instance.wake(grounds, _sure(place), _sure(facts.image))
+            return sleep.wake(grounds, _sure(place), _sure(facts.image))
         case Verdict.FINISH_WAKE:
-            return instance.finish_wake(grounds, _sure(place))
+            return sleep.finish_wake(grounds, _sure(place))
         case Verdict.DESTROY:
             wipe = isinstance(request, DestroyInstance) and request.wipe_volumes
             return instance.destroy(grounds, wipe_volumes=wipe)
