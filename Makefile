@@ -3,7 +3,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made
-PACKAGES := redis-server nftables libnftables1 iproute2 e2fsprogs util-linux gcc make
+PACKAGES := redis-server nftables libnftables1 iproute2 e2fsprogs cryptsetup-bin util-linux gcc make
 PYTEST := $(BIN)/python -m pytest
 
 .PHONY: help demo test check bench dashboard system clean

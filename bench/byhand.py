@@ -1,4 +1,4 @@
-"""The least that starts the same VMM: the jailer, then the same calls to its API, by hand.
+"""The least that starts or wakes the same VMM: the jailer, then the same calls to its API, by hand.
 
 The jail is built and the TAP made beforehand; nothing is recorded or checked.
 """
@@ -32,7 +32,7 @@ from worker.host.firecracker.starting import pid_in
 from worker.host.tap_device import new_tap
 from worker.names import Layout
 from worker.plans.build import limits
-from worker.ports import VmSpec
+from worker.ports import ImageFiles, VmSpec
 
 POLL_S: Final = 0.0005
 TIMEOUT_S: Final = 20
@@ -40,17 +40,24 @@ TIMEOUT_S: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class ByHand:
-    """Milliseconds from the start to the API socket, from there to the guest's boot, and for
-    pause and Full snapshot."""
+    """Milliseconds from the start to the API socket, from there to the guest's boot, for pause and
+    Full snapshot; and, for a wake, from the start to the API socket and from there to the guest."""
 
     spawn_ms: float
     boot_ms: float
     snapshot_ms: float
+    respawn_ms: float
+    load_ms: float
 
     @property
     def start_ms(self) -> float:
         """From the start to the guest's boot."""
         return self.spawn_ms + self.boot_ms
+
+    @property
+    def wake_ms(self) -> float:
+        """From the start to the guest that runs on."""
+        return self.respawn_ms + self.load_ms
 
 
 class Plain:
@@ -60,8 +67,9 @@ class Plain:
         self._http = HTTPConnection("localhost")
         self._http.sock = connection
 
-    def put(self, path: str, body: Mapping[str, Any]) -> None:
+    def put(self, path: str, body: Mapping[str, Any], *, timeout_s: float = TIMEOUT_S) -> None:
         """`PUT path`, accepted."""
+        self._http.sock.settimeout(timeout_s)
         self.ask("PUT", path, body)
 
     def ask(self, method: str, path: str, body: Mapping[str, Any]) -> None:
@@ -74,7 +82,7 @@ class Plain:
 
 
 def run(box: Sandbox, spec: VmSpec, *, confined: bool) -> ByHand:
-    """Starts the guest with copies of its disks, snapshots it and ends it.
+    """Starts the guest with copies of its disks, snapshots it, wakes it and ends it.
 
     hostd's own guest of that spec is gone by now.  `confined` puts the VMM into a control group
     with hostd's limits before the jailer runs.
@@ -84,21 +92,32 @@ def run(box: Sandbox, spec: VmSpec, *, confined: bool) -> ByHand:
     spec = with_copied_disks(spec, base)
     layout = Layout(base)
     driver = Firecracker(layout, firecracker=box.guest.firecracker, jailer=box.guest.jailer)
-    driver.build_jail(spec, None)
     program = box.guest.firecracker.resolve()
     jail = Jail(layout.jail_base(spec.ref), program.name, spec.ref.instance_id)
-    argv = jailer.command(spec, jail, jailer=box.guest.jailer, firecracker=program)
-    (jail.root / "snapshot").mkdir()
-    os.chown(jail.root / "snapshot", spec.uid, spec.uid)
     processes.adopt_orphans()
     try:
         with box.namespace.entered(), _tap(spec), _group(box, spec, confined) as join_files:
+            driver.build_jail(spec, None)
+            argv = jailer.command(spec, jail, jailer=box.guest.jailer, firecracker=program)
+            (jail.root / "snapshot").mkdir()
+            os.chown(jail.root / "snapshot", spec.uid, spec.uid)
             try:
-                return _measured(jail, argv, join_files, spec)
+                started = _started(jail, argv, join_files, spec)
+                image = ImageFiles(*(_kept(jail, base, name) for name in ("vmstate", "memory")))
+            finally:
+                _end(jail)
+            driver.build_jail(spec, image)
+            try:
+                return ByHand(*started, *_woken(jail, argv, join_files, spec))
             finally:
                 _end(jail)
     finally:
         shutil.rmtree(base)
+
+
+def _kept(jail: Jail, directory: Path, name: str) -> Path:
+    """A file of the snapshot, out of the jail that goes."""
+    return (jail.root / "snapshot" / name).rename(directory / name)
 
 
 def with_copied_disks(spec: VmSpec, directory: Path) -> VmSpec:
@@ -112,9 +131,9 @@ def with_copied_disks(spec: VmSpec, directory: Path) -> VmSpec:
     return replace(spec, drives=tuple(drives))
 
 
-def _measured(
+def _started(
     jail: Jail, argv: tuple[str, ...], join_files: tuple[Path, ...], spec: VmSpec
-) -> ByHand:
+) -> tuple[float, float, float]:
     began = time.perf_counter()
     launched = _launched(argv, join_files, jail.base / "jailer.log")
     with _connected(jail.root / "run", began + TIMEOUT_S) as connection:
@@ -127,7 +146,22 @@ def _measured(
         api.put("/snapshot/create", {"snapshot_type": "Full", **paths})
         saved = time.perf_counter()
     launched.wait()
-    return ByHand((spawned - began) * 1e3, (booted - spawned) * 1e3, (saved - booted) * 1e3)
+    return (spawned - began) * 1e3, (booted - spawned) * 1e3, (saved - booted) * 1e3
+
+
+def _woken(
+    jail: Jail, argv: tuple[str, ...], join_files: tuple[Path, ...], spec: VmSpec
+) -> tuple[float, float]:
+    began = time.perf_counter()
+    launched = _launched(argv, join_files, jail.base / "jailer.log")
+    with _connected(jail.root / "run", began + TIMEOUT_S) as connection:
+        spawned = time.perf_counter()
+        api = Plain(connection)
+        guest.load(cast("Api", api), clock_realtime=False)
+        api.ask("PATCH", "/vm", {"state": "Resumed"})
+        awake = time.perf_counter()
+    launched.wait()
+    return (spawned - began) * 1e3, (awake - spawned) * 1e3
 
 
 def _launched(

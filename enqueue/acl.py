@@ -19,13 +19,14 @@ DASHBOARD: Final = "dashboard"
 
 CLIENT_COMMANDS: Final = (
     *("evalsha", "exec", "exists", "expire", "hget", "hmget", "hset", "llen", "lrange", "multi"),
-    *("rpush", "sadd", "script|load", "xread", "xrevrange", "zrange", "zrem"),
+    *("lrem", "rpush", "sadd", "script|load", "xread", "xrevrange", "zadd", "zrange", "zrem"),
+    "zscore",
 )
 WORKER_COMMANDS: Final = (
     *("blmove", "client|info", "client|setname", "del", "exec", "exists"),
     *("expire", "get", "hget", "hmget", "hset", "info", "llen", "lmove", "lrange", "lrem"),
     *("ltrim", "multi", "persist", "rpush", "sadd", "set", "srem", "xadd", "zadd", "zcard"),
-    "zrem",
+    *("zrangebyscore", "zrem", "zremrangebyscore"),
 )
 DASHBOARD_COMMANDS: Final = (
     "info",
@@ -101,7 +102,7 @@ def worker_rights(host: str) -> tuple[str, ...]:
         f"%W~{names.started}",
         f"%W~{names.deferred}",
         f"%W~{names.finished}",
-        f"%W~{names.canceled}",
+        f"~{names.canceled}",
         f"%W~{keys.results(any_id)}",
         f"%W~{names.events}",
         f"%W~{keys.WORKERS}",

@@ -16,7 +16,7 @@ import redis.asyncio
 
 from enqueue import dialogue, listing
 from enqueue.aio_link import AsyncLink
-from enqueue.dialogue import Run
+from enqueue.dialogue import Cancellation, Run
 from enqueue.exchange import Ask, LinkDown, Pause, Replies, Talk, advance
 from enqueue.listing import PENDING, Event, JobLine, JobState
 from enqueue.requests import Request
@@ -104,6 +104,10 @@ class AsyncHostClient:
         """As `HostClient.ticket`."""
         return AsyncTicket(self, await self.converse(host, dialogue.attaching(host, request_id)))
 
+    async def cancel(self, request_id: str, *, host: str) -> Cancellation:
+        """As `HostClient.cancel`."""
+        return await self.converse(host, self.writer.cancelling(host, request_id))
+
     async def jobs(
         self, *, host: str, states: Sequence[JobState] = PENDING, limit: int = 100
     ) -> list[JobLine]:
@@ -154,6 +158,10 @@ class AsyncTicket(TicketFacts):
         """As `Ticket.retry`."""
         talk = self._client.writer.retrying(self._run)
         return AsyncTicket(self._client, await self._client.converse(self.host, talk))
+
+    async def cancel(self) -> Cancellation:
+        """As `Ticket.cancel`."""
+        return await self._client.cancel(self.request_id, host=self.host)
 
     async def status(self) -> str | None:
         """As `Ticket.status`."""

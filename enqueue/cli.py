@@ -107,6 +107,14 @@ def parser() -> argparse.ArgumentParser:
     retry.add_argument(
         "--op", choices=OPS, metavar="OP", help="all failed requests of this kind, as SleepInstance"
     )
+    cancel = subs.add_parser("cancel", help="cancel requests that wait", parents=[output, redis])
+    cancel.add_argument("request_ids", metavar="REQUEST_ID", nargs="*")
+    cancel.add_argument(
+        "--op",
+        choices=OPS,
+        metavar="OP",
+        help="all waiting requests of this kind, as StartInstance",
+    )
     _jobs(subs.add_parser("jobs", help="list a host's requests", parents=[output, redis]))
     _events(subs.add_parser("events", help="show a host's events", parents=[output, redis]))
     _keygen(subs.add_parser("keygen", help="make a key pair", parents=[output]))

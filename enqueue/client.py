@@ -15,7 +15,7 @@ from typing import Self, TypeVar
 import redis
 
 from enqueue import dialogue, listing
-from enqueue.dialogue import Run
+from enqueue.dialogue import Cancellation, Run
 from enqueue.exchange import Ask, LinkDown, Pause, Replies, Talk, advance
 from enqueue.link import Link
 from enqueue.listing import PENDING, Event, JobLine, JobState
@@ -136,6 +136,16 @@ class HostClient:
         """
         return Ticket(self, self.converse(host, dialogue.attaching(host, request_id)))
 
+    def cancel(self, request_id: str, *, host: str) -> Cancellation:
+        """`cancelled` if the request waited: it will not be begun, and ends `conflict/cancelled`.
+
+        What is `running` goes on, what has `ended` stays; of `unknown` ones Redis holds nothing.
+
+        Raises:
+            QueueUnavailable: Redis did not answer in time; cancelling again is safe.
+        """
+        return self.converse(host, self.writer.cancelling(host, request_id))
+
     def jobs(
         self, *, host: str, states: Sequence[JobState] = PENDING, limit: int = 100
     ) -> list[JobLine]:
@@ -210,6 +220,10 @@ class Ticket(TicketFacts):
         """
         talk = self._client.writer.retrying(self._run)
         return Ticket(self._client, self._client.converse(self.host, talk))
+
+    def cancel(self) -> Cancellation:
+        """As `HostClient.cancel`; `wait` then returns what the host has made of it."""
+        return self._client.cancel(self.request_id, host=self.host)
 
     def status(self) -> str | None:
         """RQ's status of the job, as in `queued` or `started`; None if Redis does not hold it.

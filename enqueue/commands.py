@@ -18,7 +18,7 @@ from enqueue.show import Printer
 
 PROGRESS_S = 0.5
 FOLLOW_S = 5.0
-DEAD_LETTERS = 10_000
+ALL = 10_000
 
 
 class Unusable(Exception):
@@ -39,6 +39,8 @@ def run(options: argparse.Namespace, client: HostClient, printer: Printer) -> bo
             return _awaited(ticket, options, printer)
         case "retry":
             return _retry(options, client, printer)
+        case "cancel":
+            return _cancel(options, client, printer)
         case "jobs":
             states = options.states or PENDING
             printer.jobs(client.jobs(host=options.host, states=states, limit=options.limit))
@@ -164,8 +166,26 @@ def _retried(
 
 
 def _dead_letters(options: argparse.Namespace, client: HostClient) -> list[str]:
-    failed = client.jobs(host=options.host, states=["failed"], limit=DEAD_LETTERS)
+    failed = client.jobs(host=options.host, states=["failed"], limit=ALL)
     return [job.request_id for job in failed if job.op == options.op]
+
+
+def _cancel(options: argparse.Namespace, client: HostClient, printer: Printer) -> bool:
+    if bool(options.request_ids) == bool(options.op):
+        raise Unusable("cancel what? give request ids, or --op for all waiting requests of a kind")
+    request_ids = options.request_ids or _waiting(options, client)
+    if not request_ids:
+        printer.note(f"no waiting {options.op} on {options.host}")
+    outcomes = []
+    for request_id in request_ids:
+        outcomes.append(client.cancel(request_id, host=options.host))
+        printer.cancelled(request_id, options.host, outcomes[-1])
+    return all(outcome == "cancelled" for outcome in outcomes)
+
+
+def _waiting(options: argparse.Namespace, client: HostClient) -> list[str]:
+    taken = client.jobs(host=options.host, states=["queued", "deferred"], limit=ALL)
+    return [job.request_id for job in taken if job.op == options.op and job.status == "queued"]
 
 
 def _awaited(ticket: Ticket, options: argparse.Namespace, printer: Printer) -> bool:

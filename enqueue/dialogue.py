@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from enqueue import keys
 from enqueue.envelope import canonical
@@ -34,10 +34,12 @@ from enqueue.exchange import (
 from enqueue.requests import describe
 from enqueue.results import Result
 from enqueue.scripts import (
+    CANCEL,
     ENQUEUE,
     RETRY,
     Command,
     Stored,
+    cancel_command,
     enqueue_command,
     fields_of,
     retry_command,
@@ -48,6 +50,8 @@ from enqueue.wire import Sealed, answer, unseal
 SLICE_S: Final = 2.0  # a waiter looks this often whether its job still exists
 RECONNECT_S: Final = 0.2
 ENDED: Final = frozenset({"finished", "failed", "canceled", "stopped"})
+
+Cancellation = Literal["cancelled", "running", "ended", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +107,8 @@ def retrying(run: Run, *, limit: int, clock: Clock) -> Talk[Run]:
     if reply[0] == b"retried":
         return Run(order, reply[1])
     raise NotRetryable(
-        f"request {order.request_id} on {order.host} is {as_text(reply[0])}; only a failed or "
-        "canceled one can be run again"
+        f"request {order.request_id} on {order.host} is {as_text(reply[0])}; only a failed one "
+        "can be run again"
     )
 
 
@@ -166,6 +170,22 @@ def waiting(run: Run, timeout_s: float, *, limit: int, clock: Clock) -> Talk[Res
                 "it goes on, waiting again is safe"
             )
     return run.result
+
+
+def cancelling(host: str, request_id: str, *, clock: Clock) -> Talk[Cancellation]:
+    """What came of cancelling a request: `cancelled` if it waited, and now will not be begun.
+
+    What is `running` is let end; of `unknown` ones Redis holds nothing.
+
+    Raises:
+        QueueUnavailable: Redis did not answer in time.
+    """
+    reply = yield from scripted(CANCEL, cancel_command(host, request_id, now_ms=clock.wall_ms()))
+    match as_text(reply[0]):
+        case "cancelled" | "unknown" as outcome:
+            return outcome
+        case status:
+            return "ended" if status in ENDED else "running"
 
 
 def status_of(order: Sealed) -> Talk[str | None]:

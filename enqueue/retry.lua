@@ -1,4 +1,4 @@
--- Pushes an ended job that did not succeed once more; a repeated call with one token pushes once.
+-- Pushes a failed job once more; a repeated call with one token pushes once.
 --
 -- KEYS  queue, job hash
 -- ARGV  limit, intermediate list, set of queues, id, result stream, TTL in s, token, time,
@@ -12,7 +12,7 @@ if hash[2] == token then return {'retried', hash[3]} end
 
 local last = redis.call('XREVRANGE', ARGV[5], '+', '-', 'COUNT', 1)[1]
 local after = last and last[1] or '0-0'
-if status ~= 'failed' and status ~= 'canceled' and status ~= 'stopped' then
+if status ~= 'failed' and status ~= 'stopped' then
   return {status, after}
 end
 

@@ -1,4 +1,4 @@
-"""The two Lua scripts, their arguments and their replies."""
+"""The Lua scripts, their arguments and their replies."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ class Script:
 
 ENQUEUE: Final = Script.load("enqueue.lua")
 RETRY: Final = Script.load("retry.lua")
+CANCEL: Final = Script.load("cancel.lua")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +79,15 @@ def retry_command(order: Sealed, *, token: str, limit: int, now_ms: int) -> Comm
         [host.queue, keys.job(job_id)],
         [
             *(limit, host.intermediate, keys.QUEUES, job_id, keys.results(job_id)),
-            *(RETENTION_S, token, utc_format(now_ms), host.failed, host.canceled),
+            *(RETENTION_S, token, utc_format(now_ms), host.failed),
         ],
     )
+
+
+def cancel_command(host_name: str, request_id: str, *, now_ms: int) -> Command:
+    """One call of cancel.lua."""
+    host, job_id = keys.HostKeys(host_name), keys.job_id(host_name, request_id)
+    return CANCEL.call([host.queue, keys.job(job_id), host.canceled], [job_id, now_ms // 1000])
 
 
 def stored(item: Sequence[object]) -> Stored:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from enqueue.client import Ticket
+from enqueue.dialogue import Cancellation
 from enqueue.listing import Event, JobLine
 from enqueue.requests import describe
 from enqueue.results import Done, Failed, Pong, Result
 
+_CANCELLATIONS: Final[dict[Cancellation, str]] = {
+    "cancelled": "cancelled",
+    "running": "is running, not cancelled",
+    "ended": "has ended already",
+    "unknown": "is unknown",
+}
 WIDE = 240  # columns of a table that no terminal shows
 
 
@@ -49,6 +56,13 @@ class Printer:
         facts = _facts(ticket)
         words = f"{facts['description']} on {ticket.host}: request {ticket.request_id} is queued"
         self.document({"kind": "queued"} | facts, words)
+
+    def cancelled(self, request_id: str, host: str, outcome: Cancellation) -> None:
+        """What came of cancelling a request."""
+        self.document(
+            {"kind": "cancel", "outcome": outcome, "request_id": request_id, "host": host},
+            f"request {request_id} on {host}: {_CANCELLATIONS[outcome]}",
+        )
 
     def result(self, ticket: Ticket, result: Result) -> None:
         """The request has ended."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from enqueue import dialogue
-from enqueue.dialogue import Run
+from enqueue.dialogue import Cancellation, Run
 from enqueue.exchange import Clock, Talk
 from enqueue.requests import Request
 from enqueue.results import Result
@@ -69,6 +69,10 @@ class Writer:
     def retrying(self, run: Run) -> Talk[Run]:
         """The conversation that runs a failed request again."""
         return dialogue.retrying(run, limit=self.queue_limit, clock=self.clock)
+
+    def cancelling(self, host: str, request_id: str) -> Talk[Cancellation]:
+        """The conversation that cancels a request if it waits."""
+        return dialogue.cancelling(host, request_id, clock=self.clock)
 
 
 class TicketFacts:

@@ -9,6 +9,7 @@ import pytest
 
 pytest_plugins = [
     "tests.fixtures.dashboard",
+    "tests.fixtures.filesystems",
     "tests.fixtures.hostparts",
     "tests.fixtures.netns",
     "tests.fixtures.redis",
@@ -27,7 +28,7 @@ def pytest_runtest_makereport(
     """On CI, a skipped `root` or `redis` test is a failed one."""
     report = yield
     must_run = any(item.get_closest_marker(name) for name in MAY_NOT_BE_SKIPPED)
-    optional = any(item.get_closest_marker(name) for name in ("kvm", "firecracker"))
+    optional = any(item.get_closest_marker(name) for name in ("kvm", "firecracker", "dm"))
     if report.skipped and must_run and not optional and os.environ.get("CI"):
         report.outcome = "failed"
         report.longrepr = f"skipped on CI: {report.longrepr}"

@@ -11,7 +11,7 @@ from enqueue.requests import Request, op_of
 from enqueue.results import Done, Failed, Result
 from worker.engine import Outcome
 from worker.errors import HostdError
-from worker.ledger import Entry
+from worker.ledger_entries import Entry
 
 
 def refused(op: str, error: HostdError) -> Failed:

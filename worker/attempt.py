@@ -33,7 +33,8 @@ from worker.decide import decide
 from worker.engine import Outcome, execute
 from worker.errors import Broken, HostdError, Transient
 from worker.facts import instance_facts, network_facts
-from worker.ledger import Entry
+from worker.ledger_entries import Entry
+from worker.names import InstanceRef
 from worker.plans import instance_plan
 from worker.plans.base import Plan
 from worker.plans.network import network_steps, setup, teardown
@@ -42,6 +43,8 @@ from worker.reserve import (
     reserve_instance,
     reserve_network,
 )
+from worker.settle import settle
+from worker.suspicion import is_suspect
 from worker.verify import Order, check_times
 from worker.waits import Until
 
@@ -56,15 +59,22 @@ class Planned:
     before: str | None = None
 
 
-def attempt(order: Order, ctx: Context) -> Result | Until:
-    """The request's result, decided in the ledger, or when to try again."""
-    entry = ctx.ledger.begin_attempt(order.body.request_id, ctx.clock.now_ms())
+def attempt(order: Order, entry: Entry, ctx: Context) -> Result | Until:
+    """The request's result, decided in the ledger, or when to try again.
+
+    `entry` is the request as it stood before: what had begun, even if a shutdown cut it short, is
+    never too late.
+    """
+    begun, in_time, alone = entry.begun, entry.begun or entry.runs > 1, is_suspect(entry)
+    entry = ctx.ledger.begin_attempt(entry.request_id, ctx.clock.now_ms(), alone=alone)
     planned = Planned(Plan((), ""))
     try:
-        if entry.runs == 1 and entry.attempts == 1:
+        if not in_time:
             check_times(order.body, now_ms=ctx.clock.now_ms())
         with _locked(order, ctx):
             try:
+                if not begun:
+                    _settle_first(order, ctx)
                 planned = _planned(order, ctx)
                 outcome = _executed(order, planned, ctx)
             except HostdError as error:
@@ -80,6 +90,17 @@ def attempt(order: Order, ctx: Context) -> Result | Until:
             "bug", f"{type(error).__name__}: {error}", hint="please report it, with hostd's log"
         )
         return _concluded(order, entry, planned, Outcome((), {}, bug), ctx)
+
+
+def _settle_first(order: Order, ctx: Context) -> None:
+    """The instance is looked at before its first request since hostd started.
+
+    Not for a request that had begun: what it left behind is its own to finish or take back.  Nor
+    for a Sleep, which is to say itself that the memory it was to save is gone.
+    """
+    request = order.body.request
+    if not isinstance(request, SetupNetwork | TeardownNetwork | Ping | SleepInstance):
+        settle(InstanceRef.of(request), ctx)
 
 
 @contextmanager
@@ -182,7 +203,10 @@ def _concluded(
         issued_at_ms=order.body.issued_at_ms,
         now_ms=ctx.clock.now_ms(),
     )
-    return decide(order, result, ctx, before=planned.before)
+    result = decide(order, result, ctx, before=planned.before)
+    if not isinstance(order.body.request, SetupNetwork | TeardownNetwork | Ping):
+        ctx.watch(InstanceRef.of(order.body.request))
+    return result
 
 
 def _put_off(order: Order, entry: Entry, error: HostdError, ctx: Context) -> Until:

@@ -73,6 +73,14 @@ class RetryConfig(msgspec.Struct, frozen=True, kw_only=True):
     cap_s: Seconds = 60.0
 
 
+class RecoverConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """`[recover]`: sleeps that failed as transient, tried again when hostd starts."""
+
+    retry_sleeps: bool = True
+    retry_age_s: Seconds = 86_400.0
+    retry_runs: Count = 5
+
+
 class LedgerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """`[ledger]`; the retention exceeds a request's longest life, 7 days, and the clock skew."""
 
@@ -106,8 +114,17 @@ class VmmConfig(msgspec.Struct, frozen=True, kw_only=True):
     api_timeout_s: Seconds = 5.0
     spawn_timeout_s: Seconds = 10.0
     kill_timeout_s: Seconds = 10.0
+    agent_timeout_s: Seconds = 5.0
     overhead_mib: Count = 64
     console: bool = False
+    wake_across_kernels: bool = False
+
+
+class ImagesConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """`[images]`"""
+
+    digest_memory: bool = False
+    keep_free_mib: Annotated[int, msgspec.Meta(ge=0)] = 256
 
 
 class SecurityConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,10 +148,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     paths: PathsConfig = PathsConfig()
     worker: WorkerConfig = WorkerConfig()
     retry: RetryConfig = RetryConfig()
+    recover: RecoverConfig = RecoverConfig()
     ledger: LedgerConfig = LedgerConfig()
     network: NetworkConfig = NetworkConfig()
     cgroup: CgroupConfig = CgroupConfig()
     vmm: VmmConfig = VmmConfig()
+    images: ImagesConfig = ImagesConfig()
     security: SecurityConfig = SecurityConfig()
     metrics: MetricsConfig = MetricsConfig()
 
@@ -144,10 +163,12 @@ SECTIONS: Final[Mapping[str, type[msgspec.Struct]]] = {
     "paths": PathsConfig,
     "worker": WorkerConfig,
     "retry": RetryConfig,
+    "recover": RecoverConfig,
     "ledger": LedgerConfig,
     "network": NetworkConfig,
     "cgroup": CgroupConfig,
     "vmm": VmmConfig,
+    "images": ImagesConfig,
     "security": SecurityConfig,
     "metrics": MetricsConfig,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from enqueue.results import Pong, Result
@@ -13,8 +13,11 @@ from worker.executors import Executors
 from worker.ledger import Ledger
 from worker.lock import Locks
 from worker.metrics import Metrics
+from worker.names import InstanceRef
 from worker.ports import Host
 from worker.settings import Settings
+from worker.suspicion import Suspicion
+from worker.unsettled import Unsettled
 from worker.verify import Policy
 
 
@@ -43,6 +46,9 @@ class Publisher(Protocol):
     def started(self, delivery: Delivery) -> bool:
         """The job shows as started; False if somebody has cancelled it while it waited."""
 
+    def put_off(self, delivery: Delivery) -> None:
+        """The job shows as waiting for its next attempt, and may be cancelled again."""
+
     def tell(self, delivery: Delivery, result: Result, *, request_id: str | None) -> None:
         """The result stands in Redis, now or once Redis is back.
 
@@ -58,7 +64,10 @@ class Publisher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The parts that `worker.job` works with.  `random` is uniform in 0..1."""
+    """The parts that `worker.job` works with.
+
+    `random` is uniform in 0..1; `watch` is told of each instance whose VMM may live from now on.
+    """
 
     config: Config
     settings: Settings
@@ -72,3 +81,6 @@ class Context:
     clock: Clock
     pong: Callable[[], Pong]
     random: Callable[[], float]
+    suspicion: Suspicion = field(default_factory=Suspicion)
+    unsettled: Unsettled = field(default_factory=Unsettled)
+    watch: Callable[[InstanceRef], None] = lambda ref: None

@@ -14,6 +14,7 @@ import msgspec
 from enqueue.requests import Instance, Pool, Tenant, TenantNet
 
 Status = Literal["created", "ready", "running", "warm", "sleeping", "stopped", "destroyed"]
+Compression = Literal["none", "lz4", "zstd"]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -47,12 +48,49 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RuntimePolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """A pool's times, in seconds."""
+    """How a pool's guests are treated; times in seconds."""
 
     min_running_seconds: Count = 60
     min_warm_seconds: Count = 30
     drain_timeout_seconds: Count = 30
     graceful_shutdown_seconds: Count = 15
+    readiness_timeout_seconds: Count = 0  # 0: a start does not wait for the guest's agent
+    guest_agent: bool = True  # false: there is none in the pool's guests, and none is asked
+
+
+class TokenBucket(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """Firecracker's token bucket: `size` tokens, full again in `refill_time` ms.
+
+    Firecracker takes a bucket of size or time 0, or of a time past 2^64 ns, for no limit at all
+    (src/vmm/src/rate_limiter/mod.rs): such a one is refused here.
+    """
+
+    size: Positive
+    refill_time: Annotated[int, msgspec.Meta(ge=1, le=18_446_744_073_709)]
+    one_time_burst: Count | None = None
+
+
+class RateLimiter(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """Firecracker's rate limiter: of bytes, of operations, or of both."""
+
+    bandwidth: TokenBucket | None = None
+    ops: TokenBucket | None = None
+
+    def __post_init__(self) -> None:
+        if self.bandwidth is None and self.ops is None:
+            raise ValueError("a rate limiter needs `bandwidth` or `ops`")
+
+
+class RateLimiters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What limits each instance of a pool; unlimited where None.  `drive` is its data disk."""
+
+    network_rx: RateLimiter | None = None
+    network_tx: RateLimiter | None = None
+    drive: RateLimiter | None = None
 
 
 class PoolDoc(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,8 +100,10 @@ class PoolDoc(msgspec.Struct, frozen=True, kw_only=True):
     tenant_id: Tenant
     instance_resources: Resources
     runtime_policy: RuntimePolicy = RuntimePolicy()
+    rate_limiters: RateLimiters = RateLimiters()
     role: str = "worker"
-    snapshot_compression: Literal["none", "lz4", "zstd"] = "none"
+    snapshot_compression: Compression = "none"
+    snapshot_type: Literal["Full", "Diff"] = "Full"
     metadata_enabled: bool = False
 
 

@@ -38,7 +38,24 @@ class RequestEnded(msgspec.Struct, frozen=True, kw_only=True, tag_field="event",
     tenant_id: str | None = None
 
 
-Event = InstanceChanged | RequestEnded
+class InstanceSettled(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="settled"):
+    """hostd looked at an instance by itself; `finding` is a `Settlement`.
+
+    `ended` says how its VMM ended, where hostd has seen it.
+    """
+
+    at_ms: int
+    tenant_id: str
+    pool_id: str
+    instance_id: str
+    finding: str
+    before: str
+    after: str
+    reason: str
+    ended: str | None = None
+
+
+Event = InstanceChanged | RequestEnded | InstanceSettled
 
 
 def encode(event: Event) -> bytes:

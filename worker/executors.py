@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from worker.turns import Turns
-from worker.waits import Answer, Turn, Until, Wait
+from worker.waits import Answer, Release, Turn, Until, Wait
 
 log = logging.getLogger("hostd")
+
+BEHIND = 1 << 60  # more than there are tasks
 
 
 @dataclass(eq=False, slots=True)
@@ -84,9 +86,12 @@ class Executors:
 
     # ------------------------------------------------------------ taking in
 
-    def submit(self, story: Iterator[Wait]) -> None:
-        """Runs the story up to its first wait, on the caller's thread."""
-        task = Task(story, next(self._numbers))
+    def submit(self, story: Iterator[Wait], *, behind: bool = False) -> None:
+        """Runs the story up to its first wait, on the caller's thread.
+
+        `behind`: what may run at all runs before it.
+        """
+        task = Task(story, next(self._numbers) + behind * BEHIND)
         wait = next(story, None)
         if wait is None:
             return
@@ -134,6 +139,11 @@ class Executors:
                 if task.has_turn and not self._turns.may_run(task)
             ]
 
+    def running(self) -> list[object]:
+        """The subjects of what runs now."""
+        with self._state:
+            return [task.subject for task in self._tasks if task.running]
+
     def counts(self) -> tuple[int, int]:
         """How many run now, and how many wait."""
         with self._state:
@@ -172,6 +182,10 @@ class Executors:
                 if self._turns.admit(task, keys):
                     self._ready.push(task)
                     self._state.notify()
+            case Release(keys):
+                for key in keys:
+                    self._may_go(self._turns.release(task, key))
+                self._may_go([task])
             case Until(due_s):
                 heapq.heappush(self._delayed, (due_s, task.order, task))
                 self._state.notify_all()  # each waits no longer than until the first of these
@@ -180,10 +194,12 @@ class Executors:
         self._tasks.discard(task)
         if task.has_turn:
             task.has_turn = False
-            freed = self._turns.finish(task)
-            for ready in freed:
-                self._ready.push(ready)
-            self._state.notify(len(freed))
+            self._may_go(self._turns.finish(task))
+
+    def _may_go(self, tasks: list[Task]) -> None:
+        for task in tasks:
+            self._ready.push(task)
+        self._state.notify(len(tasks))
 
     def _next_ready(self) -> Task | None:
         """Waits for a task whose turn and time have come; None when stopping."""

@@ -7,11 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from enqueue.requests import DestroyInstance, InstanceRequest, NetworkRequest, StopInstance
-from worker.documents import InstanceDoc, PoolDoc, TenantDoc
+from enqueue.requests import (
+    DestroyInstance,
+    InstanceRequest,
+    NetworkRequest,
+    StopInstance,
+    WakeInstance,
+)
+from worker.documents import InstanceDoc, PoolDoc, Status, TenantDoc
 from worker.errors import HostdError
 from worker.names import InstanceRef, Layout
-from worker.ports import Artifacts, Host, Image, ImageFiles, ImageState, VmmState, VmSpec
+from worker.ports import Artifacts, Host, Image, ImageFiles, ImageState, Platform, VmmState, VmSpec
 
 T = TypeVar("T")
 
@@ -20,7 +26,10 @@ DAMAGED: Final[Image | None] = Image(ImageState.DAMAGED, ImageFiles(Path(), Path
 
 @dataclass(frozen=True, slots=True)
 class InstanceFacts:
-    """One instance, its pool and tenant; `at` is when, for the record (`%Y-%m-%dT%H:%M:%SZ`)."""
+    """One instance, its pool and tenant; `at` is when, for the record (`%Y-%m-%dT%H:%M:%SZ`).
+
+    `disk_key` is where the key of the tenant's data disks lies; None: they are not encrypted.
+    """
 
     ref: InstanceRef
     at: str
@@ -33,9 +42,13 @@ class InstanceFacts:
     image: Image | None
     secrets: bytes
     volumes_exist: bool
+    image_parts: bool = False  # anything of an image, a whole one or not
+    delta_exists: bool = False  # an image of the system before hostd, in a form it does not load
+    platform: Platform | None = None  # looked at only to wake
+    disk_key: Path | None = None
 
     @property
-    def status(self) -> str | None:
+    def status(self) -> Status | None:
         """The status on record; None for an unknown instance."""
         return self.instance.fields.status if self.instance else None
 
@@ -62,6 +75,7 @@ def instance_facts(
         Transient, Broken: the VMM does not answer as it should.
     """
     ref, records = InstanceRef.of(request), host.records
+    key = layout.disk_key(ref.tenant_id)
     removing = isinstance(request, StopInstance | DestroyInstance)
 
     def read(look: Callable[[], T], otherwise: T) -> T:
@@ -84,6 +98,10 @@ def instance_facts(
         image=read(lambda: host.images.find(ref), DAMAGED),
         secrets=read(lambda: records.secrets(ref.tenant_id), b"{}"),
         volumes_exist=host.disks.exists(layout.volumes(ref)),
+        image_parts=host.images.anything(ref),
+        delta_exists=host.disks.exists(layout.images(ref) / "delta"),
+        platform=host.vmm.platform() if isinstance(request, WakeInstance) else None,
+        disk_key=key if host.disks.exists(key) else None,
     )
 
 

@@ -25,7 +25,9 @@ PRUNE_S: Final = 3600.0
 class Housekeeping:
     """Heartbeat, owner key, what waits for Redis, who shows as deferred, and what is forgotten.
 
-    `claim` says again whose the host name is; `warm` loads what the first start would wait for.
+    `claim` says again whose the host name is; `warm` loads what the first start would wait for;
+    `settled` notes that every instance was looked at, once it was; `trim` keeps VMMs' logs small;
+    `mark` says beside the ledger how far it has come.
     """
 
     worker: HostWorker
@@ -35,17 +37,25 @@ class Housekeeping:
     retention_days: int
     claim: Callable[[], None]
     warm: Callable[[], None]
+    settled: Callable[[], None]
+    trim: Callable[[], None]
+    mark: Callable[[], None]
 
     def run(self) -> None:
         """Until the worker is asked to stop."""
         shown: set[str] = set()
-        next_beat = next_prune = 0.0
+        next_beat = next_prune = next_trim = 0.0
         self.worker.connected.wait(BEAT_S)
         self.warm()
         while not self.worker.stopping.wait(1.0):
             if time.monotonic() >= next_prune:
                 next_prune = time.monotonic() + PRUNE_S
                 self._prune()
+            self.settled()
+            if time.monotonic() >= next_trim:
+                next_trim = time.monotonic() + BEAT_S
+                self.trim()
+                self.mark()
             if not self.worker.connected.is_set():
                 continue
             if self.publisher.backlog() or self.ledger.untold_events():

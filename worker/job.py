@@ -11,27 +11,26 @@ the first `yield` it runs on the consumer's thread, inside the ledger transactio
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Generator, Iterator, Mapping
 
 from enqueue.requests import Ping, describe, op_of
 from enqueue.results import Result
 from worker.answers import refused, replayed
 from worker.attempt import attempt
+from worker.cancel import CANCELLED, cancel_waiting, cancelled, idle
 from worker.context import Context, Delivery
 from worker.decide import decide
 from worker.errors import Conflict, HostdError, Rejected
 from worker.events import say
 from worker.ledger import Delivery as Kind
-from worker.ledger import Entry
+from worker.ledger_entries import Entry
 from worker.supersede import Subject, supersede
-from worker.turns import keys_of
-from worker.verify import Forged, Order, check_times, verified
-from worker.waits import Answer, Turn, Until, Wait
+from worker.suspicion import is_suspect, too_dangerous
+from worker.turns import Key, keys_of
+from worker.verify import Forged, Order, check_known, check_times, verified
+from worker.waits import Answer, Release, Turn, Until, Wait
 
 log = logging.getLogger("hostd")
-
-CANCELLED: Final = Conflict("cancelled", "it was cancelled while it waited")
 
 
 def story(delivery: Delivery, ctx: Context) -> Iterator[Wait]:
@@ -43,7 +42,7 @@ def story(delivery: Delivery, ctx: Context) -> Iterator[Wait]:
         return
     if isinstance(order.body.request, Ping):
         yield Answer()
-        tell(order, delivery, pong(order, ctx), ctx, request_id=None)
+        tell(order, delivery, pong(order, delivery, ctx), ctx, request_id=None)
         return
     kind, entry = accepted(order, ctx)
     if kind is Kind.UNTOLD:  # perhaps being told at this moment, and asked for again
@@ -57,6 +56,9 @@ def story(delivery: Delivery, ctx: Context) -> Iterator[Wait]:
             yield from begin(order, entry, delivery, ctx)
         case Kind.RERUN:
             yield from run_again(order, entry, delivery, ctx)
+        case Kind.IN_FLIGHT if delivery.canceled:
+            for victim, result in cancel_waiting({delivery.id}, ctx):
+                ctx.executors.submit(told(victim, result, ctx))
         case Kind.IN_FLIGHT:
             log.info("%s is in flight already: this delivery is dropped", delivery.id)
         case Kind.UNTOLD | Kind.REPLAY:
@@ -65,8 +67,10 @@ def story(delivery: Delivery, ctx: Context) -> Iterator[Wait]:
             yield from reused(order, delivery, ctx)
 
 
-def pong(order: Order, ctx: Context) -> Result:
+def pong(order: Order, delivery: Delivery, ctx: Context) -> Result:
     """The answer to a Ping, which needs no ledger: it changes nothing."""
+    if delivery.canceled:
+        return refused(op_of(order.body.request), CANCELLED)
     try:
         check_times(order.body, now_ms=ctx.clock.now_ms())
     except Rejected as error:
@@ -77,6 +81,7 @@ def pong(order: Order, ctx: Context) -> Result:
 def begin(order: Order, entry: Entry, delivery: Delivery, ctx: Context) -> Iterator[Wait]:
     """A first run; one that comes too late supersedes nothing."""
     try:
+        check_known(order.body, lost_before_ms=ctx.ledger.lost_before_ms())
         check_times(order.body, now_ms=ctx.clock.now_ms())
     except Rejected as error:
         yield from refuse(order, entry, delivery, error, ctx)
@@ -89,17 +94,39 @@ def fulfil(order: Order, entry: Entry, delivery: Delivery, ctx: Context) -> Iter
     request = order.body.request
     for victim, result in supersede(order, entry, ctx):
         ctx.executors.submit(told(victim, result, ctx))
-    yield Turn(keys_of(request), Subject(order, entry, delivery))
-    outcome: Result | Until
-    # A cancellation ends what waits.  What a killed hostd had begun waits no more.
-    if ctx.publish.started(delivery) or entry.attempts:
-        if (delay_ms := entry.not_before_ms - ctx.clock.now_ms()) > 0:
-            yield Until(ctx.clock.monotonic() + delay_ms / 1000)
-        while isinstance(outcome := attempt(order, ctx), Until):
-            yield outcome
+    more = ctx.suspicion.keys(suspect=is_suspect(entry))
+    yield Turn({**keys_of(request), **more}, Subject(order, entry, delivery))
+    if ctx.publish.started(delivery) or not idle(entry, ctx):
+        result = yield from carried_out(order, entry, delivery, more, ctx)
     else:
-        outcome = decide(order, refused(op_of(request), CANCELLED), ctx)
-    tell(order, delivery, outcome, ctx, request_id=entry.request_id)
+        result = cancelled(order, ctx)
+    tell(order, delivery, result, ctx, request_id=entry.request_id)
+
+
+def carried_out(
+    order: Order, entry: Entry, delivery: Delivery, more: Mapping[Key, bool], ctx: Context
+) -> Generator[Wait, None, Result]:
+    """As many attempts as it takes, and as the configuration allows.
+
+    `more` is what it holds for a first attempt after a crash only.
+    """
+    if (danger := too_dangerous(entry, order.body.request)) is not None:
+        return decide(order, refused(op_of(order.body.request), danger), ctx)
+    if not is_suspect(entry) and (delay_ms := entry.not_before_ms - ctx.clock.now_ms()) > 0:
+        yield Until(ctx.clock.monotonic() + delay_ms / 1000)
+    outcome = attempt(order, entry, ctx)
+    if is_suspect(entry):
+        ctx.suspicion.cleared()
+        yield Release(tuple(more))
+    while isinstance(outcome, Until):
+        entry = ctx.ledger.entry(entry.request_id)
+        if may_end := idle(entry, ctx):
+            ctx.publish.put_off(delivery)
+        yield outcome
+        if not ctx.publish.started(delivery) and may_end:
+            return cancelled(order, ctx)
+        outcome = attempt(order, entry, ctx)
+    return outcome
 
 
 def accepted(order: Order, ctx: Context) -> tuple[Kind, Entry]:

@@ -8,13 +8,14 @@ enter with the change that they speak of.  A commit is on the disk before the ca
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from enqueue.results import Failed, Result, decode_result, encode_result
-from worker.journal import Journal
+from worker.ledger_entries import Attempting, Entries, Entry
 from worker.ledger_file import Survives
 
 
@@ -27,22 +28,6 @@ class Delivery(Enum):
     UNTOLD = "untold"  # decided; its result is to be published again
     REPLAY = "replay"  # told for good; the first result again
     REUSED = "reused"  # the id names another request
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One request of the ledger."""
-
-    request_id: str
-    seq: int
-    call: bytes
-    state: str
-    runs: int
-    attempts: int
-    accepted_at_ms: int
-    began_at_ms: int | None
-    not_before_ms: int
-    result: Result | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +44,11 @@ def is_final(result: Result) -> bool:
     """Whether a later delivery gets this result again instead of a new run."""
     if not isinstance(result, Failed):
         return True
-    final_codes = ("conflict/superseded", "conflict/overtaken")
+    final_codes = ("conflict/superseded", "conflict/cancelled", "conflict/overtaken")
     return result.failure_class in ("rejected", "lost") or result.code in final_codes
 
 
-class Ledger(Journal):
+class Ledger(Entries):
     """The file, open.  All methods may be called from any thread."""
 
     # ------------------------------------------------------------ accept
@@ -102,13 +87,18 @@ class Ledger(Journal):
                 return Delivery.NEW, self.entry(request_id)
             delivery = self._known(row, digest)
             if delivery is Delivery.RERUN:
-                db.execute("DELETE FROM journal WHERE request_id = ?", (request_id,))
-                db.execute(
-                    "UPDATE requests SET state = 'accepted', runs = runs + 1, attempts = 0,"
-                    " began_at_ms = NULL, not_before_ms = 0 WHERE request_id = ?",
-                    (request_id,),
-                )
+                self.run_again(request_id)
             return delivery, self.entry(request_id)
+
+    def run_again(self, request_id: str) -> None:
+        """A decided request is accepted once more, its earlier run forgotten."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM journal WHERE request_id = ?", (request_id,))
+            db.execute(
+                "UPDATE requests SET state = 'accepted', runs = runs + 1, attempts = 0,"
+                " began_at_ms = NULL, not_before_ms = 0, crashes = 0 WHERE request_id = ?",
+                (request_id,),
+            )
 
     @staticmethod
     def _known(row: Sequence[Any], digest: bytes) -> Delivery:
@@ -146,13 +136,14 @@ class Ledger(Journal):
 
     # ------------------------------------------------------------ carry out
 
-    def begin_attempt(self, request_id: str, now_ms: int) -> Entry:
-        """The request with one more attempt on record."""
+    def begin_attempt(self, request_id: str, now_ms: int, *, alone: bool = False) -> Entry:
+        """The request with one more attempt on record, under way."""
+        attempting = Attempting.ALONE if alone else Attempting.YES
         with self.transaction(survives=Survives.KILL) as db:
             db.execute(
-                "UPDATE requests SET attempts = attempts + 1,"
+                "UPDATE requests SET attempts = attempts + 1, attempting = ?,"
                 " began_at_ms = COALESCE(began_at_ms, ?) WHERE request_id = ?",
-                (now_ms, request_id),
+                (attempting, now_ms, request_id),
             )
             return self.entry(request_id)
 
@@ -160,8 +151,17 @@ class Ledger(Journal):
         """The next attempt is not made before that time, not even after a restart."""
         with self.transaction() as db:
             db.execute(
-                "UPDATE requests SET not_before_ms = ? WHERE request_id = ?",
+                "UPDATE requests SET not_before_ms = ?, attempting = 0 WHERE request_id = ?",
                 (not_before_ms, request_id),
+            )
+
+    def unattempted(self, request_id: str) -> None:
+        """The attempt under way does not count: a shutdown cut it short."""
+        with self.transaction() as db:
+            db.execute(
+                "UPDATE requests SET attempts = attempts - 1, attempting = 0 WHERE request_id = ?"
+                " AND state = 'accepted' AND attempting IN (1, 2)",
+                (request_id,),
             )
 
     # ------------------------------------------------------------ decide, tell
@@ -180,16 +180,27 @@ class Ledger(Journal):
         with self.transaction() as db:
             self._flush_finished(db)
             db.execute(
-                "UPDATE requests SET state = 'decided', result = ?, code = ?, decided_at_ms = ?"
-                " WHERE request_id = ?",
+                "UPDATE requests SET state = 'decided', result = ?, code = ?, decided_at_ms = ?,"
+                " attempting = 0 WHERE request_id = ?",
                 (encode_result(result), code, now_ms, request_id),
             )
             db.executemany("INSERT INTO outbox (event) VALUES (?)", [(event,) for event in events])
             if change is not None:
-                db.execute(
-                    "INSERT OR REPLACE INTO instances VALUES (?, ?, ?, ?, ?)",
-                    (change.instance_id, change.tenant_id, change.pool_id, change.status, now_ms),
-                )
+                self._changed(db, change, now_ms)
+
+    def note(self, events: Iterable[bytes], change: Change | None, *, now_ms: int) -> None:
+        """What hostd found out by itself: events, and an instance's new status."""
+        with self.transaction() as db:
+            db.executemany("INSERT INTO outbox (event) VALUES (?)", [(event,) for event in events])
+            if change is not None:
+                self._changed(db, change, now_ms)
+
+    @staticmethod
+    def _changed(db: sqlite3.Connection, change: Change, now_ms: int) -> None:
+        db.execute(
+            "INSERT OR REPLACE INTO instances VALUES (?, ?, ?, ?, ?)",
+            (change.instance_id, change.tenant_id, change.pool_id, change.status, now_ms),
+        )
 
     def untold_events(self) -> list[tuple[int, bytes]]:
         """Events that are not in Redis yet, in order."""
@@ -211,57 +222,6 @@ class Ledger(Journal):
                     (events_upto,),
                 )
 
-    # ------------------------------------------------------------ read
-
-    def entry(self, request_id: str) -> Entry:
-        """The request.
-
-        Raises:
-            KeyError: unknown.
-        """
-        found = self._entries("WHERE request_id = ?", request_id)
-        if not found:
-            raise KeyError(request_id)
-        return found[0]
-
-    def unfinished(self) -> list[Entry]:
-        """Accepted and undecided requests, in order of acceptance."""
-        return self._entries("WHERE state = 'accepted' ORDER BY seq")
-
-    def untold(self) -> list[Entry]:
-        """Decided requests whose result may not stand in Redis, in order."""
-        return self._entries("WHERE state = 'decided' ORDER BY seq")
-
-    def history(self, instance_id: str, *, limit: int = 20) -> list[Entry]:
-        """The latest requests of an instance, newest first."""
-        return self._entries("WHERE instance_id = ? ORDER BY seq DESC LIMIT ?", instance_id, limit)
-
-    def _entries(self, where: str, *values: object) -> list[Entry]:
-        with self._lock:
-            rows = self._db.execute(
-                "SELECT request_id, seq, call, state, runs, attempts, accepted_at_ms, began_at_ms,"  # noqa: S608  `where` is a constant of this module
-                f" not_before_ms, result FROM requests {where}",
-                values,
-            ).fetchall()
-        return [_entry(row) for row in rows]
-
-    def oldest_ms(self) -> int | None:
-        """When the oldest unfinished request was accepted, in Unix milliseconds."""
-        with self._lock:
-            row = self._db.execute(
-                "SELECT MIN(accepted_at_ms) FROM requests WHERE state = 'accepted'"
-            ).fetchone()
-        return None if row[0] is None else int(row[0])
-
-    def statuses(self) -> dict[str, int]:
-        """How many instances stand at each status."""
-        with self._lock:
-            return dict(
-                self._db.execute(
-                    "SELECT status, COUNT(*) FROM instances GROUP BY status"
-                ).fetchall()
-            )
-
     def prune(self, *, before_ms: int) -> int:
         """Told requests decided before that time are forgotten; returns how many."""
         with self.transaction() as db:
@@ -275,20 +235,3 @@ class Ledger(Journal):
                 " (SELECT COALESCE(MAX(seq), 0) FROM outbox)"
             )
             return gone
-
-
-def _entry(row: Sequence[Any]) -> Entry:
-    request_id, seq, call, state, runs, attempts, accepted_at_ms, began_at_ms = row[:8]
-    not_before_ms, raw = row[8:]
-    return Entry(
-        request_id=request_id,
-        seq=seq,
-        call=call,
-        state=state,
-        runs=runs,
-        attempts=attempts,
-        accepted_at_ms=accepted_at_ms,
-        began_at_ms=began_at_ms,
-        not_before_ms=not_before_ms,
-        result=decode_result(raw) if raw else None,
-    )

@@ -44,6 +44,10 @@ class Metrics:
         self.recovered = Counter(
             "hostd_recovered_requests", "Requests taken up again at start.", registry=r
         )
+        self.settled = Counter(
+            "hostd_settled", "Instances brought to agree with their machine.", ["finding"],
+            registry=r,
+        )  # fmt: skip
         self.image_bytes = Gauge(
             "hostd_sleep_image_bytes", "Size of the last sleep image made.", registry=r
         )

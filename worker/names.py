@@ -5,16 +5,28 @@ The forms are those of the system whose place hostd takes, so that its directori
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Final
 
-from enqueue.requests import InstanceId, InstanceRequest, PoolId, TenantId
+from enqueue.requests import (
+    INSTANCE_PATTERN,
+    LABEL_PATTERN,
+    InstanceId,
+    InstanceRequest,
+    PoolId,
+    TenantId,
+)
 
 FIRST_OFFSET: Final = 3  # .1 is the gateway, .2 the builder
 LAST_OFFSET: Final = 254
 METADATA_PORT: Final = 8169
+MAPPER_PREFIX: Final = "mvm-"
+_OWNED: Final = (  # an instance's directory, part by part
+    r"\Atenants\Z", LABEL_PATTERN, r"\Apools\Z", LABEL_PATTERN, r"\Ainstances\Z", INSTANCE_PATTERN,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +66,12 @@ def jail_uid(base: int, tenant_net_id: int, offset: int) -> int:
     return base + tenant_net_id * 256 + offset
 
 
+def mapper_name(ref: InstanceRef) -> str:
+    """What the instance's encrypted disk is opened as; an instance id has one form, so no two
+    instances share a name."""
+    return f"{MAPPER_PREFIX}{ref.tenant_id}-{ref.instance_id}"
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Where things lie under the state directory (`[paths] state`)."""
@@ -76,6 +94,10 @@ class Layout:
         """The pool's artifacts: `revisions/<hash>/` and the symlink `current`."""
         return self.pool(tenant_id, pool_id) / "artifacts"
 
+    def disk_key(self, tenant_id: str) -> Path:
+        """The key of the tenant's data disks; there is one only where they are encrypted."""
+        return self.state / "keys" / f"{tenant_id}.key"
+
     def volumes(self, ref: InstanceRef) -> Path:
         """The instance's disks."""
         return self.instance(ref) / "volumes"
@@ -91,3 +113,15 @@ class Layout:
     def images(self, ref: InstanceRef) -> Path:
         """Where sleep images lie: `sleep/` published, `partial-*` in the making."""
         return self.instance(ref) / "snapshots"
+
+    def owner(self, path: Path) -> InstanceRef | None:
+        """The instance in whose directory `path` lies; None if in none's."""
+        try:
+            parts = path.relative_to(self.state).parts
+        except ValueError:
+            return None
+        if len(parts) < len(_OWNED) or any(
+            not re.match(form, part) for form, part in zip(_OWNED, parts, strict=False)
+        ):
+            return None
+        return InstanceRef(TenantId(parts[1]), PoolId(parts[3]), InstanceId(parts[5]))

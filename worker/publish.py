@@ -17,13 +17,14 @@ from typing import Any, Final
 import msgspec
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from enqueue import keys
 from enqueue.results import Failed, Result
 from worker.config import WorkerConfig
 from worker.context import Delivery
 from worker.ledger import Ledger
+from worker.multi import executed
 from worker.rq_fields import outcome_fields, rq_time, stream_fields, whole_job
 
 log = logging.getLogger("hostd")
@@ -63,12 +64,15 @@ class RedisPublisher:
         self._pending: list[_Telling] = []
         self._pending_lock = threading.Lock()
         self._wire = threading.Lock()
+        self._away = False
         self._batching = threading.local()
 
     # ------------------------------------------------------------ the port
 
     def started(self, delivery: Delivery) -> bool:
         """See `worker.context.Publisher`."""
+        if self._away:
+            return True
         now = rq_time(self._wall())
         job = keys.job(delivery.id)
         try:
@@ -85,11 +89,26 @@ class RedisPublisher:
                 pipe.persist(job)
                 pipe.zadd(self._keys.started, {delivery.id: "+inf"})
                 pipe.zrem(self._keys.deferred, delivery.id)
-                status = _executed(pipe)[0]
+                status = executed(pipe)[0]
         except RedisError as error:
+            self._away = True
             log.warning("cannot show %s as started: %s", delivery.id, error)
             return True
         return bool(status != b"canceled")
+
+    def put_off(self, delivery: Delivery) -> None:
+        """See `worker.context.Publisher`."""
+        job = keys.job(delivery.id)
+        try:
+            if self._redis.hget(job, "status") != b"started":
+                return  # RQ's own cancel has come while it ran: the next look ends it
+            with self._redis.pipeline(transaction=True) as pipe:
+                pipe.hset(job, "status", "queued")
+                pipe.zrem(self._keys.started, delivery.id)
+                pipe.zadd(self._keys.deferred, {delivery.id: "+inf"})
+                executed(pipe)
+        except RedisError as error:
+            log.warning("cannot show %s as put off: %s", delivery.id, error)
 
     def deferred(self, waiting: Collection[str], *, no_more: Collection[str] = ()) -> None:
         """These jobs show as waiting for their turn, and those not.
@@ -101,7 +120,7 @@ class RedisPublisher:
                 pipe.zadd(self._keys.deferred, dict.fromkeys(waiting, "+inf"))
             if no_more:
                 pipe.zrem(self._keys.deferred, *no_more)
-            _executed(pipe)
+            executed(pipe)
 
     def tell(self, delivery: Delivery, result: Result, *, request_id: str | None) -> None:
         """See `worker.context.Publisher`."""
@@ -113,7 +132,7 @@ class RedisPublisher:
 
     def settle(self) -> None:
         """See `worker.context.Publisher`."""
-        self.flush()
+        self._flush(probing=False)
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -123,7 +142,7 @@ class RedisPublisher:
             yield
         finally:
             self._batching.on = False
-            self.flush()
+            self._flush(probing=False)
 
     # ------------------------------------------------------------ the wire
 
@@ -131,7 +150,7 @@ class RedisPublisher:
         with self._pending_lock:
             self._pending.append(telling)
         if not getattr(self._batching, "on", False):
-            self.flush()
+            self._flush(probing=False)
 
     def backlog(self) -> int:
         """How many results wait for Redis."""
@@ -139,20 +158,34 @@ class RedisPublisher:
             return len(self._pending)
 
     def flush(self) -> bool:
-        """Tells everything that waits; False if Redis is away."""
+        """Tells everything that waits; False if Redis is away.
+
+        Then what is told only waits, and no thread for Redis, until a call of this, by those who
+        look again and again (the consumer and the housekeeping), finds it back.
+        """
+        return self._flush(probing=True)
+
+    def _flush(self, *, probing: bool) -> bool:
+        if self._away and not probing:
+            return False
         with self._wire:
+            if self._away and not probing:
+                return False
             with self._pending_lock:
                 tellings, self._pending = self._pending, []
             events = self._ledger.untold_events()
             if not tellings and not events:
+                self._away = False
                 return True  # another thread took ours along
             try:
                 self._send(tellings, events)
             except RedisError as error:
+                self._away = True
                 log.warning("%d results wait for Redis: %s", len(tellings), error)
                 with self._pending_lock:
                     self._pending[:0] = tellings
                 return False
+            self._away = False
             ids = [telling.request_id for telling in tellings if telling.request_id]
             if ids or events:
                 self._ledger.told(ids, events_upto=events[-1][0] if events else 0)
@@ -169,7 +202,7 @@ class RedisPublisher:
                     maxlen=self._config.events_cap,
                     approximate=True,
                 )
-            _executed(pipe)
+            executed(pipe)
 
     def _queue(self, pipe: Pipeline, telling: _Telling) -> None:
         id_, failed = telling.delivery.id, isinstance(telling.result, Failed)
@@ -213,28 +246,3 @@ class RedisPublisher:
         if result.code in CANCELED:
             return self._keys.canceled, "canceled"
         return self._keys.failed, "failed"
-
-
-def _executed(pipe: Pipeline) -> list[Any]:
-    """The replies of the MULTI, which is executed once whatever stands in Redis.
-
-    A command inside a MULTI that fails (WRONGTYPE, say) stops no other, so repeating the whole
-    would tell everything twice.  A key that hostd cannot write to is somebody's plant: it is
-    deleted and what belongs there is written again.
-    """
-    commands: list[Any] = [command for command, _ in pipe.command_stack]
-    replies = pipe.execute(raise_on_error=False)
-    failed = [
-        command[1]
-        for command, reply in zip(commands, replies, strict=True)
-        if isinstance(reply, ResponseError)
-    ]
-    if failed:
-        log.error("deleted, because they are not what hostd keeps there: %s", ascii(failed))
-        pipe.delete(*failed)
-        again: Callable[..., object] = pipe.execute_command  # redis-py leaves it untyped
-        for command in commands:
-            if command[1] in failed:
-                again(*command)
-        pipe.execute(raise_on_error=False)
-    return replies

@@ -13,7 +13,10 @@ from enqueue.keys import job_id
 from enqueue.requests import SleepInstance, op_of
 from worker.context import Context, Delivery
 from worker.job import fulfil
-from worker.ledger import Entry
+from worker.ledger_entries import Entry
+from worker.names import InstanceRef
+from worker.settle import settling
+from worker.unsettled import Why
 from worker.verify import Order, trusted
 
 log = logging.getLogger("hostd")
@@ -34,13 +37,64 @@ def take_up_unfinished(ctx: Context) -> int:
     """Goes on with every accepted request; returns how many."""
     again = [(trusted(entry.call), entry) for entry in ctx.ledger.unfinished()]
     # One that had begun held its turn: nothing before it can be in its way.
-    again.sort(key=lambda pair: not (_is_sleep(pair[0]) and pair[1].attempts))
+    again.sort(key=lambda pair: (not pair[1].begun, not _is_sleep(pair[0])))
     with ctx.executors.batch():
         for order, entry in again:
             log.info("taking up %s %s again", entry.request_id, op_of(order.body.request))
             ctx.metrics.recovered.inc()
             ctx.executors.submit(fulfil(order, entry, _delivery(order, entry), ctx))
     return len(again)
+
+
+def retry_sleeps(ctx: Context) -> int:
+    """Sleeps that failed for the time being are tried again; returns how many.
+
+    A host that is about to go down, or was full, is where sleeps fail; an image is worth more than
+    the failure.  One that a newer decision has overtaken stays as it is.
+    """
+    policy = ctx.config.recover
+    if not policy.retry_sleeps:
+        return 0
+    since_ms = ctx.clock.now_ms() - int(policy.retry_age_s * 1000)
+    since_ms = max(since_ms, ctx.ledger.lost_before_ms() or 0)  # what came after is not known
+    failed = ctx.ledger.failed("SleepInstance", "transient", since_ms=since_ms)
+    again = [
+        entry
+        for entry in failed
+        if entry.runs < policy.retry_runs and ctx.ledger.overtaken(entry) is None
+    ]
+    with ctx.executors.batch():
+        for entry in again:
+            order = trusted(entry.call)
+            log.info("trying %s SleepInstance again", entry.request_id)
+            ctx.ledger.run_again(entry.request_id)
+            renewed = ctx.ledger.renew(entry.request_id)
+            ctx.metrics.recovered.inc()
+            ctx.executors.submit(fulfil(order, renewed, _delivery(order, renewed), ctx))
+    return len(again)
+
+
+def settle_all(ctx: Context, *, rebooted: bool) -> int:
+    """Every instance on record is settled, behind all requests; returns how many.
+
+    One whose first request comes sooner is settled by that.
+    """
+    refs = ctx.host.records.instances()
+    ctx.unsettled.add((ref.instance_id for ref in refs), Why(rebooted=rebooted))
+    with ctx.executors.batch():
+        for ref in refs:
+            ctx.watch(ref)
+            ctx.executors.submit(settling(ref, ctx), behind=True)
+    return len(refs)
+
+
+def settle_one(ref: InstanceRef, ended: str, ctx: Context) -> None:
+    """The instance's VMM has ended, in this way: it is settled when its turn comes.
+
+    After a Stop or a Sleep there is nothing left to do.
+    """
+    ctx.unsettled.add([ref.instance_id], Why(ended=ended))
+    ctx.executors.submit(settling(ref, ctx))
 
 
 def _is_sleep(order: Order) -> bool:

@@ -18,9 +18,8 @@ from worker.names import FIRST_OFFSET, LAST_OFFSET, InstanceRef, jail_uid
 from worker.plans.build import Place
 from worker.plans.verdict import Verdict
 from worker.settings import Settings
+from worker.uids import met
 
-NOBODY = (65_534, 65_535)
-SUBORDINATE = range(100_000, 165_536)  # the first range that useradd gives out: login.defs(5)
 USES_PLACE = (Verdict.BOOT, Verdict.RESUME, Verdict.WAKE, Verdict.FINISH_WAKE)
 USES_QUOTA = (Verdict.BOOT, Verdict.WAKE)
 
@@ -148,11 +147,10 @@ def _acceptable(net: TenantNet, settings: Settings) -> None:
         )
     first = jail_uid(settings.uid_base, net.tenant_net_id, FIRST_OFFSET)
     last = jail_uid(settings.uid_base, net.tenant_net_id, LAST_OFFSET)
-    meets_subordinate = first < SUBORDINATE.stop and last >= SUBORDINATE.start
-    if meets_subordinate or any(first <= uid <= last for uid in NOBODY):
+    if (taken := met(first, last, settings.subordinate_files)) is not None:
         raise Rejected(
             "uid_range",
-            f"net id {net.tenant_net_id} gives uids {first}..{last}, which belong to others",
+            f"net id {net.tenant_net_id} gives uids {first}..{last}, which meet {taken}",
             hint="choose another net id, or move [vmm] uid_base",
         )
 

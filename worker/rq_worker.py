@@ -16,9 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NoReturn
 
 from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from rq import Queue, SimpleWorker
 from rq.job import Job
 from rq.worker import WorkerStatus
@@ -26,6 +24,8 @@ from rq.worker import WorkerStatus
 from enqueue import keys
 from worker.context import Delivery
 from worker.host.serializer import MsgspecSerializer
+from worker.multi import is_wrong_type
+from worker.registries import Registries
 
 log = logging.getLogger("hostd")
 
@@ -33,7 +33,9 @@ BLOCK_S: Final = 1  # SIGTERM waits for it
 FULL_PAUSE_S: Final = 0.05
 TAKE_AT_MOST: Final = 256
 WORKER_TTL_S: Final = 30
-RECONNECT_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
+# Capped well below the 2 s after which hostd goes on once Redis is back.
+RECONNECT_S: Final = (0.05, 0.1, 0.2, 0.4)
+REFUSED_FOR_NOW: Final = (ReadOnlyError, OutOfMemoryError)
 FIELDS: Final = ("data", "created_at", "enqueued_at", "status")
 
 
@@ -67,10 +69,12 @@ class HostWorker(SimpleWorker):
         deliver: Callable[[Sequence[Delivery]], None],
         refuse: Callable[[Delivery, str], None],
         room: Callable[[], int],
+        arrived: Callable[[], object] = lambda: None,
     ) -> None:
         """`deliver` takes a batch in order; `refuse` an entry that cannot be read, and why.
 
-        `room` says how many more may be taken: what is beyond stays in the queue.
+        `room` says how many more may be taken: what is beyond stays in the queue.  `arrived` is
+        called whenever Redis is there again.
         """
         super().__init__(
             [HostQueue(host_keys.queue_name, connection=redis, serializer=MsgspecSerializer)],
@@ -85,6 +89,8 @@ class HostWorker(SimpleWorker):
         self._deliver = deliver
         self._refuse = refuse
         self._room = room
+        self._arrived = arrived
+        self._registries = Registries(redis, host_keys)
         self.stopping = threading.Event()
         self.connected = threading.Event()
 
@@ -115,13 +121,11 @@ class HostWorker(SimpleWorker):
             try:
                 if not self.connected.is_set():
                     self._arrive()
-                    failures = 0
                 self._take()
-            except (RedisConnectionError, RedisTimeoutError) as error:
+                failures = 0
+            except RedisError as error:
                 self._lost(error, failures)
                 failures += 1
-            except RedisError as error:
-                self._lost(error, len(RECONNECT_S))
         self._leave()
         return True
 
@@ -135,12 +139,15 @@ class HostWorker(SimpleWorker):
 
     def _arrive(self) -> None:
         self._free_the_lists()
-        self.take_back()
         try:
             self._sign_on()
         except (ResponseError, ValueError) as error:
+            if isinstance(error, REFUSED_FOR_NOW):
+                raise  # before anything is read: nothing can be taken either
             log.warning("stock tools will not show this worker: %s", error)
+        self.take_back()
         self.connected.set()
+        self._arrived()
         log.info("listening on %s", self._keys.queue_name)
 
     def _free_the_lists(self) -> None:
@@ -149,7 +156,7 @@ class HostWorker(SimpleWorker):
             try:
                 self._redis.llen(key)
             except ResponseError as error:
-                if not _is_wrong_type(error):
+                if not is_wrong_type(error):
                     raise
                 log.warning("%s is no list: somebody has put it there; it is deleted", key)
                 self._redis.delete(key)
@@ -162,6 +169,8 @@ class HostWorker(SimpleWorker):
         self.set_state(WorkerStatus.IDLE)
 
     def _take(self) -> None:
+        if cancelled := self._registries.cancelled():
+            self._fetch(cancelled)
         if (room := self._room()) <= 0:
             self.stopping.wait(FULL_PAUSE_S)
             return
@@ -205,7 +214,7 @@ class HostWorker(SimpleWorker):
         return int(more)
 
     def _delivery(self, name: str, fields: Any) -> Delivery | None:
-        if isinstance(fields, ResponseError) and _is_wrong_type(fields):
+        if isinstance(fields, ResponseError) and is_wrong_type(fields):
             self._refuse(Delivery(name, b""), f"its key cannot be read: {fields}")
             return None
         if isinstance(fields, Exception):
@@ -222,8 +231,8 @@ class HostWorker(SimpleWorker):
     def _lost(self, error: RedisError, failures: int) -> None:
         self.connected.clear()
         pause_s = RECONNECT_S[min(failures, len(RECONNECT_S) - 1)]
-        if failures in (0, len(RECONNECT_S)):
-            log.warning("Redis is away (%s); trying again", error)
+        if failures == 0:
+            log.warning("Redis is away, or takes nothing (%s); trying until it does", error)
         self.stopping.wait(pause_s)
 
     def _leave(self) -> None:
@@ -235,14 +244,10 @@ class HostWorker(SimpleWorker):
             log.info("could not sign off from Redis: %s", error)
 
     def beat(self) -> None:
-        """Tells stock tools that the host lives.
+        """Tells stock tools that the host lives, and cleans up for them.
 
         Raises:
             RedisError: Redis is away.
         """
         self.heartbeat(WORKER_TTL_S + 60)
-
-
-def _is_wrong_type(error: ResponseError) -> bool:
-    """Whether a key holds another type than the command wants (the prefix is Redis' protocol)."""
-    return str(error).startswith("WRONGTYPE")
+        self._registries.forget_expired()

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from http.server import ThreadingHTTPServer
 from pathlib import Path
+from typing import Final
 
 from enqueue.keys import HostKeys, job_id
 from enqueue.results import Pong
@@ -23,23 +24,30 @@ from worker.boot import await_clock
 from worker.config import Config
 from worker.context import Context, Delivery
 from worker.engine import Clock
-from worker.errors import Broken, StartupError
+from worker.errors import Broken, HostdError, StartupError
 from worker.executors import Executors
 from worker.gauges import Gauges
 from worker.host import machine
 from worker.host import redis as redis_host
 from worker.housekeeping import BEAT_S, Housekeeping
 from worker.job import quarantined, story
-from worker.ledger import Ledger
+from worker.ledger_file import unusable
+from worker.lineage import open_ledger, write_marker
 from worker.lock import Locks
 from worker.metrics import Metrics
+from worker.names import InstanceRef, Layout
 from worker.observe import Live, listening_socket, serve
 from worker.publish import RedisPublisher
 from worker.rq_worker import BLOCK_S, HostWorker
+from worker.supersede import Subject
+from worker.suspicion import suspicion_at_start
 from worker.verify import Forged, Policy
+from worker.watch import Watch
 from worker.wiring import build_host, build_policy, build_settings
 
 log = logging.getLogger("hostd")
+
+BOOT_ID: Final = "boot_id"  # of the boot in which every instance was last settled
 
 
 class Hostd:
@@ -65,7 +73,7 @@ class Hostd:
             raise StartupError("hostd run needs root: it makes devices, mounts and control groups")
         policy = build_policy(config)
         _directories(config)
-        self._open.enter_context(_host_lock(config.paths.runtime))
+        self._open.enter_context(host_lock(config.paths.runtime))
         self._listening = listening_socket(config.metrics.listen) if config.metrics.listen else None
         if self._listening is not None:
             self._open.callback(self._listening.close)
@@ -78,9 +86,15 @@ class Hostd:
         )
         redis_host.check_owner(self._redis, self._keys, self._owner)
         self.host = build_host(config, self._open)
+        self._layout = Layout(config.paths.state)
         self._firecracker_version = self.host.vmm.version()
         self._version, self._boot_id = machine.version(), machine.boot_id()
-        self.ledger = Ledger(config.paths.ledger)
+        self.ledger = open_ledger(
+            config.paths.ledger,
+            self.host,
+            self._layout,
+            now_ms=int(time.time() * 1000),
+        )
         self._open.callback(self.ledger.close)
         redis_host.claim(self._redis, self._keys, self._owner)
         self.publisher = RedisPublisher(
@@ -94,6 +108,9 @@ class Hostd:
         self.executors = Executors(
             config.worker.threads, answering=self.publisher.batch, fatal=self._die
         )
+        self.watch = Watch(self.host.vmm, self._vmm_ended)
+        self._open.callback(self.watch.close)
+        self._rebooted = self.ledger.noted(BOOT_ID) not in (None, self._boot_id)
         self.context = self._context(config, policy)
         taking = redis_host.connect(config.redis, extra_timeout_s=BLOCK_S)
         self._open.callback(taking.close)
@@ -104,6 +121,7 @@ class Hostd:
             deliver=self._deliver,
             refuse=self._refuse,
             room=lambda: config.worker.queue_limit - sum(self.executors.counts()),
+            arrived=self.publisher.flush,
         )
 
     @property
@@ -128,6 +146,8 @@ class Hostd:
             clock=Clock(wall=time.time, monotonic=time.monotonic),
             pong=self._pong,
             random=random.random,
+            suspicion=suspicion_at_start(self.ledger),
+            watch=self.watch.look,
         )
 
     # ------------------------------------------------------------ running
@@ -142,9 +162,11 @@ class Hostd:
             signal.signal(number, lambda *_: self.stop())
         server = self._serve()
         told, again = recover.tell_decided(self.context), recover.take_up_unfinished(self.context)
+        recover.retry_sleeps(self.context)
+        recover.settle_all(self.context, rebooted=self._rebooted)
         if told or again:
             log.info("recovered: %d results told again, %d requests taken up again", told, again)
-        keeper = threading.Thread(target=self._housekeeping().run, name="housekeeping", daemon=True)
+        keeper = threading.Thread(target=self._keep_house, name="housekeeping", daemon=True)
         keeper.start()
         await_clock(
             synchronized=machine.clock_is_synchronized,
@@ -153,17 +175,45 @@ class Hostd:
         )
         try:
             self.worker.work()
+        except sqlite3.Error as error:
+            self._die(error)
         finally:
-            if not self.executors.stop(self.config.worker.stop_timeout_s):
-                log.warning("a request still runs; it is taken up again at the next start")
-            self.publisher.flush()
+            self._let_end()
             if server is not None:
                 server.shutdown()
                 server.server_close()
             keeper.join(2 * BEAT_S)
+            self._mark()
             self._open.close()
+        if type(self._fatal) is sqlite3.DatabaseError:  # not of a kind that passes, as a full disk
+            raise unusable(self.config.paths.ledger, self._fatal) from self._fatal
         if self._fatal is not None:
             raise StartupError(f"hostd had to stop: {self._fatal}") from self._fatal
+
+    def _let_end(self) -> None:
+        """What runs has ended, or is left running; what is decided is told."""
+        try:
+            if not self.executors.stop(self.config.worker.stop_timeout_s):
+                log.warning("a request still runs; it is taken up again at the next start")
+                self._leave_running()
+            self.publisher.flush()
+        except sqlite3.Error as error:
+            self._die(error)
+
+    def _keep_house(self) -> None:
+        try:
+            self._housekeeping().run()
+        except sqlite3.Error as error:
+            self._die(error)
+
+    def _leave_running(self) -> None:
+        """A shutdown burns no attempt, and makes nobody a suspect."""
+        for subject in self.executors.running():
+            if isinstance(subject, Subject):
+                self.ledger.unattempted(subject.entry.request_id)
+
+    def _vmm_ended(self, ref: InstanceRef, how: str) -> None:
+        recover.settle_one(ref, how, self.context)
 
     def _housekeeping(self) -> Housekeeping:
         return Housekeeping(
@@ -174,7 +224,21 @@ class Hostd:
             retention_days=self.config.ledger.retention_days,
             claim=lambda: redis_host.refresh(self._redis, self._keys, self._owner),
             warm=self.host.vmm.warm,
+            settled=self._settled,
+            trim=self.host.vmm.trim_logs,
+            mark=self._mark,
         )
+
+    def _settled(self) -> None:
+        """Once every instance was looked at, this boot is the one that is known."""
+        if not self.context.unsettled and self.ledger.noted(BOOT_ID) != self._boot_id:
+            self.ledger.put_note(BOOT_ID, self._boot_id)
+
+    def _mark(self) -> None:
+        try:
+            write_marker(self.ledger, self._layout)
+        except (HostdError, StartupError, sqlite3.Error) as error:
+            log.warning("the ledger's marker: %s", error)
 
     def stop(self) -> None:
         """Asks `run` to return."""
@@ -252,7 +316,7 @@ def _directories(config: Config) -> None:
 
 
 @contextmanager
-def _host_lock(runtime: Path) -> Iterator[None]:
+def host_lock(runtime: Path) -> Iterator[None]:
     """At most one `hostd run` a host; the kernel lets go of it when the process dies."""
     fd = os.open(runtime / "hostd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

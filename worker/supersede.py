@@ -10,7 +10,7 @@ from worker.answers import refused
 from worker.context import Context, Delivery
 from worker.decide import decide
 from worker.errors import Conflict
-from worker.ledger import Entry
+from worker.ledger_entries import Entry
 from worker.verify import Order
 
 

@@ -105,6 +105,17 @@ class Turns(Generic[T]):
                 del self._queues[key]
         return ready
 
+    def release(self, item: T, key: Key) -> list[T]:
+        """Lets `item`, whose turn it is, give up one key; returns those who may start now."""
+        keys = self._keys[item]
+        self._keys[item] = {other: shared for other, shared in keys.items() if other != key}
+        queue = self._queues[key]
+        del queue.holders[item]
+        ready = self._grant(key)
+        if not queue.holders and not queue.waiting:
+            del self._queues[key]
+        return ready
+
     def may_run(self, item: T) -> bool:
         """Whether it is this entry's turn."""
         return self._missing[item] == 0

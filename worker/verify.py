@@ -111,6 +111,23 @@ def _check_signature(sealed: Envelope, policy: Policy) -> None:
         )
 
 
+def check_known(body: Body, *, lost_before_ms: int | None) -> None:
+    """The request, which the ledger does not know, was not known to one that is lost either.
+
+    `lost_before_ms` is when the loss was noticed.  The issuer's clock may be ahead of this host's.
+
+    Raises:
+        Rejected: `ledger_lost`.
+    """
+    if lost_before_ms is None or body.issued_at_ms > lost_before_ms + envelope.CLOCK_SKEW_MS:
+        return
+    raise Rejected(
+        "ledger_lost",
+        "this host lost its ledger after the request was issued: it may have been carried out",
+        hint="look at the instance (`hostctl events`, `hostd why` on the host); send a new request",
+    )
+
+
 def check_times(body: Body, *, now_ms: int) -> None:
     """The request may be begun now.  Asked at acceptance and before the first attempt, never after.
 

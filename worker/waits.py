@@ -31,4 +31,11 @@ class Until:
     due_s: float
 
 
-Wait = Answer | Turn | Until
+@dataclass(frozen=True, slots=True)
+class Release:
+    """No time at all: these keys of its turn are given up, and the story goes on."""
+
+    keys: tuple[Key, ...]
+
+
+Wait = Answer | Turn | Until | Release

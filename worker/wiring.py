@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 from contextlib import ExitStack
 from ipaddress import IPv4Network
-from pathlib import Path
 
 from enqueue.signing import load_verifier
 from worker import simulator
 from worker.config import Config
 from worker.errors import ConfigError, HostdError, StartupError
-from worker.host import machine
 from worker.host.cgroups import KernelCgroups
 from worker.host.disks import Ext4Disks
+from worker.host.firecracker.agent import GuestAgents
 from worker.host.firecracker.driver import Firecracker
 from worker.host.firecracker.images import DiskImages
 from worker.host.netlink import Netlink
@@ -38,7 +36,9 @@ def build_settings(config: Config) -> Settings:
         uid_base=config.vmm.uid_base,
         overhead_mib=config.vmm.overhead_mib,
         kill_timeout_s=config.vmm.kill_timeout_s,
+        guest_wait_s=config.worker.request_timeout_s / 2,  # the rest is for what follows
         console=config.vmm.console,
+        wake_across_kernels=config.vmm.wake_across_kernels,
     )
 
 
@@ -67,16 +67,9 @@ def build_host(config: Config, opened: ExitStack) -> Host:
         StartupError: a binary is missing, or the kernel lacks something.
     """
     layout, runtime = Layout(config.paths.state), config.paths.runtime
-    firecracker, jailer = vmm_binaries(config)
     try:
-        vmm = Firecracker(
-            layout,
-            firecracker=firecracker,
-            jailer=jailer,
-            api_timeout_s=config.vmm.api_timeout_s,
-            spawn_timeout_s=config.vmm.spawn_timeout_s,
-        )
-        vmm.version()
+        vmm = build_vmm(config)
+        vmm.check_programs()
         links, firewall = Netlink(), Nft()
         opened.callback(links.close)
         opened.callback(firewall.close)
@@ -87,31 +80,32 @@ def build_host(config: Config, opened: ExitStack) -> Host:
             disks=Ext4Disks(runtime),  # never closed: guests outlive hostd, so must their disks
             records=DiskRecords(layout),
             vmm=vmm,
-            images=DiskImages(layout),
+            images=DiskImages(
+                layout,
+                reserve_bytes=config.images.keep_free_mib << 20,
+                digest_memory=config.images.digest_memory,
+            ),
+            agents=GuestAgents(layout, vmm, timeout_s=config.vmm.agent_timeout_s),
         )
     except HostdError as error:
         raise StartupError(f"{error}; {error.hint}") from error
 
 
-def vmm_binaries(config: Config) -> tuple[Path, Path]:
-    """The configured binaries; the stand-ins only if the configuration says so.
-
-    Raises:
-        StartupError: one is missing, is not executable, or has another digest.
-    """
-    if config.vmm.simulate:
+def build_vmm(config: Config) -> Firecracker:
+    """The driver of the configured programs; of the stand-ins only if the configuration says so."""
+    vmm = config.vmm
+    firecracker, jailer = vmm.firecracker, vmm.jailer
+    digests = vmm.firecracker_sha256, vmm.jailer_sha256
+    if vmm.simulate:
         log.warning("SIMULATED: guests are stand-ins, because [vmm] simulate = true")
-        return simulator.install(config.paths.runtime / "simulator")
-    pairs = (
-        ("firecracker", config.vmm.firecracker, config.vmm.firecracker_sha256),
-        ("jailer", config.vmm.jailer, config.vmm.jailer_sha256),
+        firecracker, jailer = simulator.install(config.paths.runtime / "simulator")
+        digests = "", ""
+    return Firecracker(
+        Layout(config.paths.state),
+        firecracker=firecracker,
+        jailer=jailer,
+        firecracker_sha256=digests[0],
+        jailer_sha256=digests[1],
+        api_timeout_s=vmm.api_timeout_s,
+        spawn_timeout_s=vmm.spawn_timeout_s,
     )
-    for key, path, digest in pairs:
-        if not path.is_file() or not os.access(path, os.X_OK):
-            raise StartupError(
-                f"[vmm] {key} = {path}: no such program; install Firecracker, correct the path, "
-                "or set [vmm] simulate = true to try hostd without it"
-            )
-        if digest and machine.sha256(path) != digest:
-            raise StartupError(f"[vmm] {key} = {path}: its digest is not [vmm] {key}_sha256")
-    return config.vmm.firecracker, config.vmm.jailer

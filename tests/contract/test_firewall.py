@@ -10,7 +10,8 @@ import pytest
 from enqueue.requests import bridge_name
 from tests.fakes.firewall import FakeFirewall
 from worker.host.nft import Nft
-from worker.ports import Firewall, TenantRules
+from worker.names import guest_ip, guest_mac, tap_name
+from worker.ports import Firewall, GuestRules, TenantRules
 
 
 def rules(net_id: int = 5, uplink: str = "eth0") -> TenantRules:
@@ -22,6 +23,14 @@ def rules(net_id: int = 5, uplink: str = "eth0") -> TenantRules:
         gateway_ip=f"10.240.{net_id}.1",
         uplink=uplink,
         metadata_port=8169,
+    )
+
+
+def guest(net_id: int = 5, offset: int = 3) -> GuestRules:
+    return GuestRules(
+        tap=tap_name(net_id, offset),
+        mac=guest_mac(net_id, offset),
+        ip=guest_ip(f"10.240.{net_id}.0/24", offset),
     )
 
 
@@ -90,3 +99,78 @@ def test_removing_a_tenant_leaves_the_others(firewall: Firewall) -> None:
 def test_removing_what_is_not_there_is_fine(firewall: Firewall) -> None:
     firewall.remove(5)
     assert firewall.tenants() == frozenset()
+
+
+def test_no_guest_stands_at_first(firewall: Firewall) -> None:
+    firewall.put(rules())
+    assert not firewall.guest_stands(guest())
+    assert firewall.guests() == frozenset()
+
+
+def test_a_guest_stands_after_put_beside_its_tenant(firewall: Firewall) -> None:
+    firewall.put(rules())
+    firewall.put_guest(guest())
+    firewall.put_guest(guest())
+    assert firewall.guest_stands(guest())
+    assert firewall.stands(rules())
+    assert firewall.guests() == {"tn5i3"}
+    assert firewall.tenants() == {5}
+
+
+@pytest.mark.parametrize(
+    "other", [replace(guest(), mac="02:fc:00:05:00:04"), replace(guest(), ip="10.240.5.4")]
+)
+def test_a_guest_that_differs_does_not_stand_until_put(
+    firewall: Firewall, other: GuestRules
+) -> None:
+    firewall.put_guest(guest())
+    assert not firewall.guest_stands(other)
+    firewall.put_guest(other)
+    assert firewall.guest_stands(other)
+    assert not firewall.guest_stands(guest())
+    assert firewall.guests() == {"tn5i3"}
+
+
+def test_removing_a_guest_leaves_the_others(firewall: Firewall) -> None:
+    # The name of one TAP begins like the other's.
+    firewall.put(rules())
+    for offset in (3, 30, 31):
+        firewall.put_guest(guest(5, offset))
+    firewall.remove_guest("tn5i3")
+    firewall.remove_guest("tn5i3")
+    assert not firewall.guest_stands(guest(5, 3))
+    assert firewall.guest_stands(guest(5, 30))
+    assert firewall.guests() == {"tn5i30", "tn5i31"}
+    assert firewall.stands(rules())
+
+
+def test_removing_the_last_guest_leaves_its_tenant(firewall: Firewall) -> None:
+    firewall.put(rules())
+    firewall.put_guest(guest())
+    firewall.remove_guest("tn5i3")
+    assert firewall.guests() == frozenset()
+    assert firewall.stands(rules())
+
+
+def test_removing_a_tenant_removes_its_guests_alone(firewall: Firewall) -> None:
+    for net_id in (5, 55):
+        firewall.put(rules(net_id))
+        firewall.put_guest(guest(net_id))
+    firewall.remove(5)
+    assert firewall.guests() == {"tn55i3"}
+    assert firewall.guest_stands(guest(55))
+    assert firewall.stands(rules(55))
+    assert firewall.tenants() == {55}
+
+
+def test_a_guest_that_its_tenant_left_behind_is_still_the_tenants(firewall: Firewall) -> None:
+    firewall.put_guest(guest())
+    assert firewall.tenants() == {5}
+    firewall.remove(5)
+    assert firewall.tenants() == frozenset()
+    assert firewall.guests() == frozenset()
+
+
+def test_removing_a_guest_that_is_not_there_is_fine(firewall: Firewall) -> None:
+    firewall.remove_guest("tn5i3")
+    assert firewall.guests() == frozenset()

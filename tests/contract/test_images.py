@@ -223,10 +223,9 @@ def test_discarding_spares_other_instances(world: World, layout: Layout) -> None
 
 
 def test_room_is_there_or_missing_by_so_many_bytes(world: World) -> None:
-    world.images.reserve(REF, MIB)
     world.fill_up()
     with pytest.raises(Transient) as refused:
-        world.images.reserve(REF, MIB)
+        world.images.reserve(REF, FIRST, MIB)
     assert refused.value.code == "transient/no_space"
     assert set(refused.value.facts) == {"needed_bytes", "free_bytes"}
     assert not world.images.anything(REF)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -67,6 +68,27 @@ def test_a_jail_that_lacks_a_drive_is_not_fresh(rig: Rig) -> None:
 def test_a_jail_built_for_another_spec_is_not_fresh(rig: Rig) -> None:
     rig.vmm.build_jail(rig.spec, None)
     assert not rig.vmm.jail_is_fresh(replace(rig.spec, mem_mib=MEM_MIB * 2))
+
+
+def test_a_jail_for_a_boot_is_none_for_a_wake_nor_the_other_way_round(
+    rig: Rig, tmp_path: Path
+) -> None:
+    image = slept(rig, tmp_path / "image")
+    rig.vmm.build_jail(rig.spec, None)
+    assert rig.vmm.jail_is_fresh(rig.spec)
+    assert not rig.vmm.jail_is_fresh(rig.spec, image)
+    rig.vmm.build_jail(rig.spec, image)
+    assert rig.vmm.jail_is_fresh(rig.spec, image)
+    assert not rig.vmm.jail_is_fresh(rig.spec)
+
+
+def test_a_jail_for_another_image_is_not_fresh(rig: Rig, tmp_path: Path) -> None:
+    image = slept(rig, tmp_path / "image")
+    rig.vmm.build_jail(rig.spec, image)
+    newer = image.memory.with_name("newer")
+    shutil.copy2(image.memory, newer)
+    newer.rename(image.memory)
+    assert not rig.vmm.jail_is_fresh(rig.spec, image)
 
 
 def test_a_standing_jail_tells_what_it_was_built_from(rig: Rig) -> None:
@@ -171,7 +193,7 @@ def test_a_second_snapshot_replaces_the_first(rig: Rig) -> None:
 def test_a_guest_runs_on_from_its_image_in_a_new_vmm(rig: Rig, tmp_path: Path) -> None:
     image = slept(rig, tmp_path / "image")
     rig.vmm.build_jail(rig.spec, image)
-    assert rig.vmm.jail_is_fresh(rig.spec)
+    assert rig.vmm.jail_is_fresh(rig.spec, image)
     rig.vmm.spawn(rig.spec, rig.join_files)
     rig.vmm.load(rig.spec)
     assert rig.vmm.state(rig.ref) is VmmState.PAUSED

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from enqueue.requests import InstanceId
-from worker.ports import DiskSpec
+from worker.errors import Conflict
+from worker.ports import CryptSpec, DiskSpec
 
 
 class FakeDisks:
@@ -17,6 +20,7 @@ class FakeDisks:
 
     def __init__(self, runtime: Path) -> None:
         self._secrets = runtime / "secrets"
+        self.devices = runtime / "mapper"
 
     def label(self, path: Path) -> str | None:
         found = self._read(path)
@@ -39,6 +43,39 @@ class FakeDisks:
     def make(self, spec: DiskSpec) -> None:
         self._place(spec.path, json.dumps(self._content(spec)).encode(), spec.mode)
 
+    def crypt_label(self, path: Path) -> str | None:
+        found = self._read(path, "luks")
+        return None if found is None else str(found["luks"])
+
+    def make_crypt(self, spec: CryptSpec, *, size_mib: int, label: str) -> None:
+        if self.exists(spec.path):
+            raise Conflict("foreign_disk", "it is there already")
+        content = {"luks": label, "size_mib": size_mib, "key": _fingerprint(spec.key)}
+        self._place(spec.path, json.dumps(content).encode(), 0o600)
+
+    def crypt_open(self, spec: CryptSpec) -> bool:
+        device = self.devices / spec.mapper
+        return device.exists() and device.read_text() == str(spec.path)
+
+    def open_crypt(self, spec: CryptSpec) -> None:
+        if self.crypt_open(spec):
+            return
+        found = self._read(spec.path, "luks")
+        if found is None:
+            raise Conflict("missing_file", "there is no container")
+        if self.mapped(spec.mapper):
+            raise Conflict("foreign_mapper", "another disk is open by that name")
+        if _fingerprint(spec.key) != found["key"]:
+            raise Conflict("wrong_key", "it does not fit")
+        self.devices.mkdir(parents=True, exist_ok=True)
+        (self.devices / spec.mapper).write_text(str(spec.path))
+
+    def mapped(self, mapper: str) -> bool:
+        return (self.devices / mapper).exists()
+
+    def close_crypt(self, mapper: str) -> None:
+        (self.devices / mapper).unlink(missing_ok=True)
+
     def secrets_path(self, instance: InstanceId) -> Path:
         return self._secrets / f"{instance}.ext4"
 
@@ -52,11 +89,13 @@ class FakeDisks:
             path.unlink(missing_ok=True)
 
     def wipe(self, path: Path) -> Mapping[str, Any]:
-        under = path.rglob("*") if path.is_dir() else [path]
+        under = sorted(path.rglob("*")) if path.is_dir() else [path]
         files = [file for file in under if file.is_file() and not file.is_symlink()]
-        held = sum(file.stat().st_size for file in files)
+        base = path if path.is_dir() else path.parent
+        disks = [{"file": str(file.relative_to(base)), **self._wiped(file)} for file in files]
         self.remove(path)
-        return {"bytes": held, "files": len(files), "method": "fake"}
+        held = sum(disk["bytes"] for disk in disks)
+        return {"bytes": held, "files": len(files), "method": "fake", "disks": disks}
 
     def exists(self, path: Path) -> bool:
         return path.exists() or path.is_symlink()
@@ -68,13 +107,28 @@ class FakeDisks:
         new.chmod(mode)
         new.rename(path)
 
-    def _read(self, path: Path) -> dict[str, Any] | None:
+    def _wiped(self, file: Path) -> dict[str, Any]:
+        held = {"bytes": file.stat().st_size, "method": "fake"}
+        return held if self.crypt_label(file) is None else held | {"keyslots_left": 0}
+
+    def _read(self, path: Path, kind: str = "label") -> dict[str, Any] | None:
         try:
             content: dict[str, Any] = json.loads(path.read_bytes())
         except (OSError, ValueError):
             return None
-        return content
+        return content if kind in content else None
 
     def _content(self, spec: DiskSpec) -> dict[str, Any]:
         files = {name: [content.hex(), mode] for name, (content, mode) in spec.files.items()}
         return {"label": spec.label, "size_mib": spec.size_mib, "files": files}
+
+
+def _fingerprint(key: Path) -> str:
+    if not os.path.lexists(key):
+        raise Conflict("no_key", f"there is no {key}")
+    if not key.is_file() or key.is_symlink() or key.stat().st_mode & 0o077:
+        raise Conflict("bad_key", "it is not root's alone")
+    content = key.read_bytes()
+    if len(content) != 32:
+        raise Conflict("bad_key", "it has not 32 bytes")
+    return hashlib.sha256(content).hexdigest()

@@ -14,15 +14,16 @@ T = TypeVar("T")
 
 EFFECTS = {
     "links": {"put_bridge", "put_tap", "delete", "enable_forwarding"},
-    "firewall": {"put", "remove"},
+    "firewall": {"put", "remove", "put_guest", "remove_guest"},
     "cgroups": {"put", "kill", "remove"},
-    "disks": {"make", "copy", "remove", "wipe"},
+    "disks": {"make", "copy", "remove", "wipe", "make_crypt", "open_crypt", "close_crypt"},
     "records": {"put_instance", "audit"},
     "vmm": {
         "build_jail", "remove_jail", "spawn", "boot", "pause", "resume", "snapshot", "load",
-        "ask_to_stop", "kill",
+        "ask_to_stop", "kill", "reserve_snapshot", "release_snapshot",
     },
-    "images": {"seal", "publish", "consume", "discard"},
+    "images": {"reserve", "release", "seal", "publish", "make_usable", "consume", "discard"},
+    "agents": {"drain", "woken", "ready"},
 }  # fmt: skip
 
 
@@ -37,6 +38,7 @@ class Fuse:
     at: int | None = None
     after: bool = False
     error: Exception | None = None
+    deadly: str | None = None  # an effect that kills each time before it takes place
     seen: list[str] = field(default_factory=list)
 
     @contextmanager
@@ -47,7 +49,7 @@ class Fuse:
             return
         self.seen.append(name)
         mine = len(self.seen) == self.at
-        if mine and not self.after:
+        if name == self.deadly or (mine and not self.after):
             raise self.error or KilledError(name)
         yield
         if mine:

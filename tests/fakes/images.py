@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from worker.documents import Compression
 from worker.errors import Broken, Conflict, Lost, Transient
 from worker.names import InstanceRef, Layout
 from worker.ports import Image, ImageFiles, ImageState
@@ -21,6 +23,7 @@ class Generation:
     manifest: Mapping[str, Any]
     sizes: dict[Path, int] = field(default_factory=dict)
     consumed: bool = False
+    packed: bytes | None = None
 
 
 class FakeImages:
@@ -30,6 +33,7 @@ class FakeImages:
         self.layout = layout
         self.free_bytes = 1 << 40
         self.partial: dict[tuple[InstanceRef, str], Generation] = {}
+        self.rooms: dict[tuple[InstanceRef, str], int] = {}
         self.published: dict[InstanceRef, Generation] = {}
 
     def find(self, ref: InstanceRef) -> Image | None:
@@ -48,9 +52,13 @@ class FakeImages:
         )
 
     def anything(self, ref: InstanceRef) -> bool:
-        return ref in self.published or any(of == ref for of, _ in self.partial)
+        unfinished = (*self.partial, *self.rooms)
+        return ref in self.published or any(of == ref for of, _ in unfinished)
 
-    def reserve(self, ref: InstanceRef, size_bytes: int) -> None:
+    def reserved(self, ref: InstanceRef, request_id: str, size_bytes: int) -> bool:
+        return self.rooms.get((ref, request_id)) == size_bytes
+
+    def reserve(self, ref: InstanceRef, request_id: str, size_bytes: int) -> None:
         if self.free_bytes < size_bytes:
             raise Transient(
                 "no_space",
@@ -58,6 +66,12 @@ class FakeImages:
                 needed_bytes=size_bytes,
                 free_bytes=self.free_bytes,
             )
+        self.partial.pop((ref, request_id), None)
+        self.rooms[ref, request_id] = size_bytes
+
+    def release(self, ref: InstanceRef, request_id: str) -> None:
+        self.partial.pop((ref, request_id), None)
+        self.rooms.pop((ref, request_id), None)
 
     def complete(self, ref: InstanceRef, request_id: str) -> bool:
         generation = self.partial.get((ref, request_id))
@@ -70,7 +84,10 @@ class FakeImages:
         files: ImageFiles,
         secrets: Path | None,
         manifest: Mapping[str, Any],
+        *,
+        compression: Compression = "none",
     ) -> None:
+        self.rooms.pop((ref, request_id), None)
         directory = self.layout.images(ref) / request_id
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
@@ -79,6 +96,10 @@ class FakeImages:
         if secrets is not None:
             shutil.copyfile(secrets, directory / "secrets")
         generation = Generation(request_id, {**manifest, "request_id": request_id})
+        memory = directory / "memory"
+        if compression != "none":
+            generation.packed = zlib.compress(memory.read_bytes())
+            memory.unlink()
         generation.sizes = {path: path.stat().st_size for path in directory.iterdir()}
         self.partial[ref, request_id] = generation
 
@@ -96,6 +117,19 @@ class FakeImages:
     def sync(self, ref: InstanceRef) -> None:
         pass
 
+    def usable(self, ref: InstanceRef) -> bool:
+        return (self.layout.images(ref) / self.published[ref].request_id / "memory").exists()
+
+    def make_usable(self, ref: InstanceRef) -> None:
+        generation = self.published[ref]
+        if generation.packed is None:
+            return
+        try:
+            memory = zlib.decompress(generation.packed)
+        except zlib.error as error:
+            raise Lost("image_damaged", f"the sleep image of {ref} is damaged") from error
+        (self.layout.images(ref) / generation.request_id / "memory").write_bytes(memory)
+
     def consume(self, ref: InstanceRef) -> None:
         if ref not in self.published:
             raise Conflict("no_image", f"{ref} has no sleep image")
@@ -103,8 +137,9 @@ class FakeImages:
 
     def discard(self, ref: InstanceRef) -> None:
         self.published.pop(ref, None)
-        for key in [key for key in self.partial if key[0] == ref]:
-            del self.partial[key]
+        for unfinished in (self.partial, self.rooms):
+            for key in [key for key in unfinished if key[0] == ref]:
+                del unfinished[key]
         shutil.rmtree(self.layout.images(ref), ignore_errors=True)
 
 

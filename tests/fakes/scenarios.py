@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 from enqueue.requests import (
     DestroyInstance,
     InstanceId,
@@ -27,7 +30,10 @@ DESTROY = DestroyInstance(tenant_id=ACME, pool_id=POOL, instance_id=ONE, wipe_vo
 SETUP = SetupNetwork(tenant_id=ACME, net=net(5))
 TEARDOWN = TeardownNetwork(tenant_id=ACME, net=net(5))
 
-SCENARIOS: dict[str, tuple[list[Request], Request]] = {
+# `key`: from then on the tenant has a disk key; `zstd`: its pool's images are compressed
+Prelude = Sequence[Request | Literal["key", "zstd"]]
+
+SCENARIOS: dict[str, tuple[Prelude, Request]] = {
     "setup": ([], SETUP),
     "teardown": ([SETUP], TEARDOWN),
     "start": ([], START),
@@ -40,14 +46,25 @@ SCENARIOS: dict[str, tuple[list[Request], Request]] = {
     "wake": ([START, SLEEP], WAKE),
     "destroy": ([START], DESTROY),
     "destroy asleep": ([START, SLEEP], DESTROY),
+    "sleep compressed": (["zstd", START], SLEEP),
+    "wake compressed": (["zstd", START, SLEEP], WAKE),
+    "start encrypted": (["key"], START),
+    "wake encrypted": (["key", START, SLEEP], WAKE),
+    "destroy encrypted": (["key", START], DESTROY),
 }
 
 
-def prepare(world: World, prelude: list[Request]) -> None:
+def prepare(world: World, prelude: Prelude) -> None:
     """The tenant, its instance, and the requests before; the fuse counts from here."""
     world.tenant("acme", 5)
     world.instance("acme", "i-00000001")
     for number, request in enumerate(prelude):
+        if request == "key":
+            world.key("acme")
+            continue
+        if request == "zstd":
+            world.change_pool("acme", snapshot_compression="zstd")
+            continue
         result = world.ask(request, f"prelude-{number}")
         assert isinstance(result, Done), result
     world.fuse.rearm()

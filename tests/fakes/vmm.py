@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import dataclass, field
 from itertools import count
@@ -16,16 +17,52 @@ from typing import NoReturn
 
 from worker.errors import Broken, Conflict, Transient
 from worker.names import InstanceRef, Layout
-from worker.ports import ImageFiles, VmmState, VmSpec
+from worker.ports import ImageFiles, Platform, VmmState, VmSpec
+
+PLATFORM = Platform(
+    firecracker_version="1.16.1",
+    firecracker_sha256=hashlib.sha256(b"firecracker").hexdigest(),
+    snapshot_format="10.0.0",
+    architecture="x86_64",
+    cpu_vendor="AuthenticAMD",
+    cpu_family="25",
+    cpu_model="17",
+    cpu_stepping="1",
+    kernel="6.12.0",
+    boot_id="b",
+)
 
 
 @dataclass
 class Guest:
-    """One VMM process: its pid, its state, the number in its guest's memory."""
+    """One VMM process: its pid, its state, the number in its guest's memory.
+
+    `told` and `ready` are what its guest's agent has heard and said.
+    """
 
     pid: int
     state: VmmState = VmmState.IDLE
     memory: int = 0
+    told: bool = False
+    ready: bool = False
+    ended: int = field(default_factory=lambda: os.eventfd(0, os.EFD_CLOEXEC))
+
+
+class HeldGuest:
+    """A guest's process, held; its descriptor is readable from its end on."""
+
+    def __init__(self, guest: Guest) -> None:
+        self.pid = guest.pid
+        self._fd = os.dup(guest.ended)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def exit_code(self) -> int | None:
+        return 0
+
+    def close(self) -> None:
+        os.close(self._fd)
 
 
 @dataclass
@@ -35,7 +72,10 @@ class Machine:
     guests: dict[InstanceRef, Guest] = field(default_factory=dict)
     specs: dict[InstanceRef, VmSpec] = field(default_factory=dict)
     pids: count[int] = field(default_factory=lambda: count(4_000))
+    mounts: set[InstanceRef] = field(default_factory=set)  # in jails; a test arranges them
     stops_when_asked: bool = True
+    free_bytes: int = 1 << 40
+    platform: Platform = PLATFORM
 
 
 class FakeVmm:
@@ -52,6 +92,9 @@ class FakeVmm:
     def warm(self) -> None:
         pass
 
+    def trim_logs(self) -> None:
+        pass  # its VMMs log nothing
+
     def memory(self, ref: InstanceRef) -> int:
         """The number in the guest's memory; it grows while the guest runs."""
         guest = self._guest(ref)
@@ -61,7 +104,16 @@ class FakeVmm:
 
     def dies(self, ref: InstanceRef) -> None:
         """The VMM ends by itself."""
-        self.machine.guests.pop(ref, None)
+        guest = self.machine.guests.pop(ref, None)
+        if guest is not None:
+            os.eventfd_write(guest.ended, 1)
+
+    def hold(self, ref: InstanceRef) -> HeldGuest | None:
+        guest = self.machine.guests.get(ref)
+        return None if guest is None else HeldGuest(guest)
+
+    def ending(self, exit_code: int | None) -> str:
+        return f"exit code {exit_code}"
 
     def state(self, ref: InstanceRef) -> VmmState:
         guest = self.machine.guests.get(ref)
@@ -71,17 +123,31 @@ class FakeVmm:
         guest = self.machine.guests.get(ref)
         return None if guest is None else guest.pid
 
-    def jail_is_fresh(self, spec: VmSpec) -> bool:
+    def jail_is_fresh(self, spec: VmSpec, image: ImageFiles | None = None) -> bool:
         if spec.ref in self.machine.guests:
             return True
         root = self._root(spec.ref)
-        return self.spec(spec.ref) == spec and not (root / "firecracker.pid").exists()
+        if self.spec(spec.ref) != spec or (root / "firecracker.pid").exists():
+            return False
+        if image is None:
+            return not (root / "memory").exists()
+        files = {"vmstate": image.vmstate, "memory": image.memory}
+        return all(
+            (root / name).exists() and source.exists() and (root / name).samefile(source)
+            for name, source in files.items()
+        )
 
     def spec(self, ref: InstanceRef) -> VmSpec | None:
         return self.machine.specs.get(ref)
 
     def jail_exists(self, ref: InstanceRef) -> bool:
         return self.layout.jail_base(ref).exists() or self.layout.runtime(ref).exists()
+
+    def jails(self) -> frozenset[InstanceRef]:
+        return frozenset(self._with("jail") | self._with("runtime"))
+
+    def mounts(self) -> frozenset[InstanceRef]:
+        return frozenset(self.machine.mounts & self._with("jail"))
 
     def build_jail(self, spec: VmSpec, image: ImageFiles | None) -> None:
         self.remove_jail(spec.ref)
@@ -102,6 +168,7 @@ class FakeVmm:
         if ref in self.machine.guests:
             raise Transient("jail_in_use", f"the jail of {ref} is still in use")
         self.machine.specs.pop(ref, None)
+        self.machine.mounts.discard(ref)
         shutil.rmtree(self.layout.jail_base(ref), ignore_errors=True)
         shutil.rmtree(self.layout.runtime(ref), ignore_errors=True)
 
@@ -117,10 +184,33 @@ class FakeVmm:
         self._change(spec.ref, VmmState.RUNNING, {VmmState.IDLE})
 
     def pause(self, ref: InstanceRef) -> None:
-        self._change(ref, VmmState.PAUSED, {VmmState.RUNNING, VmmState.PAUSED})
+        self._change(ref, VmmState.PAUSED, {VmmState.RUNNING, VmmState.PAUSED}).told = False
 
     def resume(self, ref: InstanceRef) -> None:
         self._change(ref, VmmState.RUNNING, {VmmState.RUNNING, VmmState.PAUSED})
+
+    def snapshot_reserved(self, spec: VmSpec) -> bool:
+        directory = self._root(spec.ref) / "snapshot"
+        memory = directory / "memory"
+        alone = memory.exists() and list(directory.iterdir()) == [memory]
+        return alone and memory.stat().st_size == spec.mem_mib << 20
+
+    def reserve_snapshot(self, spec: VmSpec) -> None:
+        if self.machine.free_bytes < spec.mem_mib << 20:
+            raise Transient(
+                "no_space",
+                "no room for a snapshot",
+                needed_bytes=spec.mem_mib << 20,
+                free_bytes=self.machine.free_bytes,
+            )
+        self.release_snapshot(spec.ref)
+        directory = self._root(spec.ref) / "snapshot"
+        directory.mkdir()
+        with (directory / "memory").open("wb") as memory:
+            memory.truncate(spec.mem_mib << 20)
+
+    def release_snapshot(self, ref: InstanceRef) -> None:
+        shutil.rmtree(self._root(ref) / "snapshot", ignore_errors=True)
 
     def snapshot(self, spec: VmSpec) -> ImageFiles:
         guest = self._change(spec.ref, VmmState.PAUSED, {VmmState.PAUSED})
@@ -152,10 +242,13 @@ class FakeVmm:
         self.dies(ref)
 
     def version(self) -> str:
-        return "1.16.1"
+        return self.machine.platform.firecracker_version
 
     def binary_sha256(self) -> str:
-        return hashlib.sha256(b"firecracker").hexdigest()
+        return self.machine.platform.firecracker_sha256
+
+    def platform(self) -> Platform:
+        return self.machine.platform
 
     def _guest(self, ref: InstanceRef) -> Guest:
         guest = self.machine.guests.get(ref)
@@ -172,6 +265,10 @@ class FakeVmm:
 
     def _refuse(self, what: str) -> NoReturn:
         raise Broken("vmm_refused", f"Firecracker refused {what}")
+
+    def _with(self, part: str) -> set[InstanceRef]:
+        found = self.layout.state.glob(f"tenants/*/pools/*/instances/*/{part}/*")
+        return {ref for path in found if (ref := self.layout.owner(path)) is not None}
 
     def _root(self, ref: InstanceRef) -> Path:
         return self.layout.jail_base(ref) / "firecracker" / ref.instance_id / "root"

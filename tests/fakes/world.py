@@ -25,6 +25,7 @@ from enqueue.requests import (
 )
 from enqueue.results import Pong, Result
 from enqueue.signing import Verifier
+from tests.fakes.agents import FakeAgents
 from tests.fakes.cgroups import FakeCgroups
 from tests.fakes.disks import FakeDisks
 from tests.fakes.firewall import FakeFirewall
@@ -38,15 +39,16 @@ from worker.config import Config, RetryConfig
 from worker.context import Context, Delivery
 from worker.engine import Clock
 from worker.executors import Executors
-from worker.job import story
+from worker.job import accepted, story
 from worker.lock import Locks
 from worker.metrics import Metrics
 from worker.names import InstanceRef, Layout
 from worker.ports import Artifacts, Host
 from worker.settings import Settings
+from worker.suspicion import suspicion_at_start
 from worker.turns import Turns
-from worker.verify import Policy
-from worker.waits import Answer, Turn, Until, Wait
+from worker.verify import Policy, verified
+from worker.waits import Answer, Release, Turn, Until, Wait
 
 HOST = "h1"
 NOW_S = 1_800_000_000.0
@@ -74,12 +76,15 @@ class InlineExecutors:
         self._stories: dict[int, Iterator[Wait]] = {}
         self._subjects: dict[int, object] = {}
         self._ready: deque[int] = deque()
+        self._behind: set[int] = set()
         self._held: list[tuple[int, Wait]] | None = None
         self._number = 0
 
-    def submit(self, story: Iterator[Wait]) -> None:
+    def submit(self, story: Iterator[Wait], *, behind: bool = False) -> None:
         self._number += 1
         number = self._number
+        if behind:
+            self._behind.add(number)
         wait = next(story, None)
         if wait is None:
             return
@@ -111,7 +116,8 @@ class InlineExecutors:
     def run(self) -> None:
         """Until nothing can go on."""
         while self._ready:
-            number = self._ready.popleft()
+            number = min(self._ready, key=self._behind.__contains__)
+            self._ready.remove(number)
             if number not in self._stories:
                 continue
             wait = next(self._stories[number], None)
@@ -126,6 +132,10 @@ class InlineExecutors:
                 self._ready.append(number)
             case Until(due_s):
                 self._world.now_s = max(self._world.now_s, NOW_S + due_s)
+                self._ready.append(number)
+            case Release(keys):
+                for key in keys:
+                    self._ready.extend(self._turns.release(number, key))
                 self._ready.append(number)
             case Turn(keys, subject):
                 self._subjects[number] = subject
@@ -146,6 +156,9 @@ class MemoryPublisher:
 
     def started(self, delivery: Delivery) -> bool:
         return delivery.id not in self._world.cancelled
+
+    def put_off(self, delivery: Delivery) -> None:
+        pass
 
     def tell(self, delivery: Delivery, result: Result, *, request_id: str | None) -> None:
         world = self._world
@@ -174,6 +187,7 @@ class World:
         self.cgroups, self.records = FakeCgroups(), FakeRecords()
         self.disks = FakeDisks(directory / "run")
         self.vmm, self.images = FakeVmm(self.layout), FakeImages(self.layout)
+        self.agents = FakeAgents(self.vmm.machine)
         self.fuse = Fuse()
         self.inbox: list[Delivery] = []
         self.told: dict[str, list[Result]] = {}
@@ -196,8 +210,23 @@ class World:
         rootfs.write_bytes(b"rootfs")
         self.records.current[tenant, "p"] = Artifacts("r1", kernel, rootfs)
         resources = {"vcpus": 1, "mem_mib": 1, "data_disk_mib": 1}
-        pool = {"pool_id": "p", "tenant_id": tenant, "instance_resources": resources}
+        pool = {
+            "pool_id": "p", "tenant_id": tenant, "instance_resources": resources,
+            "runtime_policy": {"readiness_timeout_seconds": 5},
+        }  # fmt: skip
         self.records.pools[tenant, "p"] = msgspec.json.encode(pool)
+
+    def change_pool(self, tenant: str, **fields: object) -> None:
+        """agentd writes the pool's document anew."""
+        pool = msgspec.json.decode(self.records.pools[tenant, "p"])
+        self.records.pools[tenant, "p"] = msgspec.json.encode(pool | fields)
+
+    def key(self, tenant: str) -> None:
+        """The tenant's data disks are to be encrypted."""
+        path = self.layout.disk_key(tenant)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"k" * 32)
+        path.chmod(0o600)
 
     def instance(self, tenant: str, instance: str, status: str = "created") -> InstanceRef:
         ref = InstanceRef(TenantId(tenant), PoolId("p"), InstanceId(instance))
@@ -223,10 +252,12 @@ class World:
             uid_base=10_000,
             overhead_mib=64,
             kill_timeout_s=1.0,
+            devices=self.disks.devices,
+            subordinate_files=(self.directory / "subuid", self.directory / "subgid"),
         )
         host = Host(
             links=self.links, firewall=self.firewall, cgroups=self.cgroups, disks=self.disks,
-            records=self.records, vmm=self.vmm, images=self.images,
+            records=self.records, vmm=self.vmm, images=self.images, agents=self.agents,
         )  # fmt: skip
         self.context = Context(
             config=Config(host=HOST, retry=RetryConfig(attempts=3)),
@@ -241,14 +272,17 @@ class World:
             clock=Clock(wall=lambda: self.now_s, monotonic=lambda: self.now_s - NOW_S),
             pong=lambda: PONG,
             random=lambda: 1.0,
+            suspicion=suspicion_at_start(self.ledger),
         )
 
-    def restart(self) -> None:
+    def restart(self, *, rebooted: bool = False) -> None:
         """Another hostd process on the same machine, with its recovery."""
         self.ledger.close()
         self.start()
         recover.tell_decided(self.context)
         recover.take_up_unfinished(self.context)
+        recover.retry_sleeps(self.context)
+        recover.settle_all(self.context, rebooted=rebooted)
         self.deliver()
 
     def deliver(self) -> None:
@@ -272,6 +306,13 @@ class World:
         self.inbox.append(delivery)
         return delivery
 
+    def begin(self, request: Request, request_id: str) -> None:
+        """The request is accepted and in its first attempt, as a kill leaves it."""
+        delivery = self.enqueue(request, request_id)
+        order = verified(delivery.data, id_=delivery.id, policy=self.context.policy)
+        accepted(order, self.context)
+        self.ledger.begin_attempt(request_id, int(self.now_s * 1000))
+
     def ask(self, request: Request, request_id: str) -> Result:
         """Carries out one request; its last told result."""
         delivery = self.enqueue(request, request_id)
@@ -287,11 +328,12 @@ class World:
         return {
             "links": dict(self.links.devices),
             "rules": dict(self.firewall.rules),
+            "held": dict(self.firewall.held),
             "groups": {name: group.limits for name, group in self.cgroups.groups.items()},
             "guests": {str(ref): g.state for ref, g in self.vmm.machine.guests.items()},
             "jails": [str(ref) for ref in self.records.docs if self.vmm.jail_exists(ref)],
             "images": {str(ref): g.consumed for ref, g in self.images.published.items()},
-            "partial": sorted(str(ref) for ref, _ in self.images.partial),
+            "partial": sorted(str(ref) for ref, _ in (*self.images.partial, *self.images.rooms)),
             "docs": {
                 ref: {k: v for k, v in doc.items() if k not in volatile}
                 for ref, doc in docs.items()
@@ -301,6 +343,7 @@ class World:
                 for path in self.directory.rglob("*.ext4")
                 if "jail" not in path.parts and "artifacts" not in path.parts
             ),
+            "open": sorted(path.name for path in self.disks.devices.glob("*")),
             "reservations": self.reservations(),
             "audit": {
                 tenant: [entry["action"] for entry in entries]

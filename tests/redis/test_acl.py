@@ -17,7 +17,7 @@ from redis.retry import Retry
 from enqueue import HostClient, acl, keys
 from enqueue.errors import EnqueueError
 from enqueue.requests import Ping
-from enqueue.results import Pong, Result
+from enqueue.results import Failed, Pong, Result
 from tests.fixtures.dashboard import (
     DONE,
     FAILED,
@@ -129,6 +129,16 @@ def everything(walled: Walled) -> None:
     assert [ticket.wait(2) for ticket in tickets] == list(answers.values())
     assert tickets[1].retry().status() == "queued"
     assert walled.client.ticket("one", host=HOST).wait(2) == DONE
+    dropped = [walled.client.enqueue(START, host=HOST, request_id=id_) for id_ in ("five", "six")]
+    assert [ticket.cancel() for ticket in (*dropped, dropped[0])] == ["cancelled"] * 3
+    walled.admin.delete(keys.job(dropped[1].job_id))
+    ended = Failed(
+        op="StartInstance", code="conflict/cancelled", failure_class="conflict", message="-"
+    )
+    walled.serve(lambda delivery: walled.publisher.tell(delivery, ended, request_id=None))
+    assert dropped[0].wait(2) == ended
+    walled.publisher.started(Delivery(dropped[0].job_id, b"x"))
+    walled.publisher.put_off(Delivery(dropped[0].job_id, b"x"))
     walled.client.jobs(
         host=HOST, states=["queued", "deferred", "started", "failed", "canceled", "finished"]
     )
@@ -200,7 +210,7 @@ CLIENT_MAY_NOT: tuple[tuple[str, ...], ...] = (
     ("ZADD", KEYS.started, "1", "host-a_x"),
     ("ZREM", KEYS.started, "host-a_x"),
     ("LPOP", KEYS.queue),
-    ("LREM", KEYS.queue, "0", "host-a_x"),
+    ("LREM", KEYS.intermediate, "0", "host-a_x"),
     ("RPUSH", KEYS.intermediate, "host-a_x"),
     ("SADD", keys.WORKERS, "rq:worker:x"),
     ("SMEMBERS", keys.QUEUES),

@@ -36,6 +36,8 @@ def test_a_request_is_stored_pushed_and_answered(
             assert await again.wait(BOUND_S) == DONE
             assert await ticket.wait(0) == FAILED
             assert await again.status() == "finished"
+            assert await again.cancel() == "ended"
+            assert await client.cancel("no-such", host=HOST) == "unknown"
             with pytest.raises(NotRetryable, match="is finished"):
                 await again.retry()
             other = await client.ticket(ticket.request_id, host=HOST)

@@ -18,29 +18,15 @@ from enqueue.requests import (
     PoolId,
     Request,
     StartInstance,
-    StopInstance,
     TenantId,
 )
 from enqueue.wire import RETENTION_S
+from tests.fixtures.jobs import HOST, START, STOP, queued
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.tiny_host import FAILED, TinyHost
 
 pytestmark = pytest.mark.redis
-
-HOST = "host-a"
-KEYS = keys.HostKeys(HOST)
-BOUND_S = 20.0
-START = StartInstance(
-    tenant_id=TenantId("acme"), pool_id=PoolId("workers"), instance_id=InstanceId("i-1a2b3c4d")
-)
-STOP = StopInstance(
-    tenant_id=TenantId("acme"), pool_id=PoolId("workers"), instance_id=InstanceId("i-1a2b3c4d")
-)
-
-
-def queued(server: RedisServer) -> list[bytes | str]:
-    return server.client().lrange(KEYS.queue, 0, -1)
 
 
 def test_one_id_enqueued_by_twenty_at_once_gives_one_job(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import Any
 
 import msgspec
@@ -15,7 +13,7 @@ from rq.job import Job
 from rq.registry import FailedJobRegistry
 from rq.serializers import JSONSerializer
 
-from enqueue import HostClient, keys
+from enqueue import keys
 from enqueue.client import Ticket
 from enqueue.requests import (
     DestroyInstance,
@@ -27,35 +25,20 @@ from enqueue.requests import (
     WakeInstance,
 )
 from enqueue.results import Done, Failed, Pong
+from tests.fixtures.asking import (
+    answers,
+    ask,
+    done,
+    failed,
+    held,
+    status,
+    waits_for_lock,
+)
 from tests.fixtures.worker import BOUND_S, HOST, HostdMaker, HostdProcess, eventually, ids
-from worker.names import InstanceRef
 
 pytestmark = [pytest.mark.redis, pytest.mark.root]
 
 HASTY = {"lock_timeout_s": 0.05}
-
-
-@contextmanager
-def held(hostd: HostdProcess, ref: InstanceRef) -> Iterator[None]:
-    """Somebody else, an operator say, holds the instance."""
-    path = hostd.lock_file(ref.instance_id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def waits_for_lock(hostd: HostdProcess, ticket: Ticket) -> None:
-    """Returns when the request's first attempt has begun."""
-    query = "SELECT attempts FROM requests WHERE request_id = ?"
-    eventually(lambda: hostd.rows(query, ticket.request_id) == [(1,)], "it has begun")
-
-
-def taken(hostd: HostdProcess, *tickets: Ticket) -> None:
-    """Returns when hostd has accepted the requests."""
-    eventually(
-        lambda: None not in [hostd.state_of(ticket.request_id) for ticket in tickets], "accepted"
-    )
 
 
 def taken_together(hostd: HostdProcess) -> None:
@@ -63,35 +46,6 @@ def taken_together(hostd: HostdProcess) -> None:
     server = hostd.redis.client()
     while server.lmove(hostd.keys.queue, hostd.keys.intermediate) is not None:
         pass
-
-
-def ask(client: HostClient, kind: type[InstanceRequest], ref: InstanceRef) -> Ticket:
-    """The ticket of a request about the instance."""
-    return client.enqueue(kind(**ids(ref)), host=HOST)
-
-
-def failed(ticket: Ticket) -> Failed:
-    """Its result, which is a failure."""
-    result = ticket.wait(BOUND_S)
-    assert isinstance(result, Failed), result
-    return result
-
-
-def done(ticket: Ticket) -> Done:
-    """Its result, which is none."""
-    result = ticket.wait(BOUND_S)
-    assert isinstance(result, Done), result
-    return result
-
-
-def answers(server: redis.Redis, ticket: Ticket) -> int:
-    """How often the request was answered."""
-    return server.xlen(keys.results(ticket.job_id))
-
-
-def status(server: redis.Redis, ticket: Ticket) -> str:
-    """RQ's status of the job."""
-    return str(server.hget(keys.job(ticket.job_id), "status"), "ascii")  # type: ignore[arg-type]  # bytes
 
 
 def stock_job(server: redis.Redis, ticket: Ticket) -> Job:
@@ -159,56 +113,7 @@ def test_a_request_id_that_names_another_request_is_rejected_and_the_first_resul
     assert before[0] in hostd.rows("SELECT state, digest, result FROM requests")
 
 
-# ---------------------------------------------------------------- cancelled, deleted, expired
-
-
-def test_a_job_cancelled_while_it_waits_for_its_turn_never_runs(hostd: HostdProcess) -> None:
-    server, ref = hostd.redis.client(), hostd.instance("i-00000001")
-    client = hostd.client()
-    with held(hostd, ref):
-        stop = ask(client, StopInstance, ref)
-        start = ask(client, StartInstance, ref)
-        waits_for_lock(hostd, stop)
-        taken(hostd, start)
-        stock_job(server, start).cancel()
-        waiting = hostd.keys.deferred
-        eventually(lambda: server.zcard(waiting) == 1, "it shows as deferred")
-    assert failed(start).code == "conflict/cancelled"
-    assert failed(start).attempts == 0
-    assert status(server, start) == "canceled"
-    assert server.zscore(hostd.keys.canceled, start.job_id) is not None
-
-
-def test_a_job_cancelled_before_it_is_taken_never_runs(make_hostd: HostdMaker) -> None:
-    hostd = make_hostd()
-    server, ref = hostd.redis.client(), hostd.instance("i-00000001")
-    start = ask(hostd.client(), StartInstance, ref)
-    server.hset(keys.job(start.job_id), "status", "canceled")
-    hostd.start()
-    assert failed(start).code == "conflict/cancelled"
-    assert status(server, start) == "canceled"
-
-
-def test_a_cancelled_destroy_supersedes_nothing(make_hostd: HostdMaker) -> None:
-    hostd = make_hostd()
-    server, ref = hostd.redis.client(), hostd.instance("i-00000001")
-    start = ask(hostd.client(), StartInstance, ref)
-    destroy = ask(hostd.client(), DestroyInstance, ref)
-    server.hset(keys.job(destroy.job_id), "status", "canceled")
-    taken_together(hostd)
-    hostd.start()
-    assert failed(destroy).code == "conflict/cancelled"
-    assert done(start).state == "running"
-
-
-def test_a_cancelled_request_runs_when_it_is_retried(make_hostd: HostdMaker) -> None:
-    hostd = make_hostd()
-    server, ref = hostd.redis.client(), hostd.instance("i-00000001")
-    stop = ask(hostd.client(), StopInstance, ref)
-    server.hset(keys.job(stop.job_id), "status", "canceled")
-    hostd.start()
-    assert failed(stop).code == "conflict/cancelled"
-    assert not done(stop.retry()).replayed
+# ---------------------------------------------------------------- deleted, expired
 
 
 def test_a_deleted_job_never_runs_and_the_next_one_does(make_hostd: HostdMaker) -> None:

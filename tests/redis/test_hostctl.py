@@ -190,10 +190,51 @@ def test_one_request_that_cannot_be_retried_does_not_hold_the_others_back(
     hostctl("start", *WHERE, "--request-id", "r-2")
     code, out, err = hostctl("retry", "r-2", "r-3", "r-1")
     assert code == 1
-    assert "request r-2 on host-a is queued; only a failed or canceled one" in err
+    assert "request r-2 on host-a is queued; only a failed one" in err
     assert "no request r-3 on host-a" in err
     assert "request r-1 is queued" in out
     assert redis_server.client().lrange(KEYS.queue, 0, -1) == [b"host-a_r-2", b"host-a_r-1"]
+
+
+def test_cancelling_ends_what_waits_and_tells_what_does_not(
+    hostctl: Run, tiny_host: TinyHost, redis_server: RedisServer
+) -> None:
+    hostctl("start", *WHERE, "--request-id", "r-1")
+    hostctl("start", *WHERE, "--request-id", "r-2")
+    hostctl("start", *WHERE, "--request-id", "r-3")
+    tiny_host.answer(DONE)
+    tiny_host.take()
+    code, out, _ = hostctl("cancel", "r-1", "r-2", "r-3", "r-4", "--json")
+    assert code == 1
+    assert [json.loads(line) for line in out.splitlines()] == [
+        {"kind": "cancel", "outcome": outcome, "request_id": id_, "host": HOST}
+        for id_, outcome in [
+            ("r-1", "ended"), ("r-2", "running"), ("r-3", "cancelled"), ("r-4", "unknown"),
+        ]
+    ]  # fmt: skip
+    assert redis_server.client().lrange(KEYS.queue, 0, -1) == []
+    assert hostctl("cancel", "r-3") == (0, "request r-3 on host-a: cancelled\n", "")
+    assert hostctl("cancel", "r-2")[:2] == (
+        1,
+        "request r-2 on host-a: is running, not cancelled\n",
+    )
+
+
+def test_cancelling_a_kind_leaves_other_kinds_and_what_runs(
+    hostctl: Run, tiny_host: TinyHost, redis_server: RedisServer
+) -> None:
+    hostctl("start", *WHERE, "--request-id", "r-1")
+    tiny_host.take()
+    hostctl("stop", *WHERE, "--request-id", "r-2")
+    hostctl("start", *WHERE, "--request-id", "r-3")
+    code, out, _ = hostctl("cancel", "--op", "StartInstance")
+    assert (code, out) == (0, "request r-3 on host-a: cancelled\n")
+    assert redis_server.client().lrange(KEYS.queue, 0, -1) == [b"host-a_r-2"]
+    assert hostctl("cancel", "--op", "StartInstance") == (
+        0,
+        "",
+        "no waiting StartInstance on host-a\n",
+    )
 
 
 def test_jobs_shows_what_waits_runs_and_failed(hostctl: Run, tiny_host: TinyHost) -> None:
@@ -265,6 +306,8 @@ def test_a_key_pair_signs_what_the_host_can_verify(
         (["net-up", "a", "--net-id", "5000", "--subnet", "10.0.0.0/24"], "tenant_net_id: 5000"),
         (["retry", "--op", "Sleep"], "invalid choice"),
         (["retry"], "retry what? give request ids, or --op"),
+        (["cancel"], "cancel what? give request ids, or --op"),
+        (["cancel", "r-1", "--op", "StopInstance"], "cancel what? give request ids, or --op"),
         (["keygen", "Not_A_Label", "--private", "/nonexistent/a", "--public", "b"], "key id"),
         (["explode"], "invalid choice"),
     ],

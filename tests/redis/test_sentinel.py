@@ -1,100 +1,28 @@
-"""The client through a failover by a real Redis Sentinel."""
+"""Client and worker through a failover by three real Redis Sentinels."""
 
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-from redis.sentinel import Sentinel
 
 from enqueue import HostClient
 from enqueue.errors import QueueUnavailable
 from enqueue.requests import Ping
 from enqueue.results import Result
+from tests.fixtures.busy import SETTINGS, Busy
+from tests.fixtures.redis import RedisServer
+from tests.fixtures.sentinel import BOUND_S, MASTER, Group, info, until
 from tests.fixtures.tiny_host import DONE, TinyHost
+from tests.fixtures.worker import HOST, HostdProcess, eventually
 
 pytestmark = [pytest.mark.redis, pytest.mark.slow]
-
-HOST = "host-a"
-MASTER = "hostd"
-BOUND_S = 60.0
-
-
-class Group:
-    """A master, its replica and a sentinel on loopback ports of their own."""
-
-    def __init__(self, directory: Path, stack: ExitStack) -> None:
-        self._directory, self._stack = directory, stack
-        master_port, replica_port, sentinel_port = free_ports(3)
-        quick = ("--save", "", "--repl-diskless-sync-delay", "0", "--dir", str(directory))
-        self.master = self._server("redis-server", "--port", str(master_port), *quick)
-        self.old = self._client(master_port)
-        self.new = self._client(replica_port)
-        replica = ("--port", str(replica_port), "--replicaof", f"127.0.0.1 {master_port}")
-        self._server("redis-server", *replica, *quick)
-        until(lambda: info(self.new, "replication").get("master_link_status") == "up")
-        config = directory / "sentinel.conf"
-        config.write_text(
-            f"port {sentinel_port}\nbind 127.0.0.1\ndir {directory}\n"
-            f"sentinel monitor {MASTER} 127.0.0.1 {master_port} 1\n"
-            f"sentinel down-after-milliseconds {MASTER} 300\n"
-            f"sentinel failover-timeout {MASTER} 3000\n"
-        )
-        self._server("redis-server", str(config), "--sentinel")
-        self.sentinel = self._client(sentinel_port)
-        until(lambda: self._replicas_known() == 1)
-        self.address = ("127.0.0.1", sentinel_port)
-
-    def _replicas_known(self) -> int:
-        masters: Any = self.sentinel.sentinel_masters()
-        return int(masters[MASTER]["num-slaves"])
-
-    def _server(self, *argv: str) -> subprocess.Popen[bytes]:
-        log = self._stack.enter_context((self._directory / "log").open("ab"))
-        process = subprocess.Popen(argv, stdout=log, stderr=log)
-        self._stack.callback(process.wait)
-        self._stack.callback(process.kill)
-        return process
-
-    def _client(self, port: int) -> redis.Redis:
-        retry = Retry(NoBackoff(), 0)
-        client = redis.Redis(port=port, retry=retry)
-        self._stack.callback(client.close)
-        return client
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [one.getsockname()[1] for one in held]
-
-
-def info(client: redis.Redis, section: str) -> dict[str, Any]:
-    found: Any = client.info(section)
-    return dict(found)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + BOUND_S
-    while True:
-        try:
-            if condition():
-                return
-        except (redis.RedisError, KeyError):
-            pass  # not up yet
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -107,14 +35,8 @@ def group(tmp_path: Path) -> Iterator[Group]:
 
 @pytest.fixture
 def client(group: Group) -> Iterator[HostClient]:
-    with ExitStack() as stack:
-        untyped: Any = Sentinel  # so it is in redis-py
-        sentinel = untyped([group.address], socket_timeout=2.0)
-        for one in sentinel.sentinels:
-            stack.callback(one.close)
-        given = sentinel.master_for(MASTER, socket_timeout=2.0, retry=Retry(NoBackoff(), 0))
-        stack.callback(given.close)
-        yield stack.enter_context(HostClient(given))
+    with HostClient(group.master_client()) as client:
+        yield client
 
 
 def test_a_waiter_gets_its_result_from_the_new_master(group: Group, client: HostClient) -> None:
@@ -123,8 +45,7 @@ def test_a_waiter_gets_its_result_from_the_new_master(group: Group, client: Host
     waiter = threading.Thread(target=lambda: outcomes.append(ticket.wait(BOUND_S)))
     waiter.start()
     until(lambda: info(group.old, "clients")["blocked_clients"] >= 1)
-    group.master.kill()
-    until(lambda: info(group.new, "replication")["role"] == "master")
+    group.fail_over()
     # Replication is asynchronous: were the job lost, the waiter would send it again.
     TinyHost(group.new, HOST).answer(DONE)
     waiter.join(BOUND_S)
@@ -143,3 +64,31 @@ def test_enqueueing_goes_on_at_the_new_master(group: Group, client: HostClient) 
         except QueueUnavailable:
             time.sleep(0.05)
     assert group.new.lrange("rq:queue:hostd:host-a", 0, -1) == [b"host-a_same"]
+
+
+@pytest.mark.root
+def test_a_failover_that_loses_writes_loses_no_request_that_somebody_waits_for(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        hostd = stack.enter_context(HostdProcess(redis_server, SETTINGS))
+        # The host has a network of its own, and so has its loopback.
+        with hostd.namespace.entered():
+            subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+            group = Group(tmp_path, stack)
+            sentinels = [f"{address}:{port}" for address, port in group.addresses]
+            hostd.configure(
+                redis={"sentinels": sentinels, "sentinel_service": MASTER, "allow_no_aof": True}
+            )
+            hostd.start()
+            client = stack.enter_context(HostClient(group.master_client()))
+            busy = stack.enter_context(Busy(hostd, client))
+            group.lose_writes()
+            busy.go_on()
+            group.fail_over()
+            busy.release()
+            took_s = busy.goes_on_within_s()
+            print(f"hostd went on {took_s:.2f} s after the failover")
+            eventually(lambda: hostd.state_of("up-24") == "told", "it is told")
+            eventually(lambda: busy.lost() == ["up-26"], "those who wait have asked again")
+            busy.assert_all_ended_once()

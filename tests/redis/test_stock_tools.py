@@ -6,43 +6,18 @@ import subprocess
 import sys
 
 import pytest
-from rq.job import Job
 from rq.queue import Queue
 from rq.registry import FailedJobRegistry
 from rq.results import Result as RqResult
 from rq.serializers import JSONSerializer
 
-from enqueue import HostClient, keys
-from enqueue.requests import (
-    InstanceId,
-    PoolId,
-    StartInstance,
-    StopInstance,
-    TenantId,
-)
+from enqueue import HostClient
 from enqueue.results import Failed
+from tests.fixtures.jobs import BOUND_S, HOST, KEYS, START, STOP, queued, stock_job
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.tiny_host import DONE, FAILED, TinyHost
 
 pytestmark = pytest.mark.redis
-
-HOST = "host-a"
-KEYS = keys.HostKeys(HOST)
-BOUND_S = 20.0
-START = StartInstance(
-    tenant_id=TenantId("acme"), pool_id=PoolId("workers"), instance_id=InstanceId("i-1a2b3c4d")
-)
-STOP = StopInstance(
-    tenant_id=TenantId("acme"), pool_id=PoolId("workers"), instance_id=InstanceId("i-1a2b3c4d")
-)
-
-
-def queued(server: RedisServer) -> list[bytes | str]:
-    return server.client().lrange(KEYS.queue, 0, -1)
-
-
-def stock_job(job_id: str, server: RedisServer) -> Job:
-    return Job.fetch(job_id, connection=server.client(), serializer=JSONSerializer)
 
 
 def test_a_job_failed_by_a_stock_tool_has_a_readable_result(

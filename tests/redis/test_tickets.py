@@ -11,34 +11,16 @@ from enqueue.errors import (
     WaitTimeout,
 )
 from enqueue.requests import (
-    InstanceId,
     Ping,
-    PoolId,
-    StartInstance,
-    StopInstance,
-    TenantId,
 )
 from enqueue.scripts import RETRY
 from enqueue.wire import RETENTION_S
+from tests.fixtures.jobs import BOUND_S, HOST, KEYS, START, STOP, queued
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.tiny_host import DONE, FAILED, TinyHost
 
 pytestmark = pytest.mark.redis
-
-HOST = "host-a"
-KEYS = keys.HostKeys(HOST)
-BOUND_S = 20.0
-START = StartInstance(
-    tenant_id=TenantId("acme"), pool_id=PoolId("workers"), instance_id=InstanceId("i-1a2b3c4d")
-)
-STOP = StopInstance(
-    tenant_id=TenantId("acme"), pool_id=PoolId("workers"), instance_id=InstanceId("i-1a2b3c4d")
-)
-
-
-def queued(server: RedisServer) -> list[bytes | str]:
-    return server.client().lrange(KEYS.queue, 0, -1)
 
 
 def test_a_request_is_stored_pushed_and_answered(
@@ -137,7 +119,7 @@ def test_a_retry_takes_the_job_out_of_the_dead_letters_and_queues_it_once(
 
 def test_only_an_ended_failure_can_be_retried(host_client: HostClient, tiny_host: TinyHost) -> None:
     ticket = host_client.enqueue(START, host=HOST)
-    with pytest.raises(NotRetryable, match="is queued; only a failed or canceled one"):
+    with pytest.raises(NotRetryable, match="is queued; only a failed one"):
         ticket.retry()
     tiny_host.answer(DONE)
     with pytest.raises(NotRetryable, match="is finished"):

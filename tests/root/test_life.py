@@ -205,7 +205,7 @@ def test_a_sleep_whose_hostd_was_killed_while_the_image_was_written_is_finished(
 
     def writing() -> bool:
         jail = process.layout.jail_base(ref)
-        return any(path.stat().st_size for path in jail.rglob("snapshot/mem*"))
+        return any(path.stat().st_size for path in jail.rglob("snapshot/vmstate"))
 
     eventually(writing, "the image is being written")
     process.restart()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def test_a_kill_of_hostd_in_the_middle_of_a_real_sleep_loses_nothing(real: Hostd
     ticket = client.enqueue(SleepInstance(**ids(ref)), host=HOST)
     jail = real.layout.jail_base(ref)
     eventually(
-        lambda: any(path.stat().st_size for path in jail.rglob("snapshot/mem*")),
+        lambda: any(path.stat().st_size for path in jail.rglob("snapshot/vmstate")),
         "the image is being written",
     )
     real.restart()
@@ -74,3 +75,19 @@ def test_a_kill_of_hostd_in_the_middle_of_a_real_sleep_loses_nothing(real: Hostd
     assert slept.state == "sleeping"
     woken = client.enqueue(WakeInstance(**ids(ref)), host=HOST).wait(timeout_s=WAIT_S)
     assert isinstance(woken, Done), woken
+
+
+def test_a_compressed_image_of_a_real_guest_wakes(real: HostdProcess) -> None:
+    pool = real.layout.pool(TENANT, documents.POOL) / "pool.json"
+    pool.write_text(json.dumps(json.loads(pool.read_text()) | {"snapshot_compression": "zstd"}))
+    client, ref = real.client(), real.instance("i-0000f003")
+    for request in (StartInstance(**ids(ref)), SleepInstance(**ids(ref))):
+        result = client.enqueue(request, host=HOST).wait(timeout_s=WAIT_S)
+        assert isinstance(result, Done), result
+    image = real.layout.images(ref) / "sleep"
+    manifest = json.loads((image / "manifest.json").read_text())
+    assert manifest["memory"]["size_bytes"] == documents.MEM_MIB << 20
+    assert not (image / "mem.bin").exists()
+    woken = client.enqueue(WakeInstance(**ids(ref)), host=HOST).wait(timeout_s=WAIT_S)
+    assert isinstance(woken, Done), woken
+    assert "memory_unpacked" in {step.name for step in woken.steps if step.applied}

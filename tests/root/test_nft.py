@@ -1,4 +1,4 @@
-"""hostd's nftables table as only a kernel can show it: damage, neighbours, other processes."""
+"""hostd's nftables tables as only a kernel can show it: damage, neighbours, other processes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from dataclasses import replace
 
 import pytest
 
-from tests.contract.test_firewall import rules
+from tests.contract.test_firewall import guest, rules
 from tests.fixtures.netns import nft
 from worker.errors import Broken, Transient
 from worker.host import nft as adapter
+from worker.host import nft_turn
 from worker.host.libnftables import Libnftables, NftError
 from worker.host.netns import NetworkNamespace
 from worker.host.nft import Nft
-from worker.host.nft_rules import FRAME
+from worker.host.nft_frame import FRAME
+from worker.ports import GuestRules
 
 pytestmark = pytest.mark.root
 
@@ -31,14 +33,31 @@ def kernel(netns: NetworkNamespace) -> Iterator[Nft]:
 def test_nothing_is_left_after_the_last_tenant(kernel: Nft) -> None:
     for net_id in (5, 6):
         kernel.put(rules(net_id))
+        kernel.put_guest(guest(net_id))
     for net_id in (5, 6):
         kernel.remove(net_id)
+    assert nft("list ruleset") == ""
+
+
+def test_nothing_is_left_after_the_last_guest_without_its_tenant(kernel: Nft) -> None:
+    kernel.put_guest(guest())
+    kernel.remove_guest("tn5i3")
+    assert nft("list ruleset") == ""
+
+
+def test_what_is_left_of_one_table_is_removed(kernel: Nft) -> None:
+    kernel.put(rules())
+    kernel.put_guest(guest())
+    nft("delete table inet hostd")
+    assert kernel.tenants() == {5}
+    kernel.remove(5)
     assert nft("list ruleset") == ""
 
 
 def test_tables_of_others_are_left_alone(kernel: Nft) -> None:
     nft("add table inet other; add chain inet other c; add rule inet other c counter drop")
     nft("add table ip hostd; add chain ip hostd c")
+    nft("add table bridge other; add chain bridge other c; add rule bridge other c drop")
     before = nft("list ruleset")
     kernel.put(rules())
     assert kernel.stands(rules())
@@ -47,18 +66,25 @@ def test_tables_of_others_are_left_alone(kernel: Nft) -> None:
 
 
 CHAINS = {
-    "prerouting": 2,
-    "input": 1,
-    "guest-to-host": 3,
-    "forward": 2,
-    "from-guest": 4,
-    "to-guest": 2,
-    "postrouting": 1,
+    "inet hostd prerouting": 3,
+    "inet hostd past-bridge": 10,
+    "inet hostd input": 2,
+    "inet hostd guest-to-host": 3,
+    "inet hostd forward": 2,
+    "inet hostd from-guest": 4,
+    "inet hostd to-guest": 2,
+    "inet hostd postrouting": 1,
+    "bridge hostd prerouting": 1,
+    "bridge hostd input": 1,
+    "bridge hostd port": 10,
+    "bridge hostd from-guest": 4,
+    "bridge hostd own-packet": 2,
+    "bridge hostd own-arp": 2,
 }
 
 
 def handles(chain: str) -> list[str]:
-    listed = nft(f"list chain inet hostd {chain}", "--handle").splitlines()
+    listed = nft(f"list chain {chain}", "--handle").splitlines()
     rules_only = [line for line in listed if " # handle " in line and not line.endswith("{")]
     found = [line.split(" # handle ") for line in rules_only if not line.startswith("\tchain ")]
     return [handle for _, handle in found]
@@ -70,20 +96,73 @@ def handles(chain: str) -> list[str]:
 def test_each_missing_rule_is_seen_and_mended(kernel: Nft, chain: str, number: int) -> None:
     kernel.put(rules(5))
     kernel.put(rules(6))
+    kernel.put_guest(guest())
     assert kernel.stands(rules(5))
     assert len(handles(chain)) == CHAINS[chain]
-    nft(f"delete rule inet hostd {chain} handle {handles(chain)[number]}")
+    nft(f"delete rule {chain} handle {handles(chain)[number]}")
     assert not kernel.stands(rules(5))
     assert not kernel.stands(rules(6))
+    assert not kernel.guest_stands(guest())
     kernel.put(rules(5))
     assert kernel.stands(rules(5))
     assert kernel.stands(rules(6))
+    assert kernel.guest_stands(guest())
+
+
+def test_a_guests_put_mends_the_frame_with_all_in_it(kernel: Nft) -> None:
+    kernel.put(rules(5))
+    kernel.put_guest(guest(5, 3))
+    kernel.put_guest(guest(5, 30))
+    nft("delete chain bridge hostd input")
+    kernel.put_guest(guest(5, 3))
+    assert kernel.guest_stands(guest(5, 3))
+    assert kernel.guest_stands(guest(5, 30))
+    assert kernel.stands(rules(5))
+
+
+@pytest.mark.parametrize(
+    "hole",
+    ['"tn5i3" . 02:fc:00:05:00:04 . 10.240.5.3', '"tn5i3" . 02:fc:00:05:00:03 . 10.240.5.1'],
+)
+def test_a_hole_for_one_guest_is_seen_and_closed(kernel: Nft, hole: str) -> None:
+    kernel.put_guest(guest(5, 3))
+    kernel.put_guest(guest(5, 30))
+    nft(f"add element bridge hostd guests {{ {hole} }}")
+    assert not kernel.guest_stands(guest(5, 3))
+    assert kernel.guest_stands(guest(5, 30))
+    kernel.put_guest(guest(5, 3))
+    assert kernel.guest_stands(guest(5, 3))
+    assert hole not in nft("list set bridge hostd guests")
+
+
+def test_a_missing_guest_is_seen_and_put_back(kernel: Nft) -> None:
+    kernel.put_guest(guest())
+    nft('delete element bridge hostd guests { "tn5i3" . 02:fc:00:05:00:03 . 10.240.5.3 }')
+    assert not kernel.guest_stands(guest())
+    kernel.put_guest(guest())
+    assert kernel.guest_stands(guest())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        replace(guest(), tap="eth0"),
+        replace(guest(), tap='tn5i3" }; flush ruleset #'),
+        replace(guest(), mac="02:fc:00:05:00"),
+        replace(guest(), ip="10.240.5.3 }"),
+    ],
+)
+def test_what_is_no_guest_never_reaches_nftables(kernel: Nft, wrong: GuestRules) -> None:
+    with pytest.raises(ValueError, match=r"is no name|is no MAC|Only decimal digits"):
+        kernel.put_guest(wrong)
+    assert nft("list ruleset") == ""
 
 
 ELEMENTS = [
     'bridges { "br-tenant-5" }',
     'subnets { "br-tenant-5" . 10.240.5.0 }',
     'services { "br-tenant-5" . 10.240.5.1 . 8169 }',
+    "gateways { 10.240.5.1 }",
     'routes { "br-tenant-5" . "br-tenant-5" }',
     'routes { "br-tenant-5" . "eth0" }',
 ]
@@ -128,6 +207,11 @@ def test_a_hole_for_one_tenant_is_seen_and_closed(kernel: Nft, element: str) -> 
         "add chain inet hostd forward { policy drop; }",
         "add table inet hostd { flags dormant; }",
         "flush table inet hostd",
+        "add chain bridge hostd extra",
+        "insert rule bridge hostd own-packet accept",
+        "add table bridge hostd { flags dormant; }",
+        "flush table bridge hostd",
+        "delete table bridge hostd",
         "flush ruleset",
     ],
 )
@@ -143,7 +227,7 @@ def test_other_damage_to_the_table_is_seen_and_mended(kernel: Nft, damage: str) 
 def test_a_replaced_rule_is_seen(kernel: Nft) -> None:
     kernel.put(rules())
     assert kernel.stands(rules())
-    last = handles("guest-to-host")[-1]
+    last = handles("inet hostd guest-to-host")[-1]
     nft(f"replace rule inet hostd guest-to-host handle {last} accept")
     assert not kernel.stands(rules())
 
@@ -229,7 +313,7 @@ def test_an_adapter_stays_in_the_namespace_it_was_made_in(kernel: Nft) -> None:
 def test_a_turn_that_does_not_come_is_told(
     kernel: Nft, netns: NetworkNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter, "_TURN_WITHIN_S", 0.05)
+    monkeypatch.setattr(nft_turn, "_TURN_WITHIN_S", 0.05)
     with netns.path.open() as other_process:
         fcntl.flock(other_process, fcntl.LOCK_EX)
         with pytest.raises(Transient) as refused:

@@ -11,7 +11,8 @@ import pytest
 
 from enqueue.results import Done, Failed, Result
 from worker.errors import StartupError
-from worker.ledger import Change, Delivery, Entry, Ledger
+from worker.ledger import Change, Delivery, Ledger
+from worker.ledger_entries import Entry
 
 DONE = Done(op="StopInstance", changed=True, state="stopped")
 

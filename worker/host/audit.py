@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +19,8 @@ from worker.host import files
 ROTATE_BYTES: Final = 10 * 1024 * 1024
 TAIL_BYTES: Final = 64 * 1024
 _FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 _rotating = threading.Lock()  # executors of one hostd; the tenant's lock keeps out other processes
 
@@ -53,6 +57,23 @@ def append(path: Path, line: bytes) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def lines(path: Path) -> Iterator[bytes]:
+    """The lines of a log and of the one before it, oldest first; a torn one is among them.
+
+    A log that is turned over meanwhile is read once.
+    """
+    with ExitStack() as opened:
+        logs = []
+        for one in (path, path.with_name("audit.log.1")):
+            with suppress(OSError):
+                fd = os.open(one, _READ)
+                log = opened.enter_context(open(fd, "rb"))  # noqa: PTH123  an open descriptor
+                if stat.S_ISREG(os.fstat(fd).st_mode):
+                    logs.append((os.fstat(fd).st_ino, log))
+        for log in dict(logs[::-1]).values():
+            yield from log
 
 
 def _open(path: Path) -> int | None:

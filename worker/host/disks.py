@@ -1,27 +1,34 @@
 """An instance's disks: ext4 images, built beside their place and renamed into it.
 
-What fills an image is staged beside it too, so the secrets of an image in memory are never on a
-disk, not even for the moment that mke2fs reads them.
+An encrypted one is a LUKS2 container: made, like the others, before it has its name.
+
+What fills an image is written into it and lies nowhere else, so the secrets of an image in memory
+are never on a disk.
 """
 
 from __future__ import annotations
 
 import os
-import stat
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from enqueue.requests import InstanceId
-from worker.errors import Broken
-from worker.host import ext4, files, sparse
+from worker.errors import Broken, Conflict
+from worker.host import ext4, files, luks, luks_header, sparse, wiping
+from worker.host import mapper as device_mapper
 from worker.host.memory_directory import MemoryDirectory
-from worker.ports import DiskSpec
+from worker.names import MAPPER_PREFIX
+from worker.ports import CryptSpec, DiskSpec
 
 _MIB: Final = 1 << 20
 # What mke2fs writes at the least; a filesystem with less left is full, whatever the tool said.
 _LEAST_FREE_BYTES: Final = 1 << 20
+_UNFINISHED: Final = ".new"
+_DELETED: Final = " (deleted)"  # as the kernel marks a path that is gone (drivers/block/loop.c)
+_SECRETS_DISK: Final = re.compile(r"\A\.?(i-[0-9a-f]{8})\.ext4(?:\.new)?\Z")
 
 
 class Ext4Disks:
@@ -59,18 +66,90 @@ class Ext4Disks:
         self._prepare(spec.path)
         with files.built(spec.path, mode=spec.mode) as fd:
             os.ftruncate(fd, spec.size_mib * _MIB)
+            if spec.files:
+                ext4.make_filled(fd, spec.label, spec.files)
+                return
+            with _full_if_no_room(spec.path):
+                ext4.make_empty(files.aside(spec.path), spec.label)
+
+    def crypt_label(self, path: Path) -> str | None:
+        """See `Disks.crypt_label`."""
+        found = luks_header.header(path)
+        return None if found is None else found.label
+
+    def make_crypt(self, spec: CryptSpec, *, size_mib: int, label: str) -> None:
+        """See `Disks.make_crypt`."""
+        if os.path.lexists(spec.path):
+            raise Conflict("foreign_disk", f"{spec.path} is there already")
+        secret, temporary = luks.key(spec.key), _unfinished(spec.mapper)
+        device_mapper.require()
+        self._prepare(spec.path)
+        luks.close(temporary)
+        with files.built(spec.path, mode=0o600) as fd:
+            os.ftruncate(fd, luks.DATA_AT_BYTES + size_mib * _MIB)
             new = files.aside(spec.path)
             with _full_if_no_room(spec.path):
-                if not spec.files:
-                    ext4.make_empty(new, spec.label)
-                    return
-                with _staged(spec) as directory:
-                    uuid = ext4.content_uuid(spec.files)
-                    ext4.make_filled(new, spec.label, directory, uuid)
+                luks.format_new(new, label, secret)
+                with luks.opened(new, temporary, secret) as device:
+                    ext4.make_empty(device, label, zeroed=False)
+
+    def crypt_open(self, spec: CryptSpec) -> bool:
+        """See `Disks.crypt_open`."""
+        return luks.is_open(spec.path, spec.mapper)
+
+    def open_crypt(self, spec: CryptSpec) -> None:
+        """See `Disks.open_crypt`."""
+        if self.crypt_open(spec):
+            return
+        if self.crypt_label(spec.path) is None:
+            raise Conflict(
+                "missing_file",
+                f"there is no LUKS2 container at {spec.path}",
+                hint="restore the instance's data disk",
+            )
+        if device_mapper.mapped(spec.mapper) is not None:
+            raise Conflict(
+                "foreign_mapper",
+                f"{device_mapper.DIRECTORY / spec.mapper} is there, but is not {spec.path}",
+                hint="`cryptsetup status` says what it is; close it if nothing needs it",
+            )
+        luks.open_device(spec.path, spec.mapper, luks.key(spec.key))
+
+    def mapped(self, mapper: str) -> bool:
+        """See `Disks.mapped`."""
+        names = (mapper, _unfinished(mapper))
+        return any(device_mapper.mapped(name) is not None for name in names)
+
+    def close_crypt(self, mapper: str) -> None:
+        """See `Disks.close_crypt`."""
+        for name in (mapper, _unfinished(mapper)):
+            luks.close(name)
 
     def secrets_path(self, instance: InstanceId) -> Path:
         """See `Disks.secrets_path`."""
         return self._memory.path / f"{instance}.ext4"
+
+    def secrets(self) -> frozenset[InstanceId]:
+        """See `Disks.secrets`."""
+        try:
+            names = os.listdir(self._memory.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return frozenset()
+        found = (_SECRETS_DISK.match(name) for name in names)
+        return frozenset(InstanceId(match[1]) for match in found if match)
+
+    def opened(self) -> Mapping[str, Path]:
+        """See `Disks.opened`.  The uuid says that cryptsetup opened it, by this name."""
+        found: dict[str, Path] = {}
+        for name in device_mapper.names():
+            seen = device_mapper.mapped(name) if name.startswith(MAPPER_PREFIX) else None
+            if seen is None or not luks.is_container_of(name, seen.uuid):
+                continue
+            files_below = device_mapper.backing_files(seen.number)
+            if len(files_below) == 1:
+                path = Path(files_below[0].removesuffix(_DELETED))
+                found[name.removesuffix(_UNFINISHED)] = path
+        return found
 
     def copy(self, source: Path, target: Path) -> None:
         """See `Disks.copy`."""
@@ -80,33 +159,35 @@ class Ext4Disks:
 
     def remove(self, path: Path) -> None:
         """See `Disks.remove`.  What a killed attempt left beside it goes too."""
-        for leftover in _leftovers(path):
-            files.remove(leftover)
+        files.remove(files.aside(path))
         files.remove(path)
 
     def wipe(self, path: Path) -> Mapping[str, Any]:
         """See `Disks.wipe`.
 
-        `method` says how: `punch_hole` frees the blocks (they are discarded on the device where
-        its filesystem is mounted so), `overwrite` writes zeros over them, `none` met no block.
-        Neither reaches copies that a copy-on-write filesystem or a device keeps by itself.
+        `method` says how: `luks_erase` overwrote keyslots and header (`luks_overwrite`: a header
+        that cryptsetup could not read), `punch_hole` frees the blocks (they are discarded on the
+        device where its filesystem is mounted so), `overwrite` writes zeros over them, `none` met
+        no file.  None reaches copies that a copy-on-write filesystem or a device keeps by itself.
         """
-        receipt = {"bytes": 0, "files": 0}
-        methods = set()
-        with files.translated(path):
-            for file in _regular_files(path):
-                held, method = _discard(file)
-                receipt["bytes"] += held
-                receipt["files"] += 1
-                methods.add(method)
+        base = path if path.is_dir() else path.parent
+        disks: list[dict[str, Any]] = []
+        for file in wiping.regular_files(path):
+            disks.append({"file": str(file.relative_to(base)), **wiping.wipe(file)})
         self.remove(path)
-        return {**receipt, "method": "+".join(sorted(methods)) or "none"}
+        methods = {method for disk in disks for method in disk["method"].split("+")}
+        return {
+            "bytes": sum(disk["bytes"] for disk in disks),
+            "files": len(disks),
+            "method": "+".join(sorted(methods)) or "none",
+            "disks": disks,
+        }
 
     def exists(self, path: Path) -> bool:
         """See `Disks.exists`.  In memory, what a killed attempt left of a secret counts."""
         paths = [path]
         if path.parent == self._memory.path:
-            paths += _leftovers(path)
+            paths.append(files.aside(path))
         return any(os.path.lexists(one) for one in paths)
 
     def _prepare(self, target: Path) -> None:
@@ -116,29 +197,9 @@ class Ext4Disks:
             files.make_directory(target.parent, mode=0o700)
 
 
-def _stage(path: Path) -> Path:
-    return path.with_name(f".{path.name}.stage")
-
-
-def _leftovers(path: Path) -> list[Path]:
-    return [files.aside(path), _stage(path)]
-
-
-@contextmanager
-def _staged(spec: DiskSpec) -> Iterator[Path]:
-    """A directory with the disk's files; gone when the block ends."""
-    directory = _stage(spec.path)
-    files.remove(directory)
-    directory.mkdir(mode=0o700)
-    try:
-        for name, (content, mode) in spec.files.items():
-            if name != Path(name).name:
-                raise ValueError(f"{name!r} is no name in a root directory")
-            (directory / name).write_bytes(content)
-            (directory / name).chmod(mode)
-        yield directory
-    finally:
-        files.remove(directory)
+def _unfinished(mapper_name: str) -> str:
+    """The device's name while its container is made; no instance's, since ids have no dots."""
+    return f"{mapper_name}{_UNFINISHED}"
 
 
 @contextmanager
@@ -152,28 +213,3 @@ def _full_if_no_room(path: Path) -> Iterator[None]:
         if free >= _LEAST_FREE_BYTES:
             raise
         raise files.no_space(path, free_bytes=free) from error
-
-
-def _regular_files(path: Path) -> Iterator[Path]:
-    if path.is_symlink() or not path.is_dir():
-        candidates = [path]
-    else:
-        candidates = [Path(top) / name for top, _, names in os.walk(path) for name in names]
-    for file in candidates:
-        if os.path.lexists(file) and stat.S_ISREG(file.lstat().st_mode):
-            yield file
-
-
-def _discard(file: Path) -> tuple[int, str]:
-    """The bytes whose blocks were discarded, and how."""
-    fd = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        held = os.fstat(fd).st_blocks * 512
-        method = "punch_hole"
-        if not sparse.punch(fd):
-            method = "overwrite"
-            sparse.overwrite(fd)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    return held, method

@@ -1,4 +1,4 @@
-"""ext4 images: made by mke2fs without mounting, recognised by their superblock.
+"""ext4 images: made without mounting, recognised by their superblock.
 
 Offsets and values are those of the kernel's Documentation/filesystems/ext4/super.rst.
 """
@@ -9,13 +9,15 @@ import hashlib
 import os
 import struct
 import subprocess
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from uuid import UUID
 
 from worker.errors import Broken
+from worker.host import ext4_image
+from worker.host.ext4_image import Files
+from worker.host.processes import Process
 
 _SUPERBLOCK_AT: Final = 1024
 _SUPERBLOCK_BYTES: Final = 1024
@@ -27,10 +29,10 @@ _TIMEOUT_S: Final = 60
 
 # Named in full, so that an image depends neither on /etc/mke2fs.conf nor on the release: newer
 # defaults (orphan_file, metadata_csum_seed) are more than an older guest kernel can mount.
-_FEATURES: Final = "none,ext_attr,dir_index,filetype,extent,flex_bg,sparse_super,large_file"
-_WRITABLE: Final = f"{_FEATURES},has_journal,resize_inode,64bit,huge_file,dir_nlink,metadata_csum"
-
-Files = Mapping[str, tuple[bytes, int]]
+_FEATURES: Final = (
+    "none,ext_attr,dir_index,filetype,extent,flex_bg,sparse_super,large_file,"
+    "has_journal,resize_inode,64bit,huge_file,dir_nlink,metadata_csum"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,29 +73,28 @@ def content_uuid(files: Files) -> UUID:
     return UUID(bytes=digest.digest()[:16], version=5)
 
 
-def make_empty(path: Path, label: str) -> None:
-    """The sparse file at `path` is an ext4 filesystem for a guest to write to.
+def make_empty(path: Path, label: str, *, zeroed: bool = True) -> None:
+    """The file or device at `path` is an ext4 filesystem for a guest to write to.
+
+    `zeroed`: what was never written reads as zeros.
 
     Raises:
         Broken: `mke2fs`.
     """
-    _mke2fs(path, label, _WRITABLE)
+    _mke2fs(path, label, zeroed=zeroed)
 
 
-def make_filled(path: Path, label: str, directory: Path, uuid: UUID) -> None:
-    """The sparse file at `path` is an ext4 filesystem with a copy of `directory`, to be read.
+def make_filled(fd: int, label: str, files: Files) -> None:
+    """The empty sparse file is an ext4 filesystem with these files, to be read.
 
     Raises:
-        Broken: `mke2fs`.
+        Broken: `mke2fs`, they do not fit.
+        OSError: the kernel refused; ENOSPC where there is no room.
     """
-    _mke2fs(path, label, _FEATURES, "-N", "32", "-d", str(directory))
-    # Not by `-U`: command lines are everybody's to read, and the digest of a weak secret lets it
-    # be guessed.  Without metadata_csum no checksum covers the UUID.
-    fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        os.pwrite(fd, uuid.bytes, _SUPERBLOCK_AT + _UUID_AT)
-    finally:
-        os.close(fd)
+        ext4_image.write(fd, label, files, content_uuid(files))
+    except ext4_image.NoRoomError as error:
+        raise Broken("mke2fs", f"the files of {label} do not fit: {error}") from error
 
 
 def _parse(raw: bytes) -> Superblock | None:
@@ -112,20 +113,28 @@ def _parse(raw: bytes) -> Superblock | None:
     return Superblock(label, uuid, blocks * (1024 << log_block))
 
 
-def _mke2fs(path: Path, label: str, features: str, *more: str) -> None:
-    # A new sparse file reads as zeros: neither mke2fs nor the guest need write any.
-    extended = "root_owner=0:0,nodiscard,assume_storage_prezeroed=1"
-    form = ("-F", "-q", "-t", "ext4", "-b", "4096", "-m", "0", "-O", features)
-    argv = ("mke2fs", *form, "-L", label, "-E", extended, *more, str(path))
+def _mke2fs(path: Path, label: str, *, zeroed: bool) -> None:
+    # A new sparse file reads as zeros: neither mke2fs nor the guest need write any.  Unwritten
+    # blocks of an encrypted one read as noise: the journal is written now, inode tables by the
+    # guest's kernel after its first mount.
+    blank = "assume_storage_prezeroed=1" if zeroed else "lazy_itable_init=1,lazy_journal_init=0"
+    extended = f"root_owner=0:0,nodiscard,{blank}"
+    form = ("-F", "-q", "-t", "ext4", "-b", "4096", "-m", "0", "-O", _FEATURES)
+    argv = ("mke2fs", *form, "-L", label, "-E", extended, str(path))
     environ = {"PATH": "/usr/sbin:/sbin:/usr/bin:/bin", "LC_ALL": "C"}
     try:
-        done = subprocess.run(
-            argv, capture_output=True, text=True, env=environ, timeout=_TIMEOUT_S, check=False
+        tool = subprocess.Popen(
+            argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environ
         )
     except FileNotFoundError as error:
         raise Broken("mke2fs", "mke2fs is not there", hint="install e2fsprogs") from error
-    except subprocess.TimeoutExpired as error:
-        raise Broken("mke2fs", f"mke2fs of {path} took longer than {_TIMEOUT_S} s") from error
-    if done.returncode != 0:
-        said = done.stderr.strip() or "nothing"
-        raise Broken("mke2fs", f"mke2fs of {path} said: {said}", exit_code=done.returncode)
+    with tool:
+        # Popen.wait(timeout) polls with growing pauses; a pidfd does not.  What mke2fs complains
+        # of fits into the pipe's 64 KiB.
+        with Process(tool.pid, os.pidfd_open(tool.pid)) as process:
+            if not process.wait(timeout_s=_TIMEOUT_S):
+                tool.kill()
+                raise Broken("mke2fs", f"mke2fs of {path} took longer than {_TIMEOUT_S} s")
+        said = tool.communicate()[1].strip() or "nothing"
+    if tool.returncode != 0:
+        raise Broken("mke2fs", f"mke2fs of {path} said: {said}", exit_code=tool.returncode)

@@ -61,6 +61,29 @@ def no_space(path: Path, **facts: object) -> Transient:
     )
 
 
+@contextmanager
+def held(path: Path, size_bytes: int) -> Iterator[None]:
+    """A full filesystem under `path`, while that many bytes are allocated, as hostd's error.
+
+    Raises:
+        Transient: `no_space`, with the bytes needed and free.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free_bytes = free(path)
+        raise no_space(path, needed_bytes=size_bytes, free_bytes=free_bytes) from error
+
+
+def free(path: Path) -> int:
+    """The bytes that are free on the filesystem of `path`, which need not be there yet."""
+    above = next(one for one in (path, *path.parents) if one.is_dir())
+    seen = os.statvfs(above)
+    return seen.f_bavail * seen.f_frsize
+
+
 def aside(path: Path) -> Path:
     """Where `path` is built: beside it, under a name that a later attempt finds and replaces."""
     return path.with_name(f".{path.name}.new")

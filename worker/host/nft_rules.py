@@ -1,4 +1,4 @@
-"""hostd's table: fixed rules, and a tenant as elements of the sets that they look up.
+"""Tenants and guests as elements of the sets that the fixed rules of `nft_frame` look up.
 
 A packet is judged by a number of rules that does not grow with the tenants, and no tenant has a
 rule that another's packets could meet.  That a tenant is data has a second reason: libnftables
@@ -11,101 +11,43 @@ from __future__ import annotations
 import re
 import socket
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
-from worker.ports import TenantRules
-
-TABLE: Final = "hostd"
-
-# Written as `nft list` prints it, so that what is read can be compared with it as text.
-#
-# With br_netfilter loaded, packets that a bridge forwards between its own ports pass these chains
-# too, with the bridge as iifname and oifname: hence a route from each bridge to itself.
-#
-# `prerouting` comes before connection tracking and before anybody's DNAT, so it judges what the
-# guest wrote.  A forwarded packet has an iifname in postrouting since Linux 5.7.
-FRAME: Final = """\
-table inet hostd {
-	set bridges {
-		type ifname
-	}
-
-	set subnets {
-		type ifname . ipv4_addr
-	}
-
-	set services {
-		type ifname . ipv4_addr . inet_service
-	}
-
-	set routes {
-		type ifname . ifname
-	}
-
-	set roaming {
-		type ifname
-	}
-
-	chain prerouting {
-		type filter hook prerouting priority raw; policy accept;
-		iifname @bridges iifname . ip saddr & 255.255.255.0 != @subnets drop
-		iifname @bridges ip daddr 169.254.0.0/16 drop
-	}
-
-	chain input {
-		type filter hook input priority filter; policy accept;
-		iifname @bridges goto guest-to-host
-	}
-
-	chain guest-to-host {
-		ct state established,related accept
-		iifname . ip daddr . tcp dport @services accept
-		drop
-	}
-
-	chain forward {
-		type filter hook forward priority filter; policy accept;
-		iifname @bridges goto from-guest
-		oifname @bridges goto to-guest
-	}
-
-	chain from-guest {
-		oifname != @bridges meta nfproto ipv6 drop
-		iifname . oifname @routes accept
-		iifname @roaming oifname != "br-tenant-*" accept
-		drop
-	}
-
-	chain to-guest {
-		ct state established,related accept
-		drop
-	}
-
-	chain postrouting {
-		type nat hook postrouting priority srcnat; policy accept;
-		iifname @bridges oifname != "br-tenant-*" masquerade
-	}
-}
-"""
+from worker.host.nft_frame import TABLE
+from worker.names import tap_name
+from worker.ports import GuestRules, TenantRules
 
 # The parts of each set's key, in the kernel's order.
 KEYS: Final = {
+    "guests": ("ifname", "mac", "ipv4"),
     "bridges": ("ifname",),
     "subnets": ("ifname", "ipv4"),
     "services": ("ifname", "ipv4", "port"),
+    "gateways": ("ipv4",),
     "routes": ("ifname", "ifname"),
     "roaming": ("ifname",),
 }
-_WIDTH: Final = {"ifname": 16, "ipv4": 4, "port": 4}  # padded to the kernel's 32-bit registers
+_WIDTH: Final = {
+    "ifname": 16,
+    "mac": 8,
+    "ipv4": 4,
+    "port": 4,
+}  # padded to the kernel's 32-bit registers
 _DEVICE: Final = re.compile(r"\A[A-Za-z0-9_.:@-]{1,15}\Z")
+_MAC: Final = re.compile(r"\A[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
 _TENANT_BRIDGE: Final = re.compile(r"\Abr-tenant-(0|[1-9][0-9]{0,3})\Z")
+_GUEST_TAP: Final = re.compile(r"\Atn(0|[1-9][0-9]{0,3})i[0-9]{1,3}\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """An element of a set; `key[0]` is the bridge that it is about."""
+    """An element of a set; `key[0]` is the bridge or the TAP that it is about.
+
+    Of `gateways` it is the address: it is about the tenant that has a service there.
+    """
 
     set: str
     key: tuple[str, ...]
@@ -113,7 +55,8 @@ class Element:
     @property
     def tenant_net_id(self) -> int | None:
         """The tenant it is about; None if it is nothing that hostd writes."""
-        match = _TENANT_BRIDGE.match(self.key[0])
+        form = _GUEST_TAP if self.set == "guests" else _TENANT_BRIDGE
+        match = form.match(self.key[0])
         return int(match[1]) if match else None
 
 
@@ -127,6 +70,7 @@ def elements(rules: TenantRules) -> frozenset[Element]:
         Element("bridges", (bridge,)),
         Element("subnets", (bridge, str(IPv4Network(rules.subnet).network_address))),
         Element("services", (bridge, rules.gateway_ip, str(rules.metadata_port))),
+        Element("gateways", (rules.gateway_ip,)),
         Element("routes", (bridge, bridge)),
         Element("routes", (bridge, rules.uplink))
         if rules.uplink
@@ -135,14 +79,38 @@ def elements(rules: TenantRules) -> frozenset[Element]:
     return frozenset(wanted)
 
 
+def guest_elements(rules: GuestRules) -> frozenset[Element]:
+    """The guest as elements."""
+    if not _GUEST_TAP.match(rules.tap):
+        raise ValueError(f"{rules.tap!r} is no name of a guest's TAP")
+    if not _MAC.match(rules.mac):
+        raise ValueError(f"{rules.mac!r} is no MAC address")
+    return frozenset({Element("guests", (rules.tap, rules.mac, str(IPv4Address(rules.ip))))})
+
+
+def gateways(some: Iterable[Element]) -> frozenset[Element]:
+    """The elements of `gateways` that go with these."""
+    return frozenset(Element("gateways", (each.key[1],)) for each in some if each.set == "services")
+
+
+def family(set_: str) -> str:
+    """The family of the table that the set is in."""
+    return "bridge" if set_ == "guests" else "inet"
+
+
 def key_width(set_: str) -> int:
     """Bytes of a key of that set in the kernel."""
     return sum(_WIDTH[part] for part in KEYS[set_])
 
 
-def key_head(bridge: str) -> bytes:
-    """How every key about that bridge begins."""
-    return bridge.encode().ljust(_WIDTH["ifname"], bytes(1))
+def key_head(device: str) -> bytes:
+    """How every key about that bridge or TAP begins."""
+    return device.encode().ljust(_WIDTH["ifname"], bytes(1))
+
+
+def taps_head(tenant_net_id: int) -> bytes:
+    """How every key about a TAP of that tenant begins."""
+    return tap_name(tenant_net_id, 0)[:-1].encode()
 
 
 def decoded(set_: str, key: bytes) -> Element | None:
@@ -158,7 +126,10 @@ def decoded(set_: str, key: bytes) -> Element | None:
 
 def command(verb: str, some: frozenset[Element]) -> str:
     """The commands that add or delete these elements."""
-    return "".join(f"{verb} element inet {TABLE} {each.set} {{ {_text(each)} }}\n" for each in some)
+    return "".join(
+        f"{verb} element {family(each.set)} {TABLE} {each.set} {{ {_text(each)} }}\n"
+        for each in some
+    )
 
 
 def _word(part: str, raw: bytes) -> str:
@@ -167,6 +138,8 @@ def _word(part: str, raw: bytes) -> str:
             return raw.rstrip(bytes(1)).decode(errors="replace")
         case "ipv4":
             return socket.inet_ntoa(raw)
+        case "mac":
+            return raw[:6].hex(":")
         case _:
             return str(struct.unpack_from(">H", raw)[0])
 

@@ -10,6 +10,7 @@ import ctypes
 import os
 import select
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,7 @@ from typing import Final, Self
 from worker.host.machine import boot_id as boot_id
 
 _PR_SET_CHILD_SUBREAPER: Final = 36  # linux/prctl.h
+_NAME_BYTES: Final = 15  # TASK_COMM_LEN, less its NUL
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +38,16 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """The fields of /proc/<pid>/stat that hostd reads; `state` is `Z` for a zombie."""
+    """The fields of /proc/<pid>/stat that hostd reads; `state` is `Z` for a zombie.
 
+    `name` is the first 15 bytes of its program's name, which a zombie keeps.
+    """
+
+    name: str
     state: str
     parent: int
     group: int
+    session: int
     start_ticks: int
 
 
@@ -51,8 +58,11 @@ def stat(pid: int) -> Stat | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The command name (field 2) may itself hold blanks and parentheses: split after the last one.
-    fields = text[text.rindex(")") + 2 :].split()
-    return Stat(fields[0], int(fields[1]), int(fields[2]), int(fields[19]))
+    end = text.rindex(")")
+    fields = text[end + 2 :].split()
+    parent, group, session = map(int, fields[1:4])
+    name = text[text.index("(") + 1 : end]
+    return Stat(name, fields[0], parent, group, session, int(fields[19]))
 
 
 class Process:
@@ -167,5 +177,30 @@ def reap_group(group: int) -> None:
     try:
         while os.waitpid(-group, os.WNOHANG)[0]:
             pass
+    except ChildProcessError:
+        return
+
+
+def reap_strays(program: str) -> None:
+    """No zombie child of this process, in a session of its own, is left of that program.
+
+    For orphans that nobody knows by their pids: they died before they could be looked for.
+    """
+    own = os.getsid(0)
+    for pid in _pids():
+        seen = stat(pid)
+        if seen is None or (seen.state, seen.parent) != ("Z", os.getpid()):
+            continue
+        if seen.session != own and seen.name == program[:_NAME_BYTES]:
+            _reap(pid)
+
+
+def _pids() -> Iterator[int]:
+    yield from (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
+
+
+def _reap(pid: int) -> None:
+    try:
+        os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
         return

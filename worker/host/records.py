@@ -70,6 +70,12 @@ class DiskRecords:
         """See `Records.instances`."""
         return tuple(self._instances())
 
+    def tenants(self) -> tuple[TenantId, ...]:
+        """See `Records.tenants`."""
+        top = self._layout.state / "tenants"
+        names = _names(top, LABEL_PATTERN)
+        return tuple(TenantId(n) for n in names if os.path.lexists(top / n / "tenant.json"))
+
     def artifacts(self, tenant_id: str, pool_id: str) -> Artifacts | None:
         """See `Records.artifacts`.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from typing import Final
@@ -11,6 +12,7 @@ from typing import Final
 _KEEP_SIZE: Final = 1  # linux/falloc.h
 _PUNCH_HOLE: Final = 2
 _CHUNK_BYTES: Final = 1 << 20
+_BLOCK_BYTES: Final = 4096
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong)
@@ -43,6 +45,32 @@ def copy(source: int, target: int) -> None:
             _put(target, os.pread(source, min(_CHUNK_BYTES, end - at), at), at)
 
 
+def allocate(fd: int, size_bytes: int) -> bool:
+    """The file has that size, and blocks for all of it; False if its filesystem cannot promise.
+
+    Raises:
+        OSError: the kernel refused; ENOSPC where there is no room.
+    """
+    if _libc.fallocate(fd, 0, 0, size_bytes) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number not in (errno.EOPNOTSUPP, errno.ENOSYS):
+        raise OSError(number, os.strerror(number))
+    os.ftruncate(fd, size_bytes)
+    return False
+
+
+def digest(fd: int) -> str:
+    """SHA-256, in hex, over offset (8 bytes, little-endian) and bytes of each block of 4 KiB that
+    is not all zeros: what is a hole does not count, and takes no time."""
+    sum_ = hashlib.sha256()
+    for at in _blocks(fd):
+        block = os.pread(fd, _BLOCK_BYTES, at)
+        if block.count(0) != len(block):
+            sum_.update(at.to_bytes(8, "little") + block)
+    return sum_.hexdigest()
+
+
 def same(one: int, other: int) -> bool:
     """Whether both files have the same bytes; holes read as zeros."""
     if os.fstat(one).st_size != os.fstat(other).st_size:
@@ -51,14 +79,16 @@ def same(one: int, other: int) -> bool:
     return all(_same(one, other, start, end) for start, end in stretches)
 
 
-def punch(fd: int) -> bool:
-    """All of the file is one hole, of the same size; False if its filesystem cannot.
+def punch(fd: int, *, keep_bytes: int = 0) -> bool:
+    """All of the file but its last bytes is one hole; its size stays.
+
+    False if its filesystem cannot do that.
 
     Raises:
         OSError: the kernel refused for another reason.
     """
-    size = os.fstat(fd).st_size
-    if size == 0 or _libc.fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, 0, size) == 0:
+    size = os.fstat(fd).st_size - keep_bytes
+    if size <= 0 or _libc.fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, 0, size) == 0:
         return True
     number = ctypes.get_errno()
     if number in (errno.EOPNOTSUPP, errno.ENOSYS):
@@ -66,11 +96,22 @@ def punch(fd: int) -> bool:
     raise OSError(number, os.strerror(number))
 
 
-def overwrite(fd: int) -> None:
-    """Every byte of the file that is not in a hole is zero."""
-    for start, end in extents(fd):
+def overwrite(fd: int, upto: int | None = None) -> None:
+    """Every byte of the file, or of its first `upto`, that is not in a hole is zero."""
+    last = os.fstat(fd).st_size if upto is None else upto
+    for start, stop in extents(fd):
+        end = min(stop, last)
         for at in range(start, end, _CHUNK_BYTES):
             _put(fd, bytes(min(_CHUNK_BYTES, end - at)), at)
+
+
+def _blocks(fd: int) -> Iterator[int]:
+    """Where each block begins that data is in."""
+    following = 0
+    for start, end in extents(fd):
+        first = max(following, start - start % _BLOCK_BYTES)
+        yield from range(first, end, _BLOCK_BYTES)
+        following = end + -end % _BLOCK_BYTES
 
 
 def _same(one: int, other: int, start: int, end: int) -> bool:

@@ -6,8 +6,6 @@ What a command needs is imported when it runs, so that `hostd --help` is quick.
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -15,6 +13,8 @@ import msgspec
 from enqueue.requests import InstanceRequest, NetworkRequest, Request, bridge_name
 from worker.config import load
 from worker.errors import Rejected
+from worker.operate import ledger_commands
+from worker.operate.printing import print_json, show
 
 INSTANCE_OPS = {
     "start": "StartInstance",
@@ -49,6 +49,7 @@ def add_to(commands: Any) -> None:
     doctor.set_defaults(command=_doctor)
     config = commands.add_parser("config", help="the configuration in force, or its faults")
     config.set_defaults(command=_config)
+    ledger_commands.add_to(commands)
     for parser in (why, status, doctor, config, *ops.choices.values()):
         parser.add_argument("--json", action="store_true", help="for programs")
 
@@ -60,7 +61,7 @@ def _why(arguments: argparse.Namespace) -> int:
     with open_desk(load(arguments.config)) as desk:
         facts = why(desk, arguments.instance)
     if arguments.json:
-        _print_json([facts])
+        print_json([facts])
         return 0
     for key, value in facts.items():
         for line in value if isinstance(value, list) else [value]:
@@ -73,7 +74,7 @@ def _status(arguments: argparse.Namespace) -> int:
     from worker.operate.status import instances
 
     with open_desk(load(arguments.config)) as desk:
-        _show(instances(desk), as_json=arguments.json)
+        show(instances(desk), as_json=arguments.json)
     return 0
 
 
@@ -87,7 +88,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     if not steps and not arguments.json:
         print("nothing to do: the goal holds")
         return 0
-    _show(steps, as_json=arguments.json)
+    show(steps, as_json=arguments.json)
     return 0
 
 
@@ -122,14 +123,14 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from worker.operate.doctor import examine
 
     findings = examine(load(arguments.config))
-    _show([msgspec.to_builtins(finding) for finding in findings], as_json=arguments.json)
+    show([msgspec.to_builtins(finding) for finding in findings], as_json=arguments.json)
     return 1 if any(finding.grade == "fail" for finding in findings) else 0
 
 
 def _config(arguments: argparse.Namespace) -> int:
     config = msgspec.to_builtins(load(arguments.config), enc_hook=str)
     if arguments.json:
-        _print_json([config])
+        print_json([config])
         return 0
     print(f'host = "{config.pop("host")}"')
     for section, values in config.items():
@@ -137,32 +138,3 @@ def _config(arguments: argparse.Namespace) -> int:
         for key, value in values.items():
             print(f"{key} = {msgspec.json.encode(value).decode()}")
     return 0
-
-
-def _print_json(documents: Iterable[Any]) -> None:
-    for document in documents:
-        sys.stdout.write(msgspec.json.encode(document).decode() + "\n")
-
-
-def _show(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
-    """Rows as a table whose columns are the first row's keys, or as a JSON document a line."""
-    if as_json:
-        _print_json(rows)
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        table.add_row(*(Text(_cell(row.get(column))) for column in columns))
-    Console(highlight=False).print(table if rows else "nothing on record")
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    return (
-        {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
-    )

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from worker.config import Config
 from worker.errors import StartupError
 from worker.ledger import Ledger
+from worker.lineage import holds_requests
 from worker.lock import Locks
 from worker.ports import Host
 from worker.settings import Settings
@@ -34,7 +35,7 @@ def open_desk(config: Config) -> Iterator[Desk]:
     Raises:
         StartupError: hostd has never run here, or a part cannot be had.
     """
-    if not config.paths.ledger.exists():
+    if not holds_requests(config.paths.ledger):
         raise StartupError(
             f"there is no ledger at {config.paths.ledger}: hostd has not run here with this "
             "configuration; give --config, or start `hostd run`"

@@ -6,7 +6,6 @@ The list follows Firecracker's "Production Host Setup Recommendations", and what
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +15,15 @@ from redis.exceptions import RedisError
 
 from worker.config import Config
 from worker.errors import ConfigError, HostdError, StartupError
-from worker.host import machine
+from worker.host import fscrypt, luks, mapper
 from worker.host import redis as redis_host
 from worker.host.cgroups import KernelCgroups
-from worker.host.firecracker.driver import Firecracker
+from worker.host.firecracker.binary import Binary
 from worker.host.nft import Nft
 from worker.names import FIRST_OFFSET, Layout, jail_uid
-from worker.reserve import SUBORDINATE
-from worker.wiring import build_policy
+from worker.operate.ledger_health import HINT, health
+from worker.uids import SUBORDINATE_FILES, met
+from worker.wiring import build_policy, build_vmm
 
 Grade = Literal["ok", "warn", "fail"]
 
@@ -42,7 +42,7 @@ def examine(config: Config) -> list[Finding]:
     """All checks; none changes anything."""
     checks: list[Callable[[Config], Iterator[Finding]]] = [
         _root, _kvm, _binaries, _memory, _processor, _network, _control_groups, _redis, _keys,
-        _disk, _uids,
+        _disk, _encryption, _image_encryption, _uids, _ledger,
     ]  # fmt: skip
     return [finding for check in checks for finding in check(config)]
 
@@ -69,22 +69,19 @@ def _binaries(config: Config) -> Iterator[Finding]:
         return
     for key in ("firecracker", "jailer"):
         path: Path = getattr(config.vmm, key)
+        pinned: str = getattr(config.vmm, f"{key}_sha256")
+        program = Binary(path, key, pinned)
         try:
-            info = path.stat()
-        except OSError as error:
-            yield Finding(key, "fail", str(error), f"correct [vmm] {key}")
+            program.trusted()
+            digest = program.sha256()
+        except HostdError as error:
+            yield Finding(key, "fail", str(error), error.hint)
             continue
-        if info.st_uid != 0 or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            yield Finding(key, "fail", f"{path} is writable by others", "chown root, chmod 0755")
-            continue
-        digest = machine.sha256(path)
-        pinned = getattr(config.vmm, f"{key}_sha256")
         hint = "" if pinned else f'pin it: {key}_sha256 = "{digest}"'
         yield Finding(key, "ok" if pinned else "warn", f"{path} {digest[:12]}", hint)
-    vmm = Firecracker(
-        Layout(config.paths.state), firecracker=config.vmm.firecracker, jailer=config.vmm.jailer
-    )
+    vmm = build_vmm(config)
     try:
+        vmm.check_programs()
         yield Finding("version", "ok", vmm.version())
     except HostdError as error:
         yield Finding("version", "fail", str(error), error.hint)
@@ -175,15 +172,46 @@ def _disk(config: Config) -> Iterator[Finding]:
     )  # fmt: skip
 
 
+def _ledger(config: Config) -> Iterator[Finding]:
+    grade, seen = health(config)
+    yield Finding("ledger", grade, seen, "" if grade == "ok" else HINT)
+
+
+def _image_encryption(config: Config) -> Iterator[Finding]:
+    layout = Layout(config.paths.state)
+    if not any(layout.disk_key("x").parent.glob("*.key")):
+        yield Finding("image encryption", "ok", "no tenant has a key for its images")
+    elif fscrypt.can_encrypt(layout.state):
+        yield Finding("image encryption", "ok", f"{layout.state} can encrypt directories")
+    else:
+        hint = "tune2fs -O encrypt on its device (ext4): until then such guests cannot sleep"
+        yield Finding("image encryption", "fail", f"{layout.state} cannot encrypt", hint)
+
+
+def _encryption(config: Config) -> Iterator[Finding]:
+    keys = sorted(Layout(config.paths.state).disk_key("x").parent.glob("*.key"))
+    if not keys:
+        yield Finding("encryption", "ok", "no tenant has a key for its disks")
+        return
+    try:
+        seen = f"{len(keys)} keys, {luks.version()}"
+        mapper.require()
+        for path in keys:
+            luks.key(path)
+        yield Finding("encryption", "ok", seen)
+    except HostdError as error:
+        yield Finding("encryption", "fail", str(error), error.hint)
+
+
 def _uids(config: Config) -> Iterator[Finding]:
     first = jail_uid(config.vmm.uid_base, 0, FIRST_OFFSET)
     last = jail_uid(config.vmm.uid_base, 4095, 254)
-    meets = first < SUBORDINATE.stop and last >= SUBORDINATE.start
-    hint = "net ids that fall into it are refused; move [vmm] uid_base to use all" if meets else ""
+    taken = met(first, last, SUBORDINATE_FILES)
+    hint = "net ids that fall into it are refused; move [vmm] uid_base to use all" if taken else ""
     seen = f"jails use {first}..{last}"
-    if meets:
-        seen += f", crossing {SUBORDINATE.start}..{SUBORDINATE.stop - 1}"
-    yield Finding("uids", "warn" if meets else "ok", seen, hint)
+    if taken:
+        seen += f", crossing {taken}"
+    yield Finding("uids", "warn" if taken else "ok", seen, hint)
 
 
 def _read(path: str | Path) -> str:

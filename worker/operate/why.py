@@ -8,7 +8,7 @@ from typing import Any
 from enqueue.requests import describe
 from enqueue.results import Done, Failed
 from worker.errors import Conflict, HostdError
-from worker.ledger import Entry
+from worker.ledger_entries import Entry
 from worker.names import InstanceRef
 from worker.operate.desk import Desk, moment
 from worker.ports import ImageState, VmmState

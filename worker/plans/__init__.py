@@ -71,8 +71,7 @@ def _unaudited(
         case Verdict.STOP:
             return instance.stop(grounds)
         case Verdict.SLEEP:
-            force = isinstance(request, SleepInstance) and request.force
-            return sleep.sleep(grounds, request_id, force=force)
+            return sleep.sleep(grounds, request_id, drain_s=_drain_s(request, grounds))
         case Verdict.FINISH_SLEEP:
             return sleep.finish_sleep(grounds)
         case Verdict.WAKE:
@@ -86,6 +85,16 @@ def _unaudited(
             return instance.lost(grounds)
         case _:
             assert_never(verdict)
+
+
+def _drain_s(request: InstanceRequest, grounds: Grounds) -> float | None:
+    """How long the guest may take to drain; None: it is not asked."""
+    asks = request if isinstance(request, SleepInstance) else None
+    if not grounds.policy.guest_agent or (asks is not None and asks.force):
+        return None
+    if asks is not None and asks.drain_timeout_secs is not None:
+        return grounds.bounded(asks.drain_timeout_secs)
+    return grounds.bounded(grounds.policy.drain_timeout_seconds)
 
 
 def _sure(value: T | None) -> T:

@@ -11,13 +11,14 @@ from enqueue.requests import TenantNet
 from worker.documents import PoolDoc
 from worker.errors import Conflict
 from worker.facts import InstanceFacts
-from worker.names import InstanceRef, guest_ip, guest_mac, jail_uid, tap_name
-from worker.ports import DiskSpec, Drive, Limits, VmSpec
+from worker.names import InstanceRef, guest_ip, guest_mac, jail_uid, mapper_name, tap_name
+from worker.ports import CryptSpec, DiskSpec, Drive, Limits, VmSpec
 from worker.settings import Settings
 
 MIB = 1024 * 1024
 CONFIG_DISK_MIB = 4
 SECRETS_DISK_MIB = 16
+DATA_DISK = "data.ext4"  # also where it is a container: what is in a disk is not in its name
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,9 @@ def vm_spec(facts: InstanceFacts, pool: PoolDoc, place: Place, settings: Setting
         Drive("config", volumes / "config.ext4", read_only=True),
     ]
     if resources.data_disk_mib:
-        drives.append(Drive("data", volumes / "data.ext4", read_only=False, durable=True))
+        opened = facts.disk_key is not None
+        source = settings.device(facts.ref) if opened else volumes / DATA_DISK
+        drives.append(Drive("data", source, read_only=False, durable=True))
     drives.append(Drive("secrets", settings.secrets(facts.ref.instance_id), read_only=True))
     return VmSpec(
         ref=facts.ref,
@@ -84,6 +87,8 @@ def vm_spec(facts: InstanceFacts, pool: PoolDoc, place: Place, settings: Setting
         drives=tuple(drives),
         tap=place.tap,
         mac=place.mac,
+        rx_limiter=pool.rate_limiters.network_rx,
+        tx_limiter=pool.rate_limiters.network_tx,
     )
 
 
@@ -111,7 +116,19 @@ def limits(spec: VmSpec, *, overhead_mib: int) -> Limits:
 def data_disk(ref: InstanceRef, pool: PoolDoc, settings: Settings) -> DiskSpec:
     """The instance's persistent disk: sparse, made once."""
     size_mib = pool.instance_resources.data_disk_mib
-    return DiskSpec(settings.layout.volumes(ref) / "data.ext4", size_mib, "mvm-data")
+    return DiskSpec(settings.layout.volumes(ref) / DATA_DISK, size_mib, "mvm-data")
+
+
+def crypt_disk(spec: VmSpec, settings: Settings) -> CryptSpec | None:
+    """How the guest's data disk is opened; None if it has none that is encrypted.
+
+    The guest's own spec decides: one that lives or sleeps keeps its disk as it is.
+    """
+    device, layout = settings.device(spec.ref), settings.layout
+    if all(drive.source != device for drive in spec.drives):
+        return None
+    path, key = layout.volumes(spec.ref) / DATA_DISK, layout.disk_key(spec.ref.tenant_id)
+    return CryptSpec(path, mapper_name(spec.ref), key)
 
 
 def config_disk(ref: InstanceRef, pool: PoolDoc, place: Place, settings: Settings) -> DiskSpec:

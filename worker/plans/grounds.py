@@ -5,16 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from worker.documents import PoolDoc
+from worker.documents import PoolDoc, RuntimePolicy
 from worker.errors import Conflict
 from worker.facts import InstanceFacts
 from worker.plans.build import Place, limits
 from worker.plans.network import network_steps
-from worker.ports import VmmState, VmSpec
+from worker.ports import GuestRules, VmmState, VmSpec
 from worker.settings import Settings
+from worker.steps.agent import GuestTold
 from worker.steps.base import Step
-from worker.steps.confine import CgroupAbsent, CgroupPresent, JailAbsent, TapAbsent, TapPresent
-from worker.steps.disks import SecretsAbsent
+from worker.steps.confine import (
+    CgroupAbsent,
+    CgroupPresent,
+    GuestRulesAbsent,
+    JailAbsent,
+    SpoofingBarred,
+    TapAbsent,
+    TapPresent,
+)
+from worker.steps.disks import DiskClosed, SecretsAbsent
 from worker.steps.guest import VmmGone
 from worker.steps.record import StatusRecorded
 
@@ -34,28 +43,45 @@ class Grounds:
             raise Conflict("unknown_pool", f"pool {self.facts.ref.pool_id} has no pool.json")
         return self.facts.pool
 
+    @property
+    def policy(self) -> RuntimePolicy:
+        """The pool's times; the usual ones for a guest that has outlived its pool's document."""
+        return self.facts.pool.runtime_policy if self.facts.pool else RuntimePolicy()
+
+    def bounded(self, wait_s: float) -> float:
+        """The wait for a guest, in seconds, within what a step may take."""
+        return min(float(wait_s), self.settings.guest_wait_s)
+
 
 def confined(grounds: Grounds, place: Place, spec: VmSpec) -> tuple[Step, ...]:
-    """Network, TAP and control group stand."""
+    """Network, TAP and control group stand; the TAP is held to its guest's addresses first."""
     ref, settings = grounds.facts.ref, grounds.settings
     return (
         *network_steps(ref.tenant_id, place.net, settings),
+        SpoofingBarred(GuestRules(spec.tap, spec.mac, place.ip)),
         TapPresent(ref, spec.tap, place.net.bridge_name, spec.uid),
         CgroupPresent(ref, limits(spec, overhead_mib=settings.overhead_mib)),
     )
 
 
+def told(grounds: Grounds) -> tuple[Step, ...]:
+    """The guest's agent, if its pool has one, was told that the guest runs again."""
+    return (GuestTold(grounds.facts.ref),) if grounds.policy.guest_agent else ()
+
+
 def gone(grounds: Grounds, *, grace_s: float = 0.0, final: bool = False) -> tuple[Step, ...]:
-    """The mirror of `start`, disks apart."""
+    """The mirror of `start`; disks on the host stay, closed."""
     ref, timeout_s = grounds.facts.ref, grounds.settings.kill_timeout_s
     net = grounds.facts.instance.fields.net if grounds.facts.instance else None
     taps = {net.tap_dev} if net else set()
     if grounds.place:
         taps.add(grounds.place.tap)
     return (
-        VmmGone(ref, timeout_s, grace_s=grace_s, final=final),
+        VmmGone(ref, timeout_s, grace_s=grace_s, agent=grounds.policy.guest_agent, final=final),
         JailAbsent(ref),
+        DiskClosed(ref),
         *(TapAbsent(tap) for tap in sorted(taps)),
+        *(GuestRulesAbsent(tap) for tap in sorted(taps)),
         CgroupAbsent(ref, timeout_s),
         SecretsAbsent(ref),
     )

@@ -7,12 +7,14 @@ from worker.plans.base import Plan
 from worker.plans.build import (
     Place,
     config_disk,
+    crypt_disk,
     data_disk,
     secrets_disk,
     vm_spec,
 )
-from worker.plans.grounds import Grounds, confined, gone, recorded_running, standing_spec
+from worker.plans.grounds import Grounds, confined, gone, recorded_running, standing_spec, told
 from worker.ports import VmmState
+from worker.steps.agent import GuestReady
 from worker.steps.base import Step
 from worker.steps.confine import (
     JailFresh,
@@ -20,6 +22,7 @@ from worker.steps.confine import (
 from worker.steps.disks import (
     DataDiskPresent,
     DiskCurrent,
+    DiskOpen,
     PathAbsent,
     VolumesWiped,
 )
@@ -39,7 +42,9 @@ def start(grounds: Grounds, place: Place) -> Plan:
     spec = standing_spec(facts) or vm_spec(facts, grounds.pool, place, settings)
     disks: list[Step] = []
     if any(drive.id == "data" for drive in spec.drives):
-        disks.append(DataDiskPresent(data_disk(facts.ref, grounds.pool, settings)))
+        crypt = crypt_disk(spec, settings)
+        disks.append(DataDiskPresent(data_disk(facts.ref, grounds.pool, settings), crypt))
+        disks += [DiskOpen(crypt)] if crypt else []
     if facts.vmm not in (VmmState.RUNNING, VmmState.PAUSED):
         disks += [
             DiskCurrent(config_disk(facts.ref, grounds.pool, place, settings), "config_disk"),
@@ -53,6 +58,7 @@ def start(grounds: Grounds, place: Place) -> Plan:
             JailFresh(spec),
             VmmSpawned(spec, settings.kill_timeout_s),
             GuestBooted(spec),
+            *_ready(grounds),
             recorded_running(grounds, place, revision_hash=spec.kernel.parent.name),
         ),
         "running",
@@ -61,13 +67,14 @@ def start(grounds: Grounds, place: Place) -> Plan:
 
 def resume(grounds: Grounds, place: Place) -> Plan:
     """A warm instance runs."""
-    return Plan((GuestRunning(grounds.facts.ref), recorded_running(grounds, place)), "running")
+    ref = grounds.facts.ref
+    return Plan((GuestRunning(ref), *told(grounds), recorded_running(grounds, place)), "running")
 
 
 def stop(grounds: Grounds) -> Plan:
     """Nothing of the guest runs; its data volume stays."""
     pool = grounds.facts.pool
-    grace_s = float(pool.runtime_policy.graceful_shutdown_seconds) if pool else 0.0
+    grace_s = grounds.bounded(pool.runtime_policy.graceful_shutdown_seconds) if pool else 0.0
     recorded = StatusRecorded(
         grounds.facts.ref, "stopped", stamps={"last_stopped_at": grounds.facts.at}
     )
@@ -100,6 +107,12 @@ def destroy(grounds: Grounds, *, wipe_volumes: bool) -> Plan:
         ),
         "destroyed",
     )
+
+
+def _ready(grounds: Grounds) -> tuple[Step, ...]:
+    """Where the pool asks for it, an instance runs only once its guest's agent answers."""
+    timeout_s = grounds.bounded(grounds.pool.runtime_policy.readiness_timeout_seconds)
+    return (GuestReady(grounds.facts.ref, timeout_s),) if timeout_s else ()
 
 
 def _no_idle_vmm(grounds: Grounds) -> tuple[Step, ...]:

@@ -4,39 +4,54 @@ from __future__ import annotations
 
 from typing import Any
 
+from worker.documents import Compression
 from worker.errors import Conflict
 from worker.plans.base import Plan
-from worker.plans.build import MIB, SECRETS_DISK_MIB, Place
-from worker.plans.grounds import Grounds, confined, gone, recorded_running, standing_spec
+from worker.plans.build import MIB, SECRETS_DISK_MIB, Place, crypt_disk
+from worker.plans.compatible import incompatibilities
+from worker.plans.grounds import Grounds, confined, gone, recorded_running, standing_spec, told
 from worker.ports import Image, VmmState, VmSpec
 from worker.specs import spec_from_builtins, spec_to_builtins
 from worker.steps.base import Step
 from worker.steps.confine import JailFresh
-from worker.steps.disks import SecretsRestored
+from worker.steps.disks import DiskOpen, SecretsRestored
 from worker.steps.guest import GuestLoaded, GuestPaused, GuestRunning, VmmGone, VmmSpawned
-from worker.steps.image import ImageAbsent, ImageConsumed, ImagePublished, ImageSealed, RoomForImage
+from worker.steps.image import (
+    ImageAbsent,
+    ImageConsumed,
+    ImagePublished,
+    ImageSealed,
+    MemoryUnpacked,
+    RoomForImage,
+)
 from worker.steps.record import StatusRecorded
 
-VMSTATE_ROOM_BYTES = 16 * MIB
+BESIDE_ROOM_BYTES = 1 * MIB  # manifest, directories, what a codec adds to what it cannot shrink
 
 
-def sleep(grounds: Grounds, request_id: str, *, force: bool) -> Plan:
-    """The guest's memory goes to a durable image, then the guest goes."""
+def sleep(grounds: Grounds, request_id: str, *, drain_s: float | None) -> Plan:
+    """The guest's memory goes to a durable image, then the guest goes.
+
+    `drain_s` is how long the guest may take to drain before it is paused; None: it is not asked.
+    """
     facts = grounds.facts
     spec = standing_spec(facts)
     if spec is None:
         raise Conflict("no_spec", f"{facts.ref} runs, but its jail has no record of its spec")
+    compression = _compression(grounds)
     first: list[Step] = [ImageAbsent(facts.ref)]
-    if facts.vmm is VmmState.PAUSED and not force:
+    if facts.vmm is VmmState.PAUSED and drain_s:  # only a guest that runs can drain
         first.append(GuestRunning(facts.ref))
     with_secrets = any(drive.id == "secrets" for drive in spec.drives)
-    size_bytes = (spec.mem_mib + with_secrets * SECRETS_DISK_MIB) * MIB + VMSTATE_ROOM_BYTES
+    packed_mib = 0 if compression == "none" else spec.mem_mib
+    beside_bytes = (packed_mib + with_secrets * SECRETS_DISK_MIB) * MIB + BESIDE_ROOM_BYTES
+    manifest = _manifest(spec, grounds, request_id, compression)
     return Plan(
         (
             *first,
-            RoomForImage(facts.ref, size_bytes),
-            GuestPaused(facts.ref),
-            ImageSealed(spec, request_id, _manifest(spec, grounds, request_id), with_secrets),
+            RoomForImage(spec, request_id, beside_bytes),
+            GuestPaused(facts.ref, drain_s),
+            ImageSealed(spec, request_id, manifest, with_secrets, compression),
             ImagePublished(facts.ref, request_id),
             *finish_sleep(grounds).steps,
         ),
@@ -53,18 +68,26 @@ def finish_sleep(grounds: Grounds) -> Plan:
 
 
 def wake(grounds: Grounds, place: Place, image: Image) -> Plan:
-    """The guest runs on from its image, which is used up before a vCPU runs."""
+    """The guest runs on from its image, which is used up before a vCPU runs.
+
+    Raises:
+        Conflict: `image_incompatible`, this machine cannot load it.
+    """
     facts = grounds.facts
+    _check_compatible(grounds, image)
     spec = spec_from_builtins(image.manifest["spec"])
     killed: list[Step] = []
     if facts.vmm is not VmmState.GONE:  # loaded by a killed attempt; its vCPUs never ran
         killed.append(VmmGone(facts.ref, grounds.settings.kill_timeout_s, name="old_vmm_gone"))
+    crypt = crypt_disk(spec, grounds.settings)
     secrets = [SecretsRestored(facts.ref, image.secrets)] if image.secrets else []
     return Plan(
         (
+            MemoryUnpacked(facts.ref),
             *killed,
             *confined(grounds, place, spec),
             *secrets,
+            *([DiskOpen(crypt)] if crypt else []),
             JailFresh(spec, image.files),
             VmmSpawned(spec, grounds.settings.kill_timeout_s),
             GuestLoaded(spec),
@@ -80,6 +103,7 @@ def finish_wake(grounds: Grounds, place: Place) -> Plan:
     return Plan(
         (
             GuestRunning(grounds.facts.ref),
+            *told(grounds),
             ImageAbsent(grounds.facts.ref),
             recorded_running(grounds, place),
         ),
@@ -87,7 +111,45 @@ def finish_wake(grounds: Grounds, place: Place) -> Plan:
     )
 
 
-def _manifest(spec: VmSpec, grounds: Grounds, request_id: str) -> dict[str, Any]:
+def _compression(grounds: Grounds) -> Compression:
+    """How the pool wants its images.
+
+    Raises:
+        Conflict: `diff_unsupported`.
+    """
+    pool = grounds.facts.pool
+    if pool is None:
+        return "none"
+    if pool.snapshot_type != "Full":
+        raise Conflict(
+            "diff_unsupported",
+            f"pool.json of {pool.tenant_id}/{pool.pool_id} has snapshot_type "
+            f'"{pool.snapshot_type}", and hostd makes Full snapshots only; the guest runs on',
+            hint='set snapshot_type to "Full" in pool.json, or leave it out',
+        )
+    return pool.snapshot_compression
+
+
+def _check_compatible(grounds: Grounds, image: Image) -> None:
+    platform = grounds.facts.platform
+    if platform is None:
+        return
+    found = incompatibilities(
+        image.manifest, platform, across_kernels=grounds.settings.wake_across_kernels
+    )
+    if found:
+        made_by = image.manifest.get("firecracker_version", "unknown")
+        raise Conflict(
+            "image_incompatible",
+            f"the sleep image of {grounds.facts.ref} cannot be loaded here: {'; '.join(found)}",
+            hint=f"wake it on what it slept on (Firecracker {made_by}, same processor and kernel), "
+            "or stop it to give its memory up; the image is untouched",
+        )
+
+
+def _manifest(
+    spec: VmSpec, grounds: Grounds, request_id: str, compression: Compression
+) -> dict[str, Any]:
     doc = grounds.facts.instance
     return {
         "spec": spec_to_builtins(spec),
@@ -95,4 +157,5 @@ def _manifest(spec: VmSpec, grounds: Grounds, request_id: str) -> dict[str, Any]
         "made_at": grounds.facts.at,
         "revision_hash": doc.fields.revision_hash if doc else None,
         "kind": "Full",
+        "compression": compression,
     }

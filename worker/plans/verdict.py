@@ -6,7 +6,7 @@ Pure.  A verdict is a closed choice; a state that forbids the request is a Confl
 from __future__ import annotations
 
 from enum import Enum
-from typing import assert_never
+from typing import Final, assert_never
 
 from enqueue.requests import (
     DestroyInstance,
@@ -20,6 +20,10 @@ from worker.errors import Conflict
 from worker.facts import InstanceFacts
 from worker.ports import ImageState, VmmState
 
+_DELTA_HINT: Final = (
+    "snapshots/delta holds only the pages that differ from another file, and no digest to tell "
+    "whether that file is still the same: hostd never loads it; stop the instance, then start it"
+)
 ALIVE = (VmmState.RUNNING, VmmState.PAUSED)
 
 
@@ -128,7 +132,9 @@ def _wake(facts: InstanceFacts) -> Verdict:
         if facts.image or facts.status != "sleeping":
             return Verdict.LOST
     raise Conflict(
-        "no_image", f"{facts.ref} is {facts.status} and has no sleep image", hint="start it instead"
+        "no_image",
+        f"{facts.ref} is {facts.status} and has no sleep image",
+        hint=_DELTA_HINT if facts.delta_exists else "start it instead",
     )
 
 

@@ -10,22 +10,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from worker.ports.agents import AgentAnswer, Agents, Heard
 from worker.ports.cgroups import Cgroups, Limits
-from worker.ports.disks import Disks, DiskSpec
-from worker.ports.firewall import Firewall, TenantRules
+from worker.ports.disks import CryptSpec, Disks, DiskSpec
+from worker.ports.firewall import Firewall, GuestRules, TenantRules
 from worker.ports.images import Image, Images, ImageState
 from worker.ports.links import Bridge, Links, Tap
+from worker.ports.platform import Platform
 from worker.ports.records import Artifacts, Records
-from worker.ports.vmm import Drive, ImageFiles, Vmm, VmmState, VmSpec
+from worker.ports.vmm import Drive, HeldVmm, ImageFiles, Vmm, VmmState, VmSpec
 
 __all__ = [
+    "AgentAnswer",
+    "Agents",
     "Artifacts",
     "Bridge",
     "Cgroups",
+    "CryptSpec",
     "DiskSpec",
     "Disks",
     "Drive",
     "Firewall",
+    "GuestRules",
+    "Heard",
+    "HeldVmm",
     "Host",
     "Image",
     "ImageFiles",
@@ -33,6 +41,7 @@ __all__ = [
     "Images",
     "Limits",
     "Links",
+    "Platform",
     "Records",
     "Tap",
     "TenantRules",
@@ -53,3 +62,4 @@ class Host:
     records: Records
     vmm: Vmm
     images: Images
+    agents: Agents

@@ -25,8 +25,21 @@ class TenantRules:
     metadata_port: int
 
 
+@dataclass(frozen=True, slots=True)
+class GuestRules:
+    """What a guest may send from its TAP: IPv4 and ARP with its own MAC and address as sender.
+
+    All else is dropped where it enters the bridge: other senders, IPv6, VLAN tags, other
+    EtherTypes.  A guest's TAP without such rules passes nothing.  `mac` is in lower case.
+    """
+
+    tap: str
+    mac: str
+    ip: str
+
+
 class Firewall(Protocol):
-    """nftables, in a table of hostd's own.
+    """nftables, in tables of hostd's own.
 
     Any call may raise Broken `nftables`; one that changes, also Transient `firewall_busy`.
     """
@@ -38,7 +51,19 @@ class Firewall(Protocol):
         """All rules of the tenant stand, replaced in one transaction."""
 
     def remove(self, tenant_net_id: int) -> None:
-        """No rule, chain or map element of the tenant is left; one transaction."""
+        """No rule, chain or element of the tenant or its guests is left; one transaction."""
 
     def tenants(self) -> frozenset[int]:
-        """Net ids of which anything is left in hostd's table."""
+        """Net ids of which anything is left in hostd's tables."""
+
+    def guest_stands(self, rules: GuestRules) -> bool:
+        """Whether the kernel holds exactly what `put_guest` would write for this TAP."""
+
+    def put_guest(self, rules: GuestRules) -> None:
+        """The guest is held to its own addresses; one transaction."""
+
+    def remove_guest(self, tap: str) -> None:
+        """Nothing about that TAP is left: it passes nothing; one transaction."""
+
+    def guests(self) -> frozenset[str]:
+        """The TAPs of which anything is left in hostd's tables."""

@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
+from worker.documents import Compression
 from worker.names import InstanceRef
 from worker.ports.vmm import ImageFiles
 
@@ -23,7 +24,10 @@ class ImageState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A published image; `manifest` is what was written when it was made."""
+    """A published image; `manifest` is what was written when it was made.
+
+    The memory is not there before `make_usable`, if it was compressed.
+    """
 
     state: ImageState
     files: ImageFiles
@@ -40,17 +44,26 @@ class Images(Protocol):
         Raises:
             Lost: `image_damaged`, there is one, but its sizes, or the bytes of its vmstate, are
                 not those of its manifest.
+            Conflict: `storage_locked`, it is encrypted, and the tenant's key is not there.
         """
 
     def anything(self, ref: InstanceRef) -> bool:
         """Whether anything that `discard` removes is there."""
 
-    def reserve(self, ref: InstanceRef, size_bytes: int) -> None:
-        """There is room for an image of that size.
+    def reserved(self, ref: InstanceRef, request_id: str, size_bytes: int) -> bool:
+        """Whether the request holds room of that size."""
+
+    def reserve(self, ref: InstanceRef, request_id: str, size_bytes: int) -> None:
+        """Room of that size is held for what the request's image has beside the snapshot's files:
+        nothing else gets it until `seal` writes there.
 
         Raises:
             Transient: `no_space`, with the bytes needed and free.
+            Conflict: `storage_not_encrypted`, the tenant has a key, and the room cannot be so.
         """
+
+    def release(self, ref: InstanceRef, request_id: str) -> None:
+        """Neither room nor a partial generation of the request is left, durably."""
 
     def complete(self, ref: InstanceRef, request_id: str) -> bool:
         """Whether the partial generation of that request is whole and durable."""
@@ -62,9 +75,15 @@ class Images(Protocol):
         files: ImageFiles,
         secrets: Path | None,
         manifest: Mapping[str, Any],
+        *,
+        compression: Compression = "none",
     ) -> None:
         """Files (moved), secrets (copied) and manifest are in the request's partial generation,
-        all of it durable."""
+        all of it durable; the memory compressed, if so wanted.
+
+        Raises:
+            Transient: `no_space`.
+        """
 
     def publish(self, ref: InstanceRef, request_id: str) -> None:
         """The request's generation is the instance's image, durably."""
@@ -72,8 +91,26 @@ class Images(Protocol):
     def sync(self, ref: InstanceRef) -> None:
         """What `find` shows is durable: the last thing before a VMM is killed."""
 
+    def usable(self, ref: InstanceRef) -> bool:
+        """Whether the image's memory lies there as a VMM maps it, checked against its digest."""
+
+    def make_usable(self, ref: InstanceRef) -> None:
+        """The image's memory is unpacked, if it was compressed, and has the digest that it had when
+        it was sealed, if one was taken.
+
+        Raises:
+            Lost: `image_damaged`, it is not what it was.
+            Transient: `no_space`.
+        """
+
     def consume(self, ref: InstanceRef) -> None:
         """The image is marked as used, durably; it can never be loaded again."""
+
+    def leftovers(self) -> frozenset[InstanceRef]:
+        """Every instance with a generation in the making, or withdrawn: on record or not."""
+
+    def tidy(self, ref: InstanceRef) -> None:
+        """No generation in the making, and none withdrawn, is left, durably; the image stays."""
 
     def discard(self, ref: InstanceRef) -> None:
         """No image and no partial generation is left, durably."""

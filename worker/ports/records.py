@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from enqueue.requests import TenantId
 from worker.documents import InstanceDoc, PoolDoc, TenantDoc
 from worker.names import InstanceRef
 
@@ -53,6 +54,9 @@ class Records(Protocol):
 
     def instances(self) -> tuple[InstanceRef, ...]:
         """Every instance with a document on this host."""
+
+    def tenants(self) -> tuple[TenantId, ...]:
+        """Every tenant with a document on this host."""
 
     def artifacts(self, tenant_id: str, pool_id: str) -> Artifacts | None:
         """The pool's current revision; None if `artifacts/current` is no symlink to a whole one."""

@@ -7,7 +7,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
+from worker.documents import RateLimiter
 from worker.names import InstanceRef
+from worker.ports.platform import Platform
 
 
 class VmmState(Enum):
@@ -30,6 +32,7 @@ class Drive:
     root: bool = False
     shared: bool = False  # used by several guests: linked or copied, never chowned
     durable: bool = False  # the guest's flushes reach the disk (cache_type Writeback)
+    limiter: RateLimiter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class VmSpec:
     tap: str
     mac: str
     guest_cid: int = 3
+    rx_limiter: RateLimiter | None = None  # what the guest receives; tx is what it sends
+    tx_limiter: RateLimiter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,22 @@ class ImageFiles:
 
     vmstate: Path
     memory: Path
+
+
+class HeldVmm(Protocol):
+    """A VMM's process, held so that its pid cannot become another's."""
+
+    pid: int
+
+    def fileno(self) -> int:
+        """A descriptor that becomes readable when the process ends."""
+
+    def exit_code(self) -> int | None:
+        """The ended process's exit code (-n: signal n), reaping it; None if nobody can know: it is
+        no child of this hostd."""
+
+    def close(self) -> None:
+        """It is held no more; the process goes on."""
 
 
 class Vmm(Protocol):
@@ -73,14 +94,32 @@ class Vmm(Protocol):
     def pid(self, ref: InstanceRef) -> int | None:
         """The verified VMM's pid in hostd's namespace; None if it is gone."""
 
-    def jail_is_fresh(self, spec: VmSpec) -> bool:
-        """Whether a whole jail stands that no VMM has used yet, or the VMM lives in it."""
+    def hold(self, ref: InstanceRef) -> HeldVmm | None:
+        """The verified VMM, for the caller to close; None if it is gone."""
+
+    def ending(self, exit_code: int | None) -> str:
+        """What an exit code says, in words."""
+
+    def jail_is_fresh(self, spec: VmSpec, image: ImageFiles | None = None) -> bool:
+        """Whether a whole jail stands that no VMM has used yet, or the VMM lives in it.
+
+        A jail for a boot is none for a wake, nor the other way round, nor one of another image.
+        """
+
+    def trim_logs(self) -> None:
+        """No VMM's log takes more than a mebibyte of the disk; its last words are kept."""
 
     def spec(self, ref: InstanceRef) -> VmSpec | None:
         """What the standing jail was built from; it stays true as long as the VMM lives."""
 
     def jail_exists(self, ref: InstanceRef) -> bool:
         """Whether anything that `remove_jail` removes is there."""
+
+    def jails(self) -> frozenset[InstanceRef]:
+        """Every instance of which a jail, or what a start wrote down, stands: on record or not."""
+
+    def mounts(self) -> frozenset[InstanceRef]:
+        """Every instance that has a mount in its jail: on record or not."""
 
     def build_jail(self, spec: VmSpec, image: ImageFiles | None) -> None:
         """A fresh jail stands, with kernel, drives and (for a wake) the image's files in it.
@@ -115,6 +154,20 @@ class Vmm(Protocol):
     def resume(self, ref: InstanceRef) -> None:
         """The vCPUs run."""
 
+    def snapshot_reserved(self, spec: VmSpec) -> bool:
+        """Whether the next snapshot's room is held."""
+
+    def reserve_snapshot(self, spec: VmSpec) -> None:
+        """The room that a snapshot of the guest needs is held for it, by the guest's own files.
+
+        Raises:
+            Transient: `no_space`, with the bytes needed and free.
+            Conflict: `storage_not_encrypted`, the tenant has a key, and the room cannot be so.
+        """
+
+    def release_snapshot(self, ref: InstanceRef) -> None:
+        """No room is held for a snapshot, and none that was not moved away is left."""
+
     def snapshot(self, spec: VmSpec) -> ImageFiles:
         """The paused guest's state and memory are in files of the right size, fsynced, that the
         VMM can no longer reach by name; an earlier snapshot's are gone.
@@ -142,3 +195,6 @@ class Vmm(Protocol):
 
     def binary_sha256(self) -> str:
         """The digest of the configured firecracker binary."""
+
+    def platform(self) -> Platform:
+        """What a guest saved here depends on, and what one woken here will find."""

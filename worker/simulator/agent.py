@@ -2,6 +2,13 @@
 
 Frames: 4 bytes of length, big-endian, then JSON of at most 262,144 bytes.  Hello first, then one
 operation a connection.
+
+The key `agent_faults` of `simulate.json` takes: `old` (port 52, and no hello), `mismatch` (of
+protocol versions), `deaf` (accepts, then says nothing), `error` (refuses every operation),
+`garbage`, `oversized`, `nested`, `foreign`, `torn` and `dribble` (its answer is no JSON, too long
+a frame, JSON beyond any depth, an answer to something else, cut off, sent byte by byte), `mute`
+(offers nothing in its hello), `no_ok` (answers in place of the VMM's OK) and `note` (no fault: what
+it is asked goes to the file `heard` in the jail's root, a line each).
 """
 
 from __future__ import annotations
@@ -14,7 +21,7 @@ from typing import Any
 from worker.simulator.faults import Faults
 from worker.simulator.guest import Guest
 
-AGENT_PORT, COUNTER_PORT = 5252, 7000
+AGENT_PORT, OLD_PORT, COUNTER_PORT = 5252, 52, 7000
 FRAME_MAX = 262_144
 PROTOCOL = 1
 CAPABILITIES = ["ping", "sleep_prep", "wake", "worker_status", "post_restore"]
@@ -24,28 +31,69 @@ def serve(
     connection: socket.socket, port: int, host_port: int, guest: Guest, faults: Faults
 ) -> None:
     """The connection is served to its end; nobody listens on a port but the two, if enabled."""
-    if not faults.agent or port not in (AGENT_PORT, COUNTER_PORT):
+    old = "old" in faults.agent_faults
+    if not faults.agent or port not in (OLD_PORT if old else AGENT_PORT, COUNTER_PORT):
         return
     guest.wait_until_running()
+    if "no_ok" in faults.agent_faults:
+        connection.sendall(b"KO" * 64)
+        return
     connection.sendall(b"OK %d\n" % host_port)
     if port == COUNTER_PORT:
         connection.sendall(b"%d\n" % guest.counter)
         return
-    hello = _receive(connection)
-    _send(connection, guest, _hello(hello))
+    if "deaf" in faults.agent_faults:
+        _await_hang_up(connection)
+        return
+    if not old:
+        hello = _hello(_receive(connection), faults)
+        _send(connection, guest, _framed(hello))
+        if "ProtocolHelloAck" not in hello:
+            return
     request = _receive(connection)
     name = request if isinstance(request, str) else next(iter(request))
+    if "note" in faults.agent_faults:
+        with open("/heard", "a") as file:
+            print(json.dumps(request), file=file)
     if name in faults.agent_silent:
-        connection.recv(1)
+        _await_hang_up(connection)
         return
-    _send(connection, guest, _answer(name, guest, faults))
+    frame = _spoilt(_framed(_answer(name, guest, faults)), faults)
+    pieces = [frame[i : i + 1] for i in range(len(frame))]
+    for piece in pieces if "dribble" in faults.agent_faults else [frame]:
+        _send(connection, guest, piece)
 
 
-def _hello(message: Any) -> Any:
+def _spoilt(frame: bytes, faults: Faults) -> bytes:
+    """The frame, or what the faults make of it."""
+    for fault in faults.agent_faults:
+        match fault:
+            case "garbage":
+                return len(b"\xffno JSON").to_bytes(4, "big") + b"\xffno JSON"
+            case "oversized":
+                return (FRAME_MAX + 1).to_bytes(4, "big") + bytes(FRAME_MAX + 1)
+            case "nested":
+                return FRAME_MAX.to_bytes(4, "big") + b"[" * FRAME_MAX
+            case "foreign":
+                return _framed({"Unheard": {"of": 1}})
+            case "torn":
+                return frame[:-3]
+            case _:
+                continue
+    return frame
+
+
+def _await_hang_up(connection: socket.socket) -> None:
+    while connection.recv(64):
+        pass
+
+
+def _hello(message: Any, faults: Faults) -> dict[str, Any]:
     body = message.get("ProtocolHello") if isinstance(message, dict) else None
     if body is None:
         return {"Error": {"message": "expected ProtocolHello"}}
-    if not body["min_supported_version"] <= PROTOCOL <= body["host_protocol_version"]:
+    understood = body["min_supported_version"] <= PROTOCOL <= body["host_protocol_version"]
+    if not understood or "mismatch" in faults.agent_faults:
         return {
             "ProtocolMismatch": {
                 "agent_protocol_version": PROTOCOL,
@@ -53,17 +101,20 @@ def _hello(message: Any) -> Any:
             }
         }
     wanted = body.get("requested_capabilities", [])
+    offered = [] if "mute" in faults.agent_faults else CAPABILITIES
     return {
         "ProtocolHelloAck": {
             "agent_protocol_version": PROTOCOL,
             "min_supported_version": PROTOCOL,
             "agent_version": "simulated",
-            "capabilities": [c for c in CAPABILITIES if c in wanted],
+            "capabilities": [c for c in offered if c in wanted],
         }
     }
 
 
 def _answer(name: str, guest: Guest, faults: Faults) -> Any:
+    if "error" in faults.agent_faults:
+        return {"Error": {"message": "simulated: \x1b[31mno\n" + 1000 * "o"}}
     match name:
         case "SleepPrep":
             time.sleep(faults.agent_drain_ms / 1000)
@@ -82,10 +133,14 @@ def _answer(name: str, guest: Guest, faults: Faults) -> Any:
             return {"Error": {"message": f"unknown request {name}"}}
 
 
-def _send(connection: socket.socket, guest: Guest, message: Any) -> None:
-    guest.wait_until_running()
+def _framed(message: Any) -> bytes:
     body = json.dumps(message).encode()
-    connection.sendall(len(body).to_bytes(4, "big") + body)
+    return len(body).to_bytes(4, "big") + body
+
+
+def _send(connection: socket.socket, guest: Guest, data: bytes) -> None:
+    guest.wait_until_running()
+    connection.sendall(data)
 
 
 def _receive(connection: socket.socket) -> Any:

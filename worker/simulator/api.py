@@ -50,8 +50,9 @@ class Api:
         """
         deprecated = False
         try:
-            key, tail = route(method, path, raw)
-            body = read_body(bodies(self.machine.faults.minor)[key], raw) if raw else None
+            minor = self.machine.faults.minor
+            key, tail = route(method, path, raw, minor=minor)
+            body = read_body(bodies(minor)[key], raw) if raw else None
             check_body(key, tail, body)
             deprecated = is_deprecated(key, body)
             return Answer(self._act(key, body), deprecated), None
@@ -92,10 +93,12 @@ class Api:
                 return machine.balloon
             case "GET balloon" if machine.state == "Not started":
                 raise ApiFault("Balloon config error: No balloon device found.")
+            case "GET balloon/hinting/status":
+                raise ApiFault(f"Balloon update error: {NO_DEVICE}")
             case _:
                 raise ApiFault(f"Internal VMM error: {NO_DEVICE}")
 
-    def _change(self, name: str, body: Any) -> None:  # noqa: C901, PLR0912 - one line a request
+    def _change(self, name: str, body: Any) -> None:  # noqa: C901, PLR0912, PLR0915 - one line each
         machine = self.machine
         match name:
             case "PUT boot-source":
@@ -122,6 +125,14 @@ class Api:
                 raise ApiFault(f"Balloon update error: {NO_DEVICE}")
             case "PATCH balloon":
                 machine.balloon = (machine.balloon or {}) | body
+            case _ if name.startswith("PATCH balloon/"):
+                raise ApiFault(f"Balloon update error: {NO_DEVICE}")
+            case "PATCH hotplug/memory":
+                raise ApiFault(f"Memory hotplug update error: {NO_DEVICE}")
+            case "PUT hotplug/memory":
+                machine.extras.put_hotplug(body)
+            case "PUT pmem":
+                machine.extras.put_pmem(body)
             case "PUT serial":
                 machine.serial_path = body.get("serial_out_path")
             case "PUT logger":

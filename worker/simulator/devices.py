@@ -100,3 +100,9 @@ def open_console(path: str | None, boot_args: str) -> int:
         return os.open(
             path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o644
         )
+
+
+def open_log(path: str) -> int:
+    """A descriptor for `Faults.serial`; -1 without one."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    return os.open(path, flags, 0o644) if path else -1

@@ -12,12 +12,15 @@ from worker.simulator.faults import FILE_NAME, Faults, read_faults
 
 def firecracker(argv: list[str]) -> NoReturn:
     """`firecracker` outside a jail; argv[0] is the launcher's path."""
-    beside = os.path.dirname(os.path.realpath(argv[0]))
-    fault_file = f"{beside}/{FILE_NAME}"
+    fault_file = _fault_file(argv[0])
     os._exit(vmm.main(argv[1:], read_faults(fault_file) or Faults(), fault_file))
 
 
 def jailer(argv: list[str]) -> NoReturn:
     """`jailer`, and then the VMM."""
-    code = jailing.main(argv[1:], vmm.main)
-    os._exit(code)
+    faults = read_faults(_fault_file(argv[0])) or Faults()
+    os._exit(jailing.main(argv[1:], vmm.main, version=faults.version))
+
+
+def _fault_file(launcher: str) -> str:
+    return f"{os.path.dirname(os.path.realpath(launcher))}/{FILE_NAME}"

@@ -2,6 +2,29 @@
 
 The file lies beside the firecracker launcher and is read before the jail closes; a file of the
 same name renamed into the jail's root, at any time, takes its place from the next request on.
+
+The key `routes` maps a request to a rule, or to a list of rules, of which the first that applies is
+taken:
+
+    {"routes": {"PUT /machine-config": {"status": 503},
+                "PUT /drives/*": {"exit": 148, "nth": 2},
+                "PUT /snapshot/create": [{"hang": true, "nth": 1}, {"close": true, "after": true}]}}
+
+A request is written as its method and path; a path that ends in `*` stands for all that begin so,
+and an exact one goes before it.  A rule has one of
+
+* `status`: the request is refused with this HTTP status; `message` is the fault's text.  The body
+  is Firecracker's: `{"fault_message"}`, with 503 `{"error"}` and a closed connection.
+* `hang`: neither this request nor any later one is ever answered; the guest runs on.
+* `close`: the connection is closed without an answer; the VMM lives.
+* `exit`: the VMM ends with this exit code, before it has answered.
+* `signal`: the VMM is killed by this signal's number; the init of a PID namespace cannot kill
+  itself, so there it exits with 128 more.
+* `delay_ms`: what would happen anyway happens, this much later.
+
+and may say when: `nth` (only the nth such request of this VMM, from 1), `after` (the request has
+had its effect, what is missing is the right answer), `answered` (only the right answer has been
+sent).  `die_on`, `hang` and `fail` are short for rules of one key.
 """
 
 from __future__ import annotations
@@ -13,6 +36,21 @@ FILE_NAME = "simulate.json"
 FORMATS = {12: 6, 13: 8, 14: 8, 15: 9, 16: 10, 17: 11}
 
 
+class Rule(NamedTuple):
+    """What happens to a request."""
+
+    status: int = 0
+    message: str = "simulated: refused"
+    hang: bool = False
+    close: bool = False
+    exit: int | None = None
+    signal: int = 0
+    delay_ms: float = 0.0
+    nth: int = 0
+    after: bool = False
+    answered: bool = False
+
+
 class Faults(NamedTuple):
     """The keys of `simulate.json`, all optional.
 
@@ -20,7 +58,7 @@ class Faults(NamedTuple):
     which the init of a pid namespace cannot send itself.
     """
 
-    version: str = "1.16.1"
+    version: str = "1.16.1"  # what is emulated: 1.12.0 and later
     exit_code: int = 150
     die_before_socket: bool = False
     die_after_socket: bool = False
@@ -29,33 +67,73 @@ class Faults(NamedTuple):
     die_on: tuple[str, ...] = ()  # routes: die before answering
     hang: tuple[str, ...] = ()  # routes: never answer, nor any later request
     fail: dict[str, str] = {}  # noqa: RUF012 - NamedTuple defaults are never written to
+    routes: dict[str, Any] = {}  # noqa: RUF012 - see above: what happens to which request
     no_space_in_snapshot: bool = False
     slow_snapshot_ms_per_mib: float = 0.0
     slow_load_ms: float = 0.0
     ignore_ctrl_alt_del: bool = False
     shutdown_ms: float = 50.0
     tick_ms: float = 10.0
+    kvm: bool = False  # the kernel runs in a KVM vCPU: see kvmguest.py
+    serial: str = ""  # what the guest writes on its serial port goes to this file, too
+    requests: str = ""  # each API request is noted in this file: method, path, body, a line of JSON
     agent: bool = False  # a guest agent listens on vsock port 5252
     agent_drain_ms: float = 0.0
     agent_drain_ok: bool = True
     agent_silent: tuple[str, ...] = ()  # operations that the agent never answers
+    agent_faults: tuple[str, ...] = ()  # what else is wrong with it: see agent.py
+
+    @property
+    def numbers(self) -> tuple[int, int, int]:
+        """The emulated version's numbers; a suffix such as `-dev` does not count."""
+        major, minor, patch = self.version.partition("-")[0].split(".")
+        return int(major), int(minor), int(patch)
 
     @property
     def minor(self) -> int:
         """The emulated version's second number."""
-        return int(self.version.split(".")[1])
+        return self.numbers[1]
 
     @property
     def snapshot_version(self) -> str:
         """The snapshot format of the emulated version (FORMATS: release notes 1.12 to 1.17)."""
         return f"{FORMATS.get(self.minor, 11)}.0.0"
 
+    @property
+    def vsock_dies_in_restore(self) -> bool:
+        """1.16.0: nothing comes through a restored vsock device (mended by #5958)."""
+        return self.numbers == (1, 16, 0)
+
+    @property
+    def vsock_dies_in_bare_resume(self) -> bool:
+        """1.16.0 and .1: the host does not get through after a pause without a snapshot (#6100)."""
+        return self.numbers in ((1, 16, 0), (1, 16, 1))
+
+    def rule(self, request: str, nth: int) -> Rule | None:
+        """What happens to the nth such request; None if nothing is told."""
+        if request in self.hang:
+            return Rule(hang=True)
+        if request in self.die_on:
+            return Rule(exit=self.exit_code)
+        if request in self.fail:
+            return Rule(status=400, message=self.fail[request])
+        starred = [key for key in self.routes if key[-1] == "*" and request.startswith(key[:-1])]
+        for key in [request, *starred]:
+            for rule in _rules(self.routes.get(key, [])):
+                if rule.nth in (0, nth):
+                    return rule
+        return None
+
+
+def _rules(told: Any) -> list[Rule]:
+    return [Rule(**rule) for rule in ([told] if isinstance(told, dict) else told)]
+
 
 def read_faults(path: str) -> Faults | None:
     """The faults in the file; None if there is none.
 
     Raises:
-        ValueError: not JSON, or a key that no fault has.
+        ValueError: not JSON, a key that no fault has, or a version that is not emulated.
     """
     try:
         with open(path, "rb") as file:
@@ -66,4 +144,12 @@ def read_faults(path: str) -> Faults | None:
     if unknown:
         raise ValueError(f"{path}: unknown keys {sorted(unknown)}")
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in keys.items()}
-    return Faults(**values)
+    faults = Faults(**values)
+    if faults.numbers < (1, 12, 0):
+        raise ValueError(f"{path}: version {faults.version} is not emulated")
+    try:
+        for rules in faults.routes.values():
+            _rules(rules)
+    except TypeError as error:
+        raise ValueError(f"{path}: routes: {error}") from error
+    return faults

@@ -13,6 +13,8 @@ import struct
 import threading
 import time
 import zlib
+from contextlib import suppress
+from typing import Any
 
 PAGE = 4096
 MIB = 1 << 20
@@ -25,12 +27,14 @@ BOOTED = b"simulated guest up\n"
 class Guest:
     """One guest; `memory` is its own (anonymous) or a private mapping of a memory file."""
 
+    greeting = BOOTED
+
     def __init__(self, memory: mmap.mmap, *, counter: int, token: bytes, tick_s: float) -> None:
         self.memory, self.counter, self.token, self.tick_s = memory, counter, token, tick_s
         self.pages = len(memory) // PAGE
         self.dirty: set[int] = set()
         self.all_touched = False
-        self.serial = -1
+        self.serial = self.log = -1
         self.running = False
         self.changed = threading.Condition()
 
@@ -70,13 +74,24 @@ class Guest:
             crc = zlib.crc32(self.memory[page * PAGE : (page + 1) * PAGE], crc)
         return crc
 
+    def dirty_pages(self) -> set[int]:
+        """The pages written since the last snapshot, or the boot, that began with none of them."""
+        return self.dirty
+
+    def forget_dirty(self) -> None:
+        """A snapshot has them."""
+        self.dirty_pages().clear()
+
+    def extra(self) -> dict[str, Any]:
+        """What the vmstate holds of this kind of guest, besides what it holds of every one."""
+        return {}
+
     def write_serial(self, text: bytes) -> None:
-        """The text is on the console, if there is one and its reader keeps up."""
-        if self.serial >= 0:
-            try:
-                os.write(self.serial, text)
-            except OSError:
-                return
+        """The text is on the console and in the log, where there is one and its reader keeps up."""
+        for target in (self.serial, self.log):
+            if target >= 0:
+                with suppress(OSError):
+                    os.write(target, text)
 
     def _run(self) -> None:
         while True:

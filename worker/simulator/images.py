@@ -32,6 +32,7 @@ def create(machine: Machine, body: dict[str, Any]) -> None:
             f"{CREATE}Cannot save the microVM state: Operation not allowed: "
             "save/restore unavailable while running"
         )
+    machine.bare_pause = False
     if machine.vsock is not None:
         machine.vsock.reset()
     save_state(
@@ -49,6 +50,7 @@ def create(machine: Machine, body: dict[str, Any]) -> None:
             "vsock": machine.vsock_config,
             "balloon": machine.balloon,
             "entropy": machine.entropy,
+            **guest.extra(),
         },
     )
     diff = body.get("snapshot_type") == "Diff"
@@ -77,9 +79,10 @@ def load(machine: Machine, body: dict[str, Any]) -> None:
     }
     if backend["backend_type"] != "File":
         raise FatalFault("Load snapshot error: simulator: no Uffd backend")
-    guest = load_guest(backend["backend_path"], state, machine.faults.tick_ms / 1000)
+    dirty = bool(body.get("track_dirty_pages") or body.get("enable_diff_snapshots"))
+    tick_s = machine.faults.tick_ms / 1000
+    guest = load_guest(backend["backend_path"], state, tick_s, tracked=dirty)
     _reopen(machine, state)
-    dirty = body.get("track_dirty_pages") or body.get("enable_diff_snapshots") or False
     guest.all_touched = not dirty
     machine.config = state["config"] | {"track_dirty_pages": dirty}
     machine.boot_source = state["boot_source"]
@@ -115,4 +118,5 @@ def _reopen(machine: Machine, state: dict[str, Any]) -> None:
         machine.vsock = Vsock(
             state["vsock"]["uds_path"], prefix=f"{BUILD}VsockUnixBackend: ", fatal=True
         )
+        machine.vsock.dead = machine.faults.vsock_dies_in_restore
         machine.vsock_config = state["vsock"]

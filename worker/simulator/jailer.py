@@ -220,14 +220,14 @@ def run(jail: Jail, vmm: Vmm) -> NoReturn:
     _become_vmm(jail, vmm, faults)
 
 
-def main(argv: list[str], vmm: Vmm) -> int:
-    """The exit code of a jailer that did not become a VMM."""
+def main(argv: list[str], vmm: Vmm, *, version: str) -> int:
+    """The exit code of a jailer, of this version, that did not become a VMM."""
     os.closerange(3, 1 << 16)
     os.environ.clear()
     try:
         jail = Jail(argv)
         if jail.version:
-            print(f"Jailer v{Faults().version}\n", flush=True)
+            print(f"Jailer v{version}\n", flush=True)
             return 0
         run(jail, vmm)
     except BadArguments as fault:

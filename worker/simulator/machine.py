@@ -7,46 +7,16 @@ import threading
 import time
 from typing import Any
 
-from worker.simulator.devices import open_console, open_drive, open_kernel, open_tap
+from worker.simulator.defaults import BALLOON, BOOT_SOURCE, DRIVE, INTERFACE, MACHINE
+from worker.simulator.devices import open_console, open_drive, open_kernel, open_log, open_tap
+from worker.simulator.extras import Extras
 from worker.simulator.faults import Faults
-from worker.simulator.guest import BOOTED, Guest
+from worker.simulator.guest import Guest
+from worker.simulator.kvmguest import KvmGuest
 from worker.simulator.vsock import Vsock
-from worker.simulator.words import ApiFault
+from worker.simulator.words import ApiFault, os_words
 
 VCPUS_MAX = 32
-MACHINE = {
-    "vcpu_count": 1,
-    "mem_size_mib": 128,
-    "smt": False,
-    "track_dirty_pages": False,
-    "huge_pages": "None",
-}
-DRIVE = {
-    "drive_id": "",
-    "partuuid": None,
-    "is_root_device": False,
-    "cache_type": "Unsafe",
-    "is_read_only": None,
-    "path_on_host": None,
-    "rate_limiter": None,
-    "io_engine": "Sync",
-    "socket": None,
-}
-INTERFACE = {
-    "iface_id": "",
-    "host_dev_name": "",
-    "guest_mac": None,
-    "rx_rate_limiter": None,
-    "tx_rate_limiter": None,
-}
-BOOT_SOURCE = {"kernel_image_path": "", "initrd_path": None, "boot_args": None}
-BALLOON = {
-    "amount_mib": 0,
-    "deflate_on_oom": False,
-    "stats_polling_interval_s": 0,
-    "free_page_hinting": False,
-    "free_page_reporting": False,
-}
 BLOCK = "Drive config error: Unable to create the virtio block device: "
 
 
@@ -57,6 +27,7 @@ class Machine:
         self.name, self.faults = name, faults
         self.state = "Not started"
         self.configured = False
+        self.bare_pause = False  # paused, and no snapshot taken since
         self.config: dict[str, Any] = dict(MACHINE)
         self.boot_source: dict[str, Any] | None = None
         self.drives: dict[str, dict[str, Any]] = {}
@@ -68,6 +39,7 @@ class Machine:
         self.entropy: dict[str, Any] | None = None
         self.serial_path: str | None = None
         self.guest: Guest | None = None
+        self.extras = Extras()
 
     def info(self) -> dict[str, Any]:
         """`GET /`."""
@@ -92,8 +64,8 @@ class Machine:
             "network-interfaces": list(self.interfaces.values()),
             "vsock": self.vsock_config,
             "entropy": self.entropy,
-            "pmem": [],
-            "memory-hotplug": None,
+            "pmem": list(self.extras.pmem.values()),
+            "memory-hotplug": self.extras.hotplug,
         }
 
     def set_machine(self, body: dict[str, Any]) -> None:
@@ -188,16 +160,33 @@ class Machine:
             raise ApiFault(
                 "Start microvm error: Cannot start microvm without kernel configuration."
             )
+        self.extras.open_all()
         args = self.boot_source["boot_args"] or ""
         console = open_console(self.serial_path, args)
-        guest = Guest.booted(self.config["mem_size_mib"], self.faults.tick_ms / 1000)
+        guest = self._new_guest(self.boot_source["kernel_image_path"], args)
         self.adopt(guest, console)
-        guest.write_serial(BOOTED)
+        guest.write_serial(guest.greeting)
         self.resume()
+
+    def _new_guest(self, kernel: str, args: str) -> Guest:
+        size = self.config["mem_size_mib"]
+        if not self.faults.kvm:
+            return Guest.booted(size, self.faults.tick_ms / 1000)
+        tracked = bool(self.config["track_dirty_pages"])
+        try:
+            return KvmGuest.loaded(kernel, args, size, tracked=tracked)
+        except ValueError as error:
+            raise ApiFault(
+                f"Start microvm error: Cannot load kernel due to invalid memory configuration or "
+                f"invalid kernel image: Kernel Loader: failed to load ELF kernel image: {error}"
+            ) from error
+        except OSError as error:
+            raise ApiFault(f"Start microvm error: Vm error: {os_words(error)}") from error
 
     def adopt(self, guest: Guest, console: int) -> None:
         """The guest is this VM's, paused."""
         self.guest, guest.serial = guest, console
+        guest.log = open_log(self.faults.serial)
         guest.start()
         if self.vsock is not None:
             self.vsock.attach(guest, self.faults)
@@ -206,10 +195,14 @@ class Machine:
     def pause(self) -> None:
         """The vCPUs stand still."""
         self._guest().pause()
+        self.bare_pause = self.bare_pause or self.state == "Running"
         self.state = "Paused"
 
     def resume(self) -> None:
         """The vCPUs run."""
+        if self.bare_pause and self.vsock is not None and self.faults.vsock_dies_in_bare_resume:
+            self.vsock.dead = True
+        self.bare_pause = False
         self._guest().resume()
         self.state = "Running"
 

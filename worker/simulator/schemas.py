@@ -32,7 +32,6 @@ BUCKET = Struct(
     "TokenBucketConfig", "size refill_time", size=U64, one_time_burst=U64, refill_time=U64
 )
 LIMITER = Struct("RateLimiterConfig", "", bandwidth=BUCKET, ops=BUCKET)
-PAGES = OneOf("None", "Transparent", "2M")
 TEMPLATE = OneOf("C3", "T2", "T2S", "None", "T2CL", "T2A")
 BACKEND = Struct(
     "MemBackendConfig",
@@ -43,14 +42,18 @@ BACKEND = Struct(
 NET_OVERRIDE = Struct(
     "NetworkOverride", "iface_id host_dev_name", iface_id=TEXT, host_dev_name=TEXT
 )
-MACHINE: dict[str, Kind] = {
-    "vcpu_count": U8,
-    "mem_size_mib": SIZE,
-    "smt": YES_NO,
-    "cpu_template": TEMPLATE,
-    "track_dirty_pages": YES_NO,
-    "huge_pages": PAGES,
-}
+
+
+def _machine(minor: int) -> dict[str, Kind]:
+    pages = ("None", "Transparent", "2M") if minor >= 17 else ("None", "2M")
+    return {
+        "vcpu_count": U8,
+        "mem_size_mib": SIZE,
+        "smt": YES_NO,
+        "cpu_template": TEMPLATE,
+        "track_dirty_pages": YES_NO,
+        "huge_pages": OneOf(*pages),
+    }
 
 
 def _load(minor: int) -> Struct:
@@ -90,6 +93,7 @@ def _interface(minor: int) -> Struct:
 def bodies(minor: int) -> dict[str, Kind]:
     """The form of each request's body, by method and first path token, for version 1.`minor`."""
     newer: dict[str, Any] = {"emit_id": YES_NO, "properties": ANY} if minor >= 17 else {}
+    limited: dict[str, Kind] = {"rate_limiter": BUCKET} if minor >= 16 else {}
     return {
         "PUT actions": Struct(
             "ActionBody",
@@ -103,8 +107,8 @@ def bodies(minor: int) -> dict[str, Kind]:
             initrd_path=TEXT,
             boot_args=TEXT,
         ),
-        "PUT machine-config": Struct("MachineConfig", "vcpu_count mem_size_mib", **MACHINE),
-        "PATCH machine-config": Struct("MachineConfigUpdate", "", **MACHINE),
+        "PUT machine-config": Struct("MachineConfig", "vcpu_count mem_size_mib", **_machine(minor)),
+        "PATCH machine-config": Struct("MachineConfigUpdate", "", **_machine(minor)),
         "PUT drives": Struct(
             "BlockDeviceConfig",
             "drive_id is_root_device",
@@ -147,6 +151,31 @@ def bodies(minor: int) -> dict[str, Kind]:
             free_page_reporting=YES_NO,
         ),
         "PATCH balloon": Struct("BalloonUpdateConfig", "amount_mib", amount_mib=U32),
+        "PATCH balloon/statistics": Struct(
+            "BalloonUpdateStatsConfig", "stats_polling_interval_s", stats_polling_interval_s=U16
+        ),
+        "PATCH balloon/hinting/start": Struct("StartHintingCmd", "", acknowledge_on_stop=YES_NO),
+        "PATCH balloon/hinting/stop": ANY,
+        "PUT pmem": Struct(
+            "PmemConfig",
+            "id path_on_host",
+            id=TEXT,
+            path_on_host=TEXT,
+            root_device=YES_NO,
+            read_only=YES_NO,
+            rate_limiter=LIMITER,
+        ),
+        "PATCH pmem": Struct("PmemDeviceUpdateConfig", "id", id=TEXT, rate_limiter=LIMITER),
+        "PUT hotplug/memory": Struct(
+            "MemoryHotplugConfig",
+            "total_size_mib",
+            total_size_mib=SIZE,
+            block_size_mib=SIZE,
+            slot_size_mib=SIZE,
+        ),
+        "PATCH hotplug/memory": Struct(
+            "MemoryHotplugSizeUpdate", "requested_size_mib", requested_size_mib=SIZE
+        ),
         "PUT logger": Struct(
             "LoggerConfig",
             "",
@@ -157,7 +186,7 @@ def bodies(minor: int) -> dict[str, Kind]:
             module=TEXT,
         ),
         "PUT metrics": Struct("MetricsConfig", "metrics_path", metrics_path=PATH, **newer),
-        "PUT serial": Struct("SerialConfig", "", serial_out_path=PATH, rate_limiter=BUCKET),
+        "PUT serial": Struct("SerialConfig", "", serial_out_path=PATH, **limited),
         "PUT cpu-config": Struct(
             "CustomCpuTemplate", "", kvm_capabilities=ANY, cpuid_modifiers=ANY, msr_modifiers=ANY
         ),

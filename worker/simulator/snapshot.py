@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import json
-import mmap
 import os
 import time
 import zlib
@@ -17,6 +16,8 @@ from typing import Any
 
 from worker.simulator.faults import Faults
 from worker.simulator.guest import MIB, PAGE, Guest
+from worker.simulator.kvm import private
+from worker.simulator.kvmguest import KvmGuest
 from worker.simulator.words import ApiFault, FatalFault, refused
 
 MAGIC = b"HSIMSTAT"
@@ -100,7 +101,7 @@ def save_memory(path: str, guest: Guest, *, diff: bool, tracked: bool, faults: F
     finally:
         os.close(file)
     if tracked:
-        guest.dirty.clear()
+        guest.forget_dirty()
     elif not diff:
         guest.all_touched = True
 
@@ -109,7 +110,7 @@ def _dump(file: int, guest: Guest, *, diff: bool, delay_s: float) -> None:
     whole = memoryview(guest.memory)
     try:
         if diff:
-            for page in sorted(guest.dirty):
+            for page in sorted(guest.dirty_pages()):
                 _write_at(file, whole[page * PAGE : (page + 1) * PAGE], page * PAGE)
             return
         for at in range(0, len(whole), MIB):
@@ -133,7 +134,7 @@ def _write_at(file: int, data: bytes | memoryview, at: int) -> None:
         view, at = view[done:], at + done
 
 
-def load_guest(path: str, state: dict[str, Any], tick_s: float) -> Guest:
+def load_guest(path: str, state: dict[str, Any], tick_s: float, *, tracked: bool) -> Guest:
     """The guest of the state, in a private mapping of its memory file.
 
     Raises:
@@ -148,12 +149,16 @@ def load_guest(path: str, state: dict[str, Any], tick_s: float) -> Guest:
                     f"{MEMORY}Failed to restore guest memory: Total sum of memory "
                     "regions exceeds largest possible file offset"
                 )
-            memory = mmap.mmap(file, size, access=mmap.ACCESS_COPY)
+            memory = private(file, size)
         finally:
             os.close(file)
-    guest = Guest(
-        memory, counter=state["counter"], token=bytes.fromhex(state["token"]), tick_s=tick_s
-    )
+    guest: Guest
+    if "kvm" in state:
+        with refused(f"{LOAD}Failed to build microVM from snapshot: Vm error", fatal=True):
+            guest = KvmGuest.restored(memory, state, tracked=tracked)
+    else:
+        token = bytes.fromhex(state["token"])
+        guest = Guest(memory, counter=state["counter"], token=token, tick_s=tick_s)
     if guest.digest() != state["digest"]:
         # The real VMM does not notice; its guest crashes, or worse, later.
         raise FatalFault(

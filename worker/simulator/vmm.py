@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
 import socket
 import sys
+import time
 from types import FrameType
 from typing import NoReturn
 
 from worker.simulator import kernel
-from worker.simulator.api import Api
+from worker.simulator.api import Answer, Api
 from worker.simulator.arguments import BadArguments, instance_id_fault, parsed
-from worker.simulator.faults import FILE_NAME, Faults, read_faults
+from worker.simulator.faults import FILE_NAME, Faults, Rule, read_faults
 from worker.simulator.http import Connection, Request, Server, as_json
 from worker.simulator.journal import Journal
 from worker.simulator.machine import Machine
 from worker.simulator.metadata import TooLarge
+from worker.simulator.options import FLAGS, SINGLE
 from worker.simulator.schemas import LEVELS
 from worker.simulator.snapshot import read_state
 from worker.simulator.words import ApiFault, FatalFault, os_words
@@ -25,36 +28,6 @@ from worker.simulator.words import ApiFault, FatalFault, os_words
 OK, GENERIC, BAD_CONFIGURATION, BAD_ARGUMENTS = 0, 1, 152, 153
 # Not SIGBUS, SIGSEGV, SIGILL: a handler in Python returns to the faulting instruction, for ever.
 DEADLY = {signal.SIGXFSZ: 151, signal.SIGXCPU: 154, signal.SIGHUP: 156}
-FLAGS = frozenset(
-    {
-        "no-seccomp",
-        "no-api",
-        "show-level",
-        "show-log-origin",
-        "boot-timer",
-        "version",
-        "snapshot-version",
-        "enable-pci",
-        "help",
-    }
-)
-SINGLE = {
-    "api-sock": "/run/firecracker.socket",
-    "id": "anonymous-instance",
-    "seccomp-filter": None,
-    "start-time-us": None,
-    "start-time-cpu-us": None,
-    "parent-cpu-time-us": None,
-    "config-file": None,
-    "metadata": None,
-    "log-path": None,
-    "level": None,
-    "module": None,
-    "metrics-path": None,
-    "describe-snapshot": None,
-    "http-api-max-payload-size": "51200",
-    "mmds-size-limit": None,
-}
 
 
 class Vmm:
@@ -67,6 +40,7 @@ class Vmm:
         self.first_faults, self.fault_file = faults, fault_file
         self.machine = Machine(found["id"][0], faults)
         self.api = Api(self.machine, journal)
+        self.calls: dict[str, int] = {}
 
     def run(self) -> int:
         """The exit code, when the guest or an error ends it.
@@ -117,22 +91,34 @@ class Vmm:
         self.journal.write(
             f'The API server received a {verb} request on "{request.path}".', thread="fc_api"
         )
-        if name in faults.hang:
-            select.select([], [], [])
-        if name in faults.die_on:
-            raise SystemExit(faults.exit_code)
-        if name in faults.fail:
-            connection.send(400, as_json({"fault_message": faults.fail[name]}))
+        if faults.requests:
+            self._note(faults.requests, request)
+        self.calls[name] = nth = self.calls.get(name, 0) + 1
+        rule = faults.rule(name, nth)
+        if rule is not None and not (rule.after or rule.answered) and _spoils(rule, connection):
             return None
         answer, fault = self.api.answer(*request)
+        if rule is not None and rule.after and _spoils(rule, connection):
+            return None
+        code = self._reply(connection, answer, fault)
+        if rule is not None and rule.answered:
+            _spoils(rule, connection)
+        if faults.die_after_snapshot and name == "PUT /snapshot/create" and fault is None:
+            raise SystemExit(faults.exit_code)
+        return code
+
+    def _note(self, path: str, request: Request) -> None:
+        body = json.loads(request.body) if request.body else None
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps([request.method, request.path, body]) + "\n")
+
+    def _reply(self, connection: Connection, answer: Answer, fault: ApiFault | None) -> int | None:
         if fault is not None:
             return self._refuse(connection, fault, deprecated=answer.deprecated)
         if answer.payload is None:
             connection.send(204, deprecated=answer.deprecated)
         else:
             connection.send(200, as_json(answer.payload))
-        if faults.die_after_snapshot and name == "PUT /snapshot/create":
-            raise SystemExit(faults.exit_code)
         return None
 
     def _refuse(self, connection: Connection, fault: ApiFault, *, deprecated: bool) -> int | None:
@@ -147,6 +133,26 @@ class Vmm:
             )
             return GENERIC
         return None
+
+
+def _spoils(rule: Rule, connection: Connection) -> bool:
+    """Whether the request is done with, and nothing more is to be answered."""
+    time.sleep(rule.delay_ms / 1000)
+    if rule.hang:
+        select.select([], [], [])
+    if rule.exit is not None:
+        raise SystemExit(rule.exit)
+    if rule.signal:
+        signal.signal(rule.signal, signal.SIG_DFL)
+        os.kill(os.getpid(), rule.signal)
+        raise SystemExit(128 + rule.signal)
+    if rule.status:
+        busy = rule.status == 503
+        body = {"error" if busy else "fault_message": rule.message}
+        connection.send(rule.status, as_json(body))
+    if rule.close or rule.status == 503:
+        connection.client.shutdown(socket.SHUT_RDWR)
+    return bool(rule.close or rule.status)
 
 
 def _take_signals() -> None:

@@ -21,7 +21,7 @@ class Vsock:
     """One listening socket, bound at once; nothing is accepted until `attach` and while paused."""
 
     def __init__(self, path: str, *, prefix: str, fatal: bool = False) -> None:
-        self.path = path
+        self.path, self.dead = path, False  # dead: accepts, and then nothing comes through
         self.open: set[socket.socket] = set()
         self.lock = threading.Lock()
         self.next_port = FIRST_HOST_PORT
@@ -71,7 +71,10 @@ class Vsock:
                 host_port = self.next_port
             try:
                 port = _requested_port(connection)
-                if port is not None:
+                if port is not None and self.dead:
+                    while connection.recv(64):
+                        continue
+                elif port is not None:
                     serve(connection, port, host_port, guest, faults)
             except (OSError, ValueError):
                 return  # the host hung up, or sent what no agent understands

@@ -5,7 +5,42 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from worker.names import InstanceRef
-from worker.ports import Host, ImageFiles, Limits, VmSpec
+from worker.ports import GuestRules, Host, ImageFiles, Limits, VmSpec
+
+
+@dataclass(frozen=True, slots=True)
+class SpoofingBarred:
+    """What the instance's TAP may send is what `rules` says, with its own MAC and address."""
+
+    rules: GuestRules
+    name: str = "spoofing_barred"
+
+    def done(self, host: Host) -> bool:
+        return host.firewall.guest_stands(self.rules)
+
+    def apply(self, host: Host) -> None:
+        host.firewall.put_guest(self.rules)
+
+    def undo(self, host: Host) -> None:
+        if host.links.tap(self.rules.tap) is None:  # a guest that runs on would be cut off
+            host.firewall.remove_guest(self.rules.tap)
+
+
+@dataclass(frozen=True, slots=True)
+class GuestRulesAbsent:
+    """No rule about the TAP is left: one of that name would pass nothing."""
+
+    tap: str
+    name: str = "guest_rules_absent"
+
+    def done(self, host: Host) -> bool:
+        return self.tap not in host.firewall.guests()
+
+    def apply(self, host: Host) -> None:
+        host.firewall.remove_guest(self.tap)
+
+    def undo(self, host: Host) -> None:
+        pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +131,14 @@ class CgroupAbsent:
 
 @dataclass(frozen=True, slots=True)
 class JailFresh:
-    """A whole jail stands that no VMM has used yet, or the VMM lives in it."""
+    """A whole jail of just these files stands that no VMM has used yet, or the VMM lives in it."""
 
     spec: VmSpec
     image: ImageFiles | None = None
     name: str = "jail_fresh"
 
     def done(self, host: Host) -> bool:
-        return host.vmm.jail_is_fresh(self.spec)
+        return host.vmm.jail_is_fresh(self.spec, self.image)
 
     def apply(self, host: Host) -> None:
         host.vmm.build_jail(self.spec, self.image)

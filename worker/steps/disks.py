@@ -5,31 +5,89 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from worker.errors import Conflict
-from worker.names import InstanceRef
-from worker.ports import DiskSpec, Host
+from worker.names import InstanceRef, mapper_name
+from worker.ports import CryptSpec, DiskSpec, Host
 
 
 @dataclass(frozen=True, slots=True)
 class DataDiskPresent:
-    """The instance's data disk is a whole ext4 image.  Made once, never undone, never remade."""
+    """The instance's data disk is whole: an ext4 image or, with `crypt`, a LUKS2 container.
+
+    Made once, never undone, never remade; never taken for the other kind.
+    """
 
     spec: DiskSpec
+    crypt: CryptSpec | None = None
     name: str = "data_disk_present"
 
     def done(self, host: Host) -> bool:
-        return host.disks.label(self.spec.path) == self.spec.label
+        look = host.disks.label if self.crypt is None else host.disks.crypt_label
+        return look(self.spec.path) == self.spec.label
 
     def apply(self, host: Host) -> None:
         if host.disks.exists(self.spec.path):
+            self._refuse(host)
+        if self.crypt is None:
+            host.disks.make(self.spec)
+        else:
+            host.disks.make_crypt(self.crypt, size_mib=self.spec.size_mib, label=self.spec.label)
+
+    def undo(self, host: Host) -> None:
+        pass
+
+    def _refuse(self, host: Host) -> NoReturn:
+        path, label = self.spec.path, self.spec.label
+        if self.crypt is None and host.disks.crypt_label(path) is not None:
             raise Conflict(
-                "foreign_disk",
-                f"{self.spec.path} is there, but is no ext4 image labelled {self.spec.label}",
-                hint="hostd never overwrites a data disk: repair it or move it away",
+                "no_key",
+                f"{path} is encrypted, but the tenant has no key",
+                hint="put the tenant's key back; without it nobody can read the disk",
             )
-        host.disks.make(self.spec)
+        if self.crypt is not None and host.disks.label(path) is not None:
+            raise Conflict(
+                "plain_disk",
+                f"{path} is not encrypted, but the tenant has a key now",
+                hint="hostd encrypts no disk that has data: move it away, or take the key away",
+            )
+        raise Conflict(
+            "foreign_disk",
+            f"{path} is there, but is no data disk labelled {label}",
+            hint="hostd never overwrites a data disk: repair it or move it away",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DiskOpen:
+    """The instance's encrypted disk is open as its own device."""
+
+    spec: CryptSpec
+    name: str = "disk_open"
+
+    def done(self, host: Host) -> bool:
+        return host.disks.crypt_open(self.spec)
+
+    def apply(self, host: Host) -> None:
+        host.disks.open_crypt(self.spec)
+
+    def undo(self, host: Host) -> None:
+        host.disks.close_crypt(self.spec.mapper)
+
+
+@dataclass(frozen=True, slots=True)
+class DiskClosed:
+    """No device shows the instance's encrypted disk in the clear, whether or not it has one."""
+
+    ref: InstanceRef
+    name: str = "disk_closed"
+
+    def done(self, host: Host) -> bool:
+        return not host.disks.mapped(mapper_name(self.ref))
+
+    def apply(self, host: Host) -> None:
+        host.disks.close_crypt(mapper_name(self.ref))
 
     def undo(self, host: Host) -> None:
         pass
@@ -90,7 +148,10 @@ class SecretsAbsent:
 
 @dataclass(frozen=True, slots=True)
 class VolumesWiped:
-    """Every volume of the instance was discarded, then removed."""
+    """Every volume of the instance was discarded, a container's keyslots first, then removed.
+
+    A receipt of what the last attempt met is in the result.
+    """
 
     volumes: Path
     name: str = "volumes_wiped"

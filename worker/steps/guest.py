@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Final
 
 from worker.errors import HostdError
 from worker.names import InstanceRef
 from worker.ports import Host, VmmState, VmSpec
+from worker.steps.agent import drained, facts_of
 from worker.steps.base import IrrevocableError
 
 log = logging.getLogger("hostd")
 
 HAS_GUEST = (VmmState.RUNNING, VmmState.PAUSED)
+# Of the grace: what its agent leaves of it is the guest's for shutting down.
+DRAIN_SHARE: Final = 2 / 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,25 +91,34 @@ class GuestRunning:
 
 @dataclass(frozen=True, slots=True)
 class GuestPaused:
-    """The guest's vCPUs stand still.  Undone by letting them run."""
+    """The guest's vCPUs stand still, its agent having been asked to drain.
+
+    A drain leaves nothing to look at, so it belongs to the step that pauses; `drain_s` bounds it,
+    None skips it.  Undone by letting the guest run and telling its agent.
+    """
 
     ref: InstanceRef
+    drain_s: float | None
     name: str = "guest_paused"
 
     def done(self, host: Host) -> bool:
         return host.vmm.state(self.ref) is VmmState.PAUSED
 
-    def apply(self, host: Host) -> None:
+    def apply(self, host: Host) -> Mapping[str, Any]:
+        drain = drained(self.ref, host, self.drain_s)
         host.vmm.pause(self.ref)
+        return {"drain": drain}
 
     def undo(self, host: Host) -> None:
         if host.vmm.state(self.ref) is VmmState.PAUSED:
             host.vmm.resume(self.ref)
+        host.agents.woken(self.ref)
 
 
 @dataclass(frozen=True, slots=True)
 class VmmGone:
-    """No process of the instance is left; with `grace_s`, the guest was asked first.
+    """No process of the instance is left; with `grace_s`, a guest that runs was asked first, its
+    agent too where there may be one.
 
     `final` says that the guest's memory is gone with it: nothing before can be taken back.
     """
@@ -112,6 +126,7 @@ class VmmGone:
     ref: InstanceRef
     kill_timeout_s: float
     grace_s: float = 0.0
+    agent: bool = True
     final: bool = False
     name: str = "vmm_gone"
 
@@ -119,25 +134,32 @@ class VmmGone:
         # By its pid, not by its API: a VMM that hangs is there all the same.
         return host.vmm.pid(self.ref) is None and not host.cgroups.pids(self.ref.instance_id)
 
-    def apply(self, host: Host) -> None:
-        if self.grace_s:
-            _ask(self.ref, host, self.grace_s)
+    def apply(self, host: Host) -> Mapping[str, Any] | None:
+        stop = self._asked(host) if self.grace_s else None
         if self.final:
             host.images.sync(self.ref)  # a killed attempt may have renamed but not synced
         _kill(self.ref, host, self.kill_timeout_s)
+        return None if stop is None else {"stop": stop}
 
     def undo(self, host: Host) -> None:
         if self.final:
             raise IrrevocableError
 
-
-def _ask(ref: InstanceRef, host: Host, grace_s: float) -> None:
-    """A guest that runs is asked to shut down; one that cannot be asked is not."""
-    try:
-        if host.vmm.state(ref) is VmmState.RUNNING:
-            host.vmm.ask_to_stop(ref, timeout_s=grace_s)
-    except HostdError as error:
-        log.warning("%s cannot be asked to shut down: %s", ref, error)
+    def _asked(self, host: Host) -> dict[str, Any]:
+        """A guest that runs was asked to shut down, its agent first; another was not."""
+        said, left_s = {}, self.grace_s
+        try:
+            if host.vmm.state(self.ref) is not VmmState.RUNNING:
+                return {"asked": False, "ended_by": "kill"}
+            if self.agent:
+                answer = host.agents.drain(self.ref, timeout_s=self.grace_s * DRAIN_SHARE)
+                left_s = max(0.0, self.grace_s - answer.took_ms / 1000)
+                said = {"drain": facts_of(answer)}
+            gone = host.vmm.ask_to_stop(self.ref, timeout_s=left_s)
+        except HostdError as error:
+            log.warning("%s cannot be asked to shut down: %s", self.ref, error)
+            return {"asked": False, "ended_by": "kill"}
+        return {"asked": True, **said, "ended_by": "guest" if gone else "kill"}
 
 
 def _kill(ref: InstanceRef, host: Host, timeout_s: float) -> None:

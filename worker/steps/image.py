@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from worker.documents import Compression
 from worker.errors import HostdError
 from worker.names import InstanceRef
-from worker.ports import Host, ImageState, VmmState, VmSpec
+from worker.ports import Drive, Host, ImageState, VmmState, VmSpec
 from worker.steps.base import IrrevocableError
 
 
 @dataclass(frozen=True, slots=True)
 class RoomForImage:
-    """The disk has room for the image.  Looked at, never made."""
+    """Room is held for the image: for the snapshot, and `beside_bytes` for the rest of it."""
 
-    ref: InstanceRef
-    size_bytes: int
+    spec: VmSpec
+    request_id: str
+    beside_bytes: int
     name: str = "room_for_image"
 
     def done(self, host: Host) -> bool:
-        host.images.reserve(self.ref, self.size_bytes)
-        return True
+        beside = host.images.reserved(self.spec.ref, self.request_id, self.beside_bytes)
+        return beside and host.vmm.snapshot_reserved(self.spec)
 
     def apply(self, host: Host) -> None:
-        pass
+        host.vmm.reserve_snapshot(self.spec)
+        host.images.reserve(self.spec.ref, self.request_id, self.beside_bytes)
 
     def undo(self, host: Host) -> None:
-        pass
+        try:
+            host.vmm.release_snapshot(self.spec.ref)
+        finally:
+            host.images.release(self.spec.ref, self.request_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,7 @@ class ImageSealed:
     request_id: str
     manifest: Mapping[str, Any]
     with_secrets: bool
+    compression: Compression = "none"
     name: str = "image_sealed"
 
     def done(self, host: Host) -> bool:
@@ -49,12 +57,15 @@ class ImageSealed:
         files = host.vmm.snapshot(self.spec)
         size_bytes = files.vmstate.stat().st_size + files.memory.stat().st_size
         secrets = host.disks.secrets_path(self.spec.ref.instance_id) if self.with_secrets else None
-        identity = {
-            "firecracker_version": host.vmm.version(),
-            "firecracker_sha256": host.vmm.binary_sha256(),
+        manifest = {
+            **self.manifest,
+            **asdict(host.vmm.platform()),
+            "drives": [_described(drive) for drive in self.spec.drives],
+            "nics": [{"host_dev_name": self.spec.tap, "guest_mac": self.spec.mac}],
         }
-        manifest = {**self.manifest, **identity}
-        host.images.seal(self.spec.ref, self.request_id, files, secrets, manifest)
+        host.images.seal(
+            self.spec.ref, self.request_id, files, secrets, manifest, compression=self.compression
+        )
         return {"image_bytes": size_bytes}
 
     def undo(self, host: Host) -> None:
@@ -84,6 +95,26 @@ class ImagePublished:
             host.images.discard(self.ref)
         except (HostdError, OSError) as error:
             raise IrrevocableError from error
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUnpacked:
+    """The image's memory lies there as a VMM maps it, and has its digest, if one was taken.
+
+    Undone never: it goes with the image.
+    """
+
+    ref: InstanceRef
+    name: str = "memory_unpacked"
+
+    def done(self, host: Host) -> bool:
+        return host.images.usable(self.ref)
+
+    def apply(self, host: Host) -> None:
+        host.images.make_usable(self.ref)
+
+    def undo(self, host: Host) -> None:
+        pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,3 +152,16 @@ class ImageAbsent:
 
     def undo(self, host: Host) -> None:
         pass
+
+
+def _described(drive: Drive) -> dict[str, Any]:
+    """A drive for the manifest: what the guest had mounted, and from where."""
+    with drive.source.open("rb") as disk:
+        size_bytes = disk.seek(0, os.SEEK_END)  # a block device has no size of its own in stat(2)
+    return {
+        "drive_id": drive.id,
+        "path_on_host": f"/{drive.id}",
+        "source": str(drive.source),
+        "size_bytes": size_bytes,
+        "read_only": drive.read_only,
+    }

@@ -1,7 +1,7 @@
 """Firecracker under its jailer: the port `Vmm`.
 
-Nothing is remembered between calls: each finds the VMM anew by its record, or, where hostd died
-between start and record, by the jail's pid file and the control group, and holds its pidfd.
+No VMM is remembered between calls: each finds it anew by its record, or, where hostd died between
+start and record, by the jail's pid file and the control group, and holds its pidfd.
 """
 
 from __future__ import annotations
@@ -15,21 +15,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from worker.errors import Broken, HostdError, Transient
-from worker.host import processes
-from worker.host.firecracker import guest, jailer, record
+from worker.host import machine, processes
+from worker.host.firecracker import clock, guest, jailer, logs, marks, record
 from worker.host.firecracker.api import Api, warm
-from worker.host.firecracker.binary import Binary
+from worker.host.firecracker.binary import Binary, Programs
 from worker.host.firecracker.finding import Finder
-from worker.host.firecracker.jail import Jail, remove
+from worker.host.firecracker.jail import Jail, remove, stands
 from worker.host.firecracker.placing import disk_errors, files_of, log_of
+from worker.host.firecracker.places import instance_directories, mounts_in_jails
 from worker.host.firecracker.starting import Start, exited
+from worker.host.firecracker.taking import Taking
+from worker.host.fscrypt import Cabinet
 from worker.host.processes import Process
+from worker.host.processor import processor
 from worker.names import InstanceRef, Layout
-from worker.ports import ImageFiles, VmmState, VmSpec
+from worker.ports import ImageFiles, Platform, VmmState, VmSpec
 
 
 class Firecracker:
-    """`firecracker` and `jailer` are the operator's programs.
+    """`firecracker` and `jailer` are the operator's programs, with the digests that they must have.
 
     `api_timeout_s` bounds a call of the API (Firecracker itself allows 0.7 s; snapshots get more),
     `spawn_timeout_s` the way from the jailer's start to an API that answers.
@@ -41,14 +45,18 @@ class Firecracker:
         *,
         firecracker: Path,
         jailer: Path,
+        firecracker_sha256: str = "",
+        jailer_sha256: str = "",
         api_timeout_s: float = 5.0,
         spawn_timeout_s: float = 10.0,
     ) -> None:
         self._layout = layout
-        self._firecracker = Binary(firecracker, "firecracker")
-        self._jailer = Binary(jailer, "jailer")
+        self._firecracker = Binary(firecracker, "firecracker", firecracker_sha256)
+        self._jailer = Binary(jailer, "jailer", jailer_sha256)
+        self._programs = Programs(self._firecracker, self._jailer)
         self._spawn_timeout_s = spawn_timeout_s
         self._finder = Finder(layout, api_timeout_s=api_timeout_s, settle_s=spawn_timeout_s)
+        self._clocks = clock.Clocks()
 
     def warm(self) -> None:
         """The first start need not wait for imports; for a worker that is up and idle."""
@@ -85,21 +93,29 @@ class Firecracker:
         """
         return self._finder.hold(ref)
 
+    def ending(self, exit_code: int | None) -> str:
+        """See `Vmm.ending`."""
+        return jailer.meaning(exit_code)
+
     def vsock(self, ref: InstanceRef) -> Path:
         """Where the guest's vsock device listens; too long a path to connect to as it is."""
         return self._jail(ref).root / guest.VSOCK
 
     def log_tail(self, ref: InstanceRef) -> str:
         """The last 2 KiB of what the jailer and the VMM said."""
-        return jailer.log_tail(self._layout.runtime(ref))
+        return logs.tail(self._layout.runtime(ref))
+
+    def trim_logs(self) -> None:
+        """See `Vmm.trim_logs`."""
+        logs.trim_all(self._layout.state)
 
     # -------------------------------------------------------------- the jail
 
-    def jail_is_fresh(self, spec: VmSpec) -> bool:
+    def jail_is_fresh(self, spec: VmSpec, image: ImageFiles | None = None) -> bool:
         """See `Vmm.jail_is_fresh`."""
         if self.pid(spec.ref) is not None:
             return True
-        files = (*files_of(spec), log_of(self._layout.runtime(spec.ref)))
+        files = (*files_of(spec, image), log_of(self._layout.runtime(spec.ref)))
         return self._new_jail(spec.ref).holds(files, spec)
 
     def spec(self, ref: InstanceRef) -> VmSpec | None:
@@ -111,6 +127,14 @@ class Firecracker:
         """See `Vmm.jail_exists`."""
         layout = self._layout
         return any(os.path.lexists(path) for path in (layout.jail_base(ref), layout.runtime(ref)))
+
+    def jails(self) -> frozenset[InstanceRef]:
+        """See `Vmm.jails`.  A directory without anything of a jail's in it is none."""
+        return frozenset(ref for ref in instance_directories(self._layout) if self._has_traces(ref))
+
+    def mounts(self) -> frozenset[InstanceRef]:
+        """See `Vmm.mounts`."""
+        return mounts_in_jails(self._layout)
 
     def build_jail(self, spec: VmSpec, image: ImageFiles | None) -> None:
         """See `Vmm.build_jail`."""
@@ -137,7 +161,7 @@ class Firecracker:
         runtime = self._layout.runtime(spec.ref)
         deadline = time.monotonic() + self._spawn_timeout_s
         jail = self._new_jail(spec.ref)
-        program, jail_program = self._firecracker.path(), self._jailer.path()
+        program, jail_program = self._programs.checked()
         with disk_errors():
             argv = jailer.command(spec, jail, jailer=jail_program, firecracker=program)
         intent = record.Started(boot_id=processes.boot_id(), join_files=tuple(map(str, join_files)))
@@ -193,31 +217,60 @@ class Firecracker:
 
     def pause(self, ref: InstanceRef) -> None:
         """See `Vmm.pause`."""
+        marks.before_pause(self._layout.runtime(ref))
         with self._conversation(ref) as api:
             guest.pause(api)
 
     def resume(self, ref: InstanceRef) -> None:
         """See `Vmm.resume`."""
+        marks.before_resume(self._layout.runtime(ref))
         with self._conversation(ref) as api:
             guest.resume(api)
+
+    def snapshot_reserved(self, spec: VmSpec) -> bool:
+        """See `Vmm.snapshot_reserved`."""
+        return self._taking(spec).held(spec.mem_mib << 20)
+
+    def reserve_snapshot(self, spec: VmSpec) -> None:
+        """See `Vmm.reserve_snapshot`."""
+        self._taking(spec).hold(spec.mem_mib << 20)
+
+    def release_snapshot(self, ref: InstanceRef) -> None:
+        """See `Vmm.release_snapshot`."""
+        Taking(self._jail(ref), 0).release()
 
     def snapshot(self, spec: VmSpec) -> ImageFiles:
         """See `Vmm.snapshot`; a refusal on a full disk is Transient `no_space`."""
         jail = self._jail(spec.ref)
         try:
             with self._conversation(spec.ref) as api, disk_errors():
-                return guest.snapshot(api, spec, jail)
+                files = guest.snapshot(api, spec, self._taking(spec))
         except Broken as error:
             if error.code != "broken/vmm_refused" or not guest.disk_full(jail):
                 raise
             raise Transient("no_space", error.message, path=str(jail.home)) from error
+        marks.after_snapshot(self._layout.runtime(spec.ref))
+        return files
 
     def load(self, spec: VmSpec) -> None:
         """See `Vmm.load`; after a refusal Firecracker ends by itself."""
-        with self._conversation(spec.ref) as api:
-            guest.load(api, spec)
+        runtime = self._layout.runtime(spec.ref)
+        marks.put(runtime, marks.RESTORED)
+        with (
+            self._clocks.choice(spec.ref, record.version_of(runtime)) as forward,
+            self._conversation(spec.ref) as api,
+        ):
+            guest.load(api, clock_realtime=forward)
 
     # -------------------------------------------------------------- the programs
+
+    def check_programs(self) -> None:
+        """Returns if both programs may be started, as each `spawn` asks again.
+
+        Raises:
+            Broken: `vmm_binary`.
+        """
+        self._programs.checked()
 
     def version(self) -> str:
         """See `Vmm.version`."""
@@ -227,11 +280,36 @@ class Firecracker:
         """See `Vmm.binary_sha256`."""
         return self._firecracker.sha256()
 
+    def platform(self) -> Platform:
+        """See `Vmm.platform`."""
+        cpu, system = processor(), os.uname()
+        return Platform(
+            firecracker_version=self.version(),
+            firecracker_sha256=self.binary_sha256(),
+            snapshot_format=self._firecracker.snapshot_format(),
+            architecture=system.machine,
+            cpu_vendor=cpu.vendor,
+            cpu_family=cpu.family,
+            cpu_model=cpu.model,
+            cpu_stepping=cpu.stepping,
+            kernel=system.release,
+            boot_id=machine.boot_id(),
+        )
+
     # -------------------------------------------------------------- inside
 
     def _new_jail(self, ref: InstanceRef) -> Jail:
         name = self._firecracker.path().name
         return Jail(self._layout.jail_base(ref), name, ref.instance_id)
+
+    def _has_traces(self, ref: InstanceRef) -> bool:
+        return stands(self._layout.jail_base(ref), ref.instance_id) or record.exists(
+            self._layout.runtime(ref)
+        )
+
+    def _taking(self, spec: VmSpec) -> Taking:
+        cabinet = Cabinet.of(self._layout, spec.ref.tenant_id)
+        return Taking(self._jail(spec.ref), spec.uid, cabinet)
 
     def _jail(self, ref: InstanceRef) -> Jail:
         return self._finder.jail(ref) or self._new_jail(ref)

@@ -13,7 +13,7 @@ from typing import Final
 
 from worker.errors import Broken, HostdError, Transient
 from worker.host import processes
-from worker.host.firecracker import jailer, record
+from worker.host.firecracker import jailer, logs, record
 from worker.host.firecracker.api import Api
 from worker.host.firecracker.jail import Jail, standing
 from worker.host.firecracker.starting import exited, pid_in, runs
@@ -99,7 +99,7 @@ class Finder:
             left.add(vmm.pid)
             vmm.close()
         runtime = self._layout.runtime(ref)
-        launching = jailer.launching(runtime / jailer.JAILER_LOG)
+        launching = jailer.launching(runtime / logs.JAILER_LOG)
         started = record.started(runtime)
         if started is not None and started.boot_id == processes.boot_id():
             left |= jailer.members(started.groups())
@@ -114,7 +114,7 @@ class Finder:
     def _unrecorded(self, ref: InstanceRef, groups: tuple[Path, ...]) -> Process | None:
         """The VMM of a start without record, waiting for the jailer to come to its end."""
         deadline = time.monotonic() + self._settle_s
-        log = self._layout.runtime(ref) / jailer.JAILER_LOG
+        log = self._layout.runtime(ref) / logs.JAILER_LOG
         while time.monotonic() < deadline:
             # In this order: whoever has left the log has joined the group before.
             under_way = jailer.launching(log) or bool(jailer.members(groups))

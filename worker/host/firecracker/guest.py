@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
+from worker.documents import RateLimiter
 from worker.host.firecracker.api import Api
 from worker.host.firecracker.jail import Jail
 from worker.host.firecracker.placing import KERNEL, MEMORY, VMSTATE
@@ -43,14 +46,16 @@ def ask_to_stop(api: Api) -> None:
     api.put("/actions", {"action_type": "SendCtrlAltDel"})
 
 
-def snapshot(api: Api, spec: VmSpec, jail: Jail) -> ImageFiles:
+def snapshot(api: Api, spec: VmSpec, take: Taking) -> ImageFiles:
     """The paused guest is in two fsynced files of the right size; its disks are fsynced.
 
     Raises:
         Broken: `snapshot_incomplete`, accepted, but a file is missing or of the wrong size.
     """
-    take = Taking(jail, spec.uid)
-    take.clear()
+    size_bytes = spec.mem_mib << 20
+    if not take.held(size_bytes):
+        take.hold(size_bytes)
+    take.use()
     request = {
         "snapshot_type": "Full",
         "snapshot_path": "/snapshot/vmstate",
@@ -58,7 +63,7 @@ def snapshot(api: Api, spec: VmSpec, jail: Jail) -> ImageFiles:
     }
     timeout_s = _VCPU_TIMEOUT_S + spec.mem_mib / _SLOWEST_DISK_MIB_S
     api.put("/snapshot/create", request, timeout_s=timeout_s)
-    files = ImageFiles(take.taken("vmstate"), take.taken("memory", spec.mem_mib << 20))
+    files = ImageFiles(take.taken("vmstate"), take.taken("memory", size_bytes))
     for drive in spec.drives:
         if not drive.read_only:
             _sync_disk(drive.source)
@@ -74,13 +79,18 @@ def disk_full(jail: Jail) -> bool:
     return seen.f_bavail * seen.f_frsize < _FULL_BYTES
 
 
-def load(api: Api, spec: VmSpec) -> None:
-    """The image's state is loaded; the vCPUs stand still."""
-    request = {
+def load(api: Api, *, clock_realtime: bool) -> None:
+    """The image's state is loaded; the vCPUs stand still.
+
+    With `clock_realtime` the guest's clock goes on at now, not at when it was put to sleep.
+    """
+    request: dict[str, Any] = {
         "snapshot_path": f"/{VMSTATE}",
         "mem_backend": {"backend_type": "File", "backend_path": f"/{MEMORY}"},
         "resume_vm": False,
     }
+    if clock_realtime:
+        request["clock_realtime"] = True
     api.put("/snapshot/load", request, timeout_s=_VCPU_TIMEOUT_S)
 
 
@@ -97,11 +107,19 @@ def _configuration(spec: VmSpec) -> Iterator[tuple[str, dict[str, Any]]]:
                 "is_root_device": drive.root,
                 "is_read_only": drive.read_only,
                 "cache_type": "Writeback" if drive.durable else "Unsafe",
+                **_limited("rate_limiter", drive.limiter),
             },
         )
     nic = {"iface_id": _NIC, "host_dev_name": spec.tap, "guest_mac": spec.mac}
+    nic |= _limited("rx_rate_limiter", spec.rx_limiter)
+    nic |= _limited("tx_rate_limiter", spec.tx_limiter)
     yield f"/network-interfaces/{_NIC}", nic
     yield "/vsock", {"guest_cid": spec.guest_cid, "uds_path": f"/{VSOCK}"}
+
+
+def _limited(field: str, limiter: RateLimiter | None) -> dict[str, Any]:
+    # A snapshot carries its limiters: what is loaded is limited as what was booted.
+    return {} if limiter is None else {field: msgspec.to_builtins(limiter)}
 
 
 def _sync_disk(path: Path) -> None:

@@ -11,10 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from worker.documents import Compression
 from worker.errors import Broken, Conflict, Lost
 from worker.host import files as durable
 from worker.host import sparse
-from worker.host.firecracker import generation
+from worker.host.firecracker import generation, unpacking
+from worker.host.firecracker.compression import UnreadableError
+from worker.host.firecracker.places import instance_directories
+from worker.host.fscrypt import Cabinet
 from worker.names import InstanceRef, Layout
 from worker.ports import Image, ImageFiles, ImageState
 
@@ -22,6 +26,7 @@ _SLEEP: Final = "sleep"
 _WITHDRAWN: Final = "withdrawn"
 _PARTIAL: Final = "partial-"
 _CONSUMED: Final = "consumed"
+_ROOM: Final = "room"
 _RESERVE_BYTES: Final = 256 << 20
 
 
@@ -44,14 +49,11 @@ class DiskImages:
         directory = self._published(ref)
         if not directory.is_dir():
             return None
+        self.cabinet(ref).unlock(directory)
         manifest = generation.read(directory)
         faults = generation.faults(directory, manifest)
         if manifest is None or faults:
-            raise Lost(
-                "image_damaged",
-                f"the sleep image of {ref} is damaged: {'; '.join(faults)}",
-                hint="its memory is gone; start the instance afresh",
-            )
+            raise _damaged(ref, *faults)
         secrets = directory / generation.SECRETS
         consumed = os.path.lexists(directory / _CONSUMED)
         return Image(
@@ -70,19 +72,33 @@ class DiskImages:
         """See `Images.anything`."""
         return bool(self._everything(ref))
 
-    def reserve(self, ref: InstanceRef, size_bytes: int) -> None:
-        """See `Images.reserve`.  Nothing is held back: sleeps at the same time may both fit."""
-        path = self._layout.images(ref)
-        above = next(one for one in (path, *path.parents) if one.is_dir())
-        seen = os.statvfs(above)
-        free = seen.f_bavail * seen.f_frsize
-        needed = size_bytes + self._reserve_bytes
+    def reserved(self, ref: InstanceRef, request_id: str, size_bytes: int) -> bool:
+        """See `Images.reserved`."""
+        try:
+            return (self._partial(ref, request_id) / _ROOM).lstat().st_size == size_bytes
+        except FileNotFoundError:
+            return False
+
+    def reserve(self, ref: InstanceRef, request_id: str, size_bytes: int) -> None:
+        """See `Images.reserve`."""
+        directory = self._partial(ref, request_id)
+        needed, free = size_bytes + self._reserve_bytes, durable.free(directory)
         if free < needed:
-            raise durable.no_space(path, needed_bytes=needed, free_bytes=free)
+            raise durable.no_space(directory, needed_bytes=needed, free_bytes=free)
+        self._make_private(ref, directory)
+        with durable.held(directory, size_bytes), (directory / _ROOM).open("xb") as room:
+            sparse.allocate(room.fileno(), size_bytes)
+
+    def release(self, ref: InstanceRef, request_id: str) -> None:
+        """See `Images.release`."""
+        durable.remove(self._partial(ref, request_id))
 
     def complete(self, ref: InstanceRef, request_id: str) -> bool:
         """See `Images.complete`."""
         directory = self._partial(ref, request_id)
+        if not directory.is_dir():
+            return False
+        self.cabinet(ref).unlock(directory)
         manifest = generation.read(directory)
         if manifest is None or manifest.get("request_id") != request_id:
             return False
@@ -95,24 +111,19 @@ class DiskImages:
         files: ImageFiles,
         secrets: Path | None,
         manifest: Mapping[str, Any],
+        *,
+        compression: Compression = "none",
     ) -> None:
         """See `Images.seal`."""
         directory = self._partial(ref, request_id)
-        self._make_private(directory)
-        generation.take(files.vmstate, directory / generation.VMSTATE)
-        generation.take(files.memory, directory / generation.MEMORY)
-        names = [generation.VMSTATE, generation.MEMORY]
-        if secrets is not None:
-            target = directory / generation.SECRETS
-            with secrets.open("rb") as reader, durable.built(target, mode=0o600) as fd:
-                sparse.copy(reader.fileno(), fd)
-            names.append(generation.SECRETS)
-        unread = () if self._digest_memory else (generation.MEMORY,)
-        described = generation.describe(directory, names, undigested=unread)
-        # Last: a generation without a manifest is in the making.
-        generation.write(
-            directory, {**manifest, "request_id": request_id, generation.FILES: described}
+        if not _holds_room_only(directory):
+            self._make_private(ref, directory)
+        (directory / _ROOM).unlink(missing_ok=True)
+        parts = generation.fill(
+            directory, files, secrets, packing=compression, digest_memory=self._digest_memory
         )
+        # Last: a generation without a manifest is in the making.
+        generation.write(directory, {**manifest, "request_id": request_id, **parts})
 
     def publish(self, ref: InstanceRef, request_id: str) -> None:
         """See `Images.publish`.
@@ -142,6 +153,25 @@ class DiskImages:
             durable.sync_directory(directory)
             durable.sync_directory(directory.parent)
 
+    def usable(self, ref: InstanceRef) -> bool:
+        """See `Images.usable`."""
+        image = self.find(ref)
+        return image is not None and unpacking.usable(self._published(ref), image.manifest)
+
+    def make_usable(self, ref: InstanceRef) -> None:
+        """See `Images.make_usable`.
+
+        Raises:
+            Conflict: `no_image`.
+        """
+        image = self.find(ref)
+        if image is None:
+            raise _no_image(ref)
+        try:
+            unpacking.make_usable(self._published(ref), image.manifest)
+        except UnreadableError as error:
+            raise _damaged(ref, str(error)) from error
+
     def consume(self, ref: InstanceRef) -> None:
         """See `Images.consume`.
 
@@ -150,7 +180,7 @@ class DiskImages:
         """
         directory = self._published(ref)
         if not directory.is_dir():
-            raise Conflict("no_image", f"{ref} has no sleep image")
+            raise _no_image(ref)
         durable.write(directory / _CONSUMED, b"")
 
     def discard(self, ref: InstanceRef) -> None:
@@ -163,18 +193,36 @@ class DiskImages:
         for path in self._everything(ref):
             durable.remove(path)
 
+    def leftovers(self) -> frozenset[InstanceRef]:
+        """See `Images.leftovers`."""
+        homes = instance_directories(self._layout)
+        return frozenset(ref for ref in homes if self._unpublished(ref))
+
+    def tidy(self, ref: InstanceRef) -> None:
+        """See `Images.tidy`."""
+        for path in self._unpublished(ref):
+            durable.remove(path)
+
+    def cabinet(self, ref: InstanceRef) -> Cabinet:
+        """What the instance's images are put under."""
+        return Cabinet.of(self._layout, ref.tenant_id)
+
     def _published(self, ref: InstanceRef) -> Path:
         return self._layout.images(ref) / _SLEEP
 
     def _partial(self, ref: InstanceRef, request_id: str) -> Path:
         return self._layout.images(ref) / f"{_PARTIAL}{request_id}"
 
-    def _make_private(self, partial: Path) -> None:
+    def _make_private(self, ref: InstanceRef, partial: Path) -> None:
         """A new empty directory, in one that only root may look into: guests' memory."""
         durable.make_directory(partial.parent, mode=0o700)
         partial.parent.chmod(0o700)
         durable.remove(partial)
         durable.make_directory(partial, mode=0o700)
+        self.cabinet(ref).protect(partial)
+
+    def _unpublished(self, ref: InstanceRef) -> list[Path]:
+        return [path for path in self._everything(ref) if path.name != _SLEEP]
 
     def _everything(self, ref: InstanceRef) -> list[Path]:
         try:
@@ -183,3 +231,22 @@ class DiskImages:
             return []
         ours = (_SLEEP, _WITHDRAWN)
         return [path for path in entries if path.name in ours or path.name.startswith(_PARTIAL)]
+
+
+def _holds_room_only(directory: Path) -> bool:
+    try:
+        return [path.name for path in directory.iterdir()] == [_ROOM]
+    except FileNotFoundError:
+        return False
+
+
+def _no_image(ref: InstanceRef) -> Conflict:
+    return Conflict("no_image", f"{ref} has no sleep image")
+
+
+def _damaged(ref: InstanceRef, *faults: str) -> Lost:
+    return Lost(
+        "image_damaged",
+        f"the sleep image of {ref} is damaged: {'; '.join(faults)}",
+        hint="its memory is gone; start the instance afresh",
+    )

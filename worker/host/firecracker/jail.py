@@ -68,15 +68,11 @@ class Jail:
         return None if manifest is None else manifest.spec
 
     def holds(self, files: tuple[JailFile, ...], spec: VmSpec) -> bool:
-        """Whether the jail is whole, unused, was built from this spec and holds just these files.
-
-        A sleep image's files, which lie in `image/`, are not compared.
-        """
+        """Whether the jail is whole, unused, built from this spec, and holds just these files."""
         manifest = self._manifest()
         if manifest is None or manifest.spec != spec or self.used():
             return False
-        names = {name for name in manifest.entries if not name.startswith("image/")}
-        if names != {file.name for file in files}:
+        if manifest.entries.keys() != {file.name for file in files}:
             return False
         return all(_matches(self.root, file, manifest.entries[file.name]) for file in files)
 
@@ -137,6 +133,14 @@ def standing(base: Path, instance_id: str) -> Jail | None:
     return None
 
 
+def stands(base: Path, instance_id: str) -> bool:
+    """Whether a jail of that instance is below `base`, whole or in the making."""
+    if os.path.lexists(base / _BUILDING):
+        return True
+    # The manifest may be gone, as where a removal was killed; the jailer's place for it is not.
+    return any(True for _ in _homes(base, instance_id))
+
+
 def remove(base: Path) -> None:
     """Nothing is left of `base`, nor any mount below it."""
     for point in mounts.below(base):
@@ -148,7 +152,7 @@ def remove(base: Path) -> None:
 def _homes(base: Path, instance_id: str) -> Iterator[Path]:
     try:
         names = sorted(entry.name for entry in base.iterdir())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     for name in names:
         if name != _BUILDING and (base / name / instance_id).is_dir():
@@ -156,11 +160,14 @@ def _homes(base: Path, instance_id: str) -> Iterator[Path]:
 
 
 def _matches(root: Path, file: JailFile, recorded: tuple[Inode, Inode]) -> bool:
-    # After a reboot a bind-mounted disk shows as the empty file that it was mounted on.
+    # After a reboot a bind-mounted disk shows as the empty file that it was mounted on, and a
+    # block device's number may be another tenant's disk.
     try:
-        return (_inode(file.source), _inode(root / file.name)) == recorded
+        source, entry = file.source.stat(), (root / file.name).stat()
     except FileNotFoundError:
         return False
+    found = (source.st_dev, source.st_ino), (entry.st_dev, entry.st_ino)
+    return found == recorded and source.st_rdev == entry.st_rdev
 
 
 def _inode(path: Path) -> Inode:

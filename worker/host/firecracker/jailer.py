@@ -6,6 +6,8 @@ import fcntl
 import os
 import signal
 import subprocess
+import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -14,8 +16,6 @@ from worker.host.firecracker.jail import Jail
 from worker.host.firecracker.placing import LOG
 from worker.ports import VmSpec
 
-JAILER_LOG: Final = "jailer.log"
-_TAIL_BYTES: Final = 2048
 _NO_FILE: Final = 2048
 _LEAST_FSIZE_BYTES: Final = 64 << 20  # room for the log and a vmstate
 
@@ -59,7 +59,7 @@ def command(spec: VmSpec, jail: Jail, *, jailer: Path, firecracker: Path) -> tup
     """The jailer's argument vector.
 
     A file's size limit must be at least the largest disk and the guest's memory: even a sparse
-    ftruncate beyond it ends the VMM.
+    ftruncate beyond it ends the VMM.  A block device counts for nothing: the limit binds files.
     """
     disks = (drive.source.stat().st_size for drive in spec.drives)
     fsize = max(spec.mem_mib << 20, _LEAST_FSIZE_BYTES, *disks)
@@ -137,30 +137,22 @@ def is_member(pid: int, join_files: tuple[Path, ...]) -> bool:
 
 
 def kill_members(join_files: tuple[Path, ...], *, timeout_s: float) -> None:
-    """Every process of the group was sent SIGKILL and waited for, bounded."""
-    for pid in members(join_files):
-        process = processes.hold(pid)
-        if process is None:
-            continue
-        with process:
-            # Looked at again: the pid may have been another process's when it was opened.
-            if pid in members(join_files):
-                process.signal(signal.SIGKILL)
-                process.wait(timeout_s=timeout_s)
-                process.exit_code()
-
-
-def log_tail(runtime: Path) -> str:
-    """The last 2 KiB of what the jailer and the VMM said, in that order."""
-    said = (_tail(runtime / name) for name in (JAILER_LOG, LOG))
-    return b"".join(said)[-_TAIL_BYTES:].decode(errors="replace").strip()
-
-
-def _tail(path: Path) -> bytes:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return b""
-    with os.fdopen(fd, "rb") as file:
-        file.seek(max(0, os.fstat(fd).st_size - _TAIL_BYTES))
-        return file.read(_TAIL_BYTES)
+    """Every process of the group was sent SIGKILL, waited for, bounded in all, and reaped."""
+    deadline = time.monotonic() + timeout_s
+    with ExitStack() as held:
+        killed = []
+        # Again each time round: a process may have forked past the last look.
+        while (pids := members(join_files)) and time.monotonic() < deadline:
+            for pid in pids:
+                process = processes.hold(pid)
+                if process is None:
+                    continue
+                killed.append(held.enter_context(process))
+                # Looked at again: the pid may have been another's when it was opened.
+                if pid in members(join_files):
+                    process.signal(signal.SIGKILL)
+            for process in killed:
+                process.wait(timeout_s=deadline - time.monotonic())
+        # Only now: a zombie is its parent's until that one, too, has ended.
+        for process in killed:
+            process.exit_code()

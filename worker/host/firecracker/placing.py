@@ -73,8 +73,10 @@ def place(file: JailFile, target: Path, uid: int) -> Path:
         raise _missing(file) from error
     seen = source.stat()
     if stat.S_ISBLK(seen.st_mode):
-        os.mknod(target, stat.S_IFBLK | 0o600, seen.st_rdev)
+        # The host's own node stays root's; the device is the same.
+        os.mknod(target, stat.S_IFBLK, seen.st_rdev)
         os.chown(target, uid, uid)
+        target.chmod(0o400 if file.read_only else 0o600)
     elif stat.S_ISREG(seen.st_mode):
         _place_regular(file, source, target, uid, seen.st_mode)
     else:

@@ -6,6 +6,7 @@ but are not fsynced: what a power cut takes from them is void anyway.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TypeVar
 
@@ -80,6 +81,17 @@ def put_vmm(runtime: Path, record: VmmRecord) -> None:
 def vmm(runtime: Path) -> VmmRecord | None:
     """The VMM on record; None if there is none that can be read."""
     return _read(runtime / _VMM, VmmRecord)
+
+
+def exists(runtime: Path) -> bool:
+    """Whether anything of a start is on record, readable or not."""
+    return any(os.path.lexists(runtime / name) for name in (_STARTED, _VMM))
+
+
+def version_of(runtime: Path) -> str:
+    """The version of the VMM on record, as it reported it; empty if there is none."""
+    known = vmm(runtime)
+    return "" if known is None else known.version
 
 
 def _read(path: Path, kind: type[T]) -> T | None:

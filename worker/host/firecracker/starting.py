@@ -11,11 +11,11 @@ from typing import Final
 
 from worker.errors import Broken, Transient
 from worker.host import processes
-from worker.host.firecracker import api, jailer
+from worker.host.firecracker import api, jailer, logs
 from worker.host.firecracker.jail import Jail
 from worker.host.processes import Identity, Process
 
-_POLL_S: Final = 0.001
+_POLL_S: Final = 0.0003
 _FORKS_END_S: Final = 0.5
 _KILL_TIMEOUT_S: Final = 5.0
 
@@ -41,7 +41,7 @@ class Start:
             Transient: `vmm_timeout`.
         """
         processes.adopt_orphans()  # else nobody would learn the VMM's exit code
-        jail_process = jailer.launch(argv, self._join_files, self._runtime / jailer.JAILER_LOG)
+        jail_process = jailer.launch(argv, self._join_files, self._runtime / logs.JAILER_LOG)
         try:
             self._await_jailer(jail_process)
             vmm = self._await_pid()
@@ -54,6 +54,8 @@ class Start:
             jail_process.kill()
             jail_process.wait()
             jailer.kill_members(self._join_files, timeout_s=_KILL_TIMEOUT_S)
+            # The jailer's forks and the VMM before its exec, if they died before they were known.
+            processes.reap_strays(Path(argv[0]).name)
             raise
         self._reap_jailer(vmm)
         return vmm
@@ -130,7 +132,7 @@ class Start:
             "vmm_timeout",
             f"{what} in time; it was killed",
             hint="look at the host's load; [vmm] spawn_timeout_s bounds the start",
-            log=jailer.log_tail(self._runtime),
+            log=logs.tail(self._runtime),
         )
 
 
@@ -168,5 +170,5 @@ def exited(who: str, code: int | None, runtime: Path) -> Broken:
         f"{who} ended by itself: {jailer.meaning(code)}",
         hint="the log tail says why; `hostd doctor` checks the host",
         exit_code=code,
-        log=jailer.log_tail(runtime),
+        log=logs.tail(runtime),
     )

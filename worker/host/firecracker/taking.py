@@ -3,6 +3,11 @@
 The jail's root directory belongs to the VMM's uid: a subverted VMM may put a symlink or a hard
 link in the place of any file or directory there.  So its files are moved, by directory
 descriptors, into a directory of root's beside the jail's root, and looked at only then.
+
+Room for them is held beforehand: Firecracker writes into a memory file that has the guest's size
+without truncating it first (snapshot_memory_to_file in src/vmm/src/vstate/vm.rs), so its blocks
+are allocated while the guest still runs.  The vmstate file it does truncate: for that one a
+placeholder is held until Firecracker is asked.
 """
 
 from __future__ import annotations
@@ -16,30 +21,85 @@ from pathlib import Path
 from typing import Final
 
 from worker.errors import Broken
+from worker.host import files, sparse
 from worker.host.firecracker.jail import Jail
+from worker.host.fscrypt import Cabinet
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_MEMORY: Final = "memory"
+_ROOM: Final = "room"
+_VMSTATE_ROOM_BYTES: Final = 16 << 20
 
 
 class Taking:
-    """Takes what a VMM of this uid wrote to its jail's `snapshot/`."""
+    """Takes what a VMM of this uid writes to its jail's `snapshot/`.
 
-    def __init__(self, jail: Jail, uid: int) -> None:
+    `cabinet` makes the directories that the guest's memory goes through encrypted ones, where the
+    tenant has a key.
+    """
+
+    def __init__(self, jail: Jail, uid: int, cabinet: Cabinet | None = None) -> None:
         self._jail = jail
         self._uid = uid
+        self._cabinet = cabinet
         self._target = jail.home / "taken"
 
+    def held(self, memory_bytes: int) -> bool:
+        """Whether room for a memory of that size is held, and nothing else is there."""
+        try:
+            with self._source() as source:
+                seen = os.stat(_MEMORY, dir_fd=source, follow_symlinks=False)
+                alone = os.listdir(source) == [_MEMORY]  # noqa: PTH208  by its descriptor
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        whole = stat.S_ISREG(seen.st_mode) and seen.st_size == memory_bytes
+        return alone and whole and os.path.lexists(self._target / _ROOM)
+
+    def hold(self, memory_bytes: int) -> None:
+        """Room is held for a new snapshot; nothing is left of an earlier one.
+
+        Raises:
+            Transient: `no_space`.
+            Conflict: `storage_not_encrypted`.
+        """
+        self.clear()
+        with self._source() as source, files.held(self._jail.home, memory_bytes):
+            fd = os.open(_MEMORY, _NEW, 0o600, dir_fd=source)
+            try:
+                sparse.allocate(fd, memory_bytes)
+                os.fchown(fd, self._uid, self._uid)
+            finally:
+                os.close(fd)
+        with files.held(self._jail.home, _VMSTATE_ROOM_BYTES):
+            fd = os.open(self._target / _ROOM, _NEW, 0o600)
+            try:
+                sparse.allocate(fd, _VMSTATE_ROOM_BYTES)
+            finally:
+                os.close(fd)
+
+    def use(self) -> None:
+        """What is held is the snapshot's now."""
+        (self._target / _ROOM).unlink(missing_ok=True)
+
     def clear(self) -> None:
-        """Nothing is left of an earlier snapshot: Firecracker would write into it."""
+        """Empty directories, and nothing left of an earlier snapshot."""
+        self.release()
         with _directory(self._jail.root) as root:
+            os.mkdir("snapshot", 0o700, dir_fd=root)
+            self._encrypt(self._jail.root / "snapshot")
+            os.chown("snapshot", self._uid, self._uid, dir_fd=root, follow_symlinks=False)
+        self._target.mkdir(mode=0o700)
+        self._encrypt(self._target)
+
+    def release(self) -> None:
+        """No room is held, and no file of a snapshot is left."""
+        shutil.rmtree(self._target, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError), _directory(self._jail.root) as root:
             shutil.rmtree("snapshot", dir_fd=root, ignore_errors=True)
             with contextlib.suppress(FileNotFoundError, IsADirectoryError):
                 os.unlink("snapshot", dir_fd=root)
-            os.mkdir("snapshot", 0o700, dir_fd=root)
-            os.chown("snapshot", self._uid, self._uid, dir_fd=root, follow_symlinks=False)
-        shutil.rmtree(self._target, ignore_errors=True)
-        self._target.mkdir(mode=0o700)
 
     def taken(self, name: str, size_bytes: int | None = None) -> Path:
         """The file, moved, durable in content, and of that size (None: not empty).
@@ -49,17 +109,26 @@ class Taking:
         """
         target = self._target / name
         try:
-            with _directory(self._jail.root) as root, _directory("snapshot", root) as source:
+            with self._source() as source:
                 os.rename(name, target, src_dir_fd=source)
             fd = os.open(target, _FILE)
         except OSError as error:
             raise _incomplete(name, str(error)) from error
         try:
             self._check(name, os.fstat(fd), size_bytes)
-            os.fsync(fd)
+            os.fdatasync(fd)  # of the bytes: whoever keeps the file syncs its name and owner
         finally:
             os.close(fd)
         return target
+
+    @contextlib.contextmanager
+    def _source(self) -> Iterator[int]:
+        with _directory(self._jail.root) as root, _directory("snapshot", root) as source:
+            yield source
+
+    def _encrypt(self, directory: Path) -> None:
+        if self._cabinet is not None:
+            self._cabinet.protect(directory)
 
     def _check(self, name: str, seen: os.stat_result, size_bytes: int | None) -> None:
         plain = stat.S_ISREG(seen.st_mode) and seen.st_nlink == 1 and seen.st_uid == self._uid

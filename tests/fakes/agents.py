@@ -1,0 +1,63 @@
+"""The agents of guests in memory."""
+
+from __future__ import annotations
+
+from tests.fakes.vmm import Guest, Machine
+from worker.names import InstanceRef
+from worker.ports import AgentAnswer, Heard, VmmState
+
+
+class FakeAgents:
+    """Implements `worker.ports.Agents` over the guests of a `FakeVmm`'s machine.
+
+    `heard` is all that agents were asked, in order.  `present` says whether guests have one,
+    `drains` what it answers to a drain, `answers_after` how often it is asked before it is up.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.present = True
+        self.drains = Heard.DONE
+        self.answers_after = 0
+        self.heard: list[tuple[str, float | None]] = []
+
+    def drain(self, ref: InstanceRef, *, timeout_s: float) -> AgentAnswer:
+        guest = self._guest(ref)
+        if guest is None:
+            return AgentAnswer(Heard.NO_AGENT, None, 0)
+        guest.told = False
+        self.heard.append(("drain", timeout_s))
+        took_ms = int(timeout_s * 1000) if self.drains is Heard.TIMED_OUT else 0
+        return AgentAnswer(self.drains, None, took_ms)
+
+    def woken(self, ref: InstanceRef) -> AgentAnswer:
+        running = self._guest(ref)
+        if ref in self.machine.guests:
+            self.machine.guests[ref].told = True
+        if running is None:
+            return AgentAnswer(Heard.NO_AGENT, None, 0)
+        self.heard.append(("woken", None))
+        return AgentAnswer(Heard.DONE, None, 0)
+
+    def told(self, ref: InstanceRef) -> bool:
+        guest = self.machine.guests.get(ref)
+        return guest is not None and guest.told
+
+    def ready(self, ref: InstanceRef, *, timeout_s: float) -> AgentAnswer:
+        guest = self._guest(ref)
+        if guest is None or self.answers_after:
+            self.answers_after = max(0, self.answers_after - 1)
+            return AgentAnswer(Heard.NO_AGENT, None, int(timeout_s * 1000))
+        guest.ready = True
+        self.heard.append(("ready", timeout_s))
+        return AgentAnswer(Heard.DONE, None, 0)
+
+    def was_ready(self, ref: InstanceRef) -> bool:
+        guest = self.machine.guests.get(ref)
+        return guest is not None and guest.ready
+
+    def _guest(self, ref: InstanceRef) -> Guest | None:
+        """The running guest, if it has an agent."""
+        guest = self.machine.guests.get(ref)
+        up = guest is not None and guest.state is VmmState.RUNNING
+        return guest if self.present and up else None

@@ -1,0 +1,155 @@
+"""Redis dies, forgets, refuses: nothing acknowledged is lost, nothing is done twice."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.busy import SETTINGS, Busy
+from tests.fixtures.redis import RedisServer
+from tests.fixtures.worker import HostdProcess, eventually
+
+pytestmark = [pytest.mark.redis, pytest.mark.root]
+
+SOON_S = 15.0  # the promise is 2 s, which `make bench` measures
+TRIES = 10
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis of the test's own, whose every acknowledged write is on the disk."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("no redis-server here")
+    server = RedisServer(tmp_path)
+    server.start()
+    server.client().config_set("appendfsync", "always")
+    yield server
+    server.thaw()
+    server.close_clients()
+    server.stop()
+
+
+@pytest.fixture
+def busy(server: RedisServer) -> Iterator[Busy]:
+    """A running host of that Redis."""
+    with HostdProcess(server, SETTINGS) as hostd:
+        hostd.start()
+        with Busy(hostd) as busy:
+            yield busy
+
+
+@contextmanager
+def killed(server: RedisServer) -> Iterator[None]:
+    """SIGKILL; it starts again on what it had written."""
+    server.stop()
+    yield
+    server.start()
+
+
+@contextmanager
+def away_for_long(server: RedisServer) -> Iterator[None]:
+    """Nobody answers until hostd has tried again and again."""
+    server.stop()
+    server.socket.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(server.socket))
+        deaf.listen()
+        deaf.settimeout(SOON_S)
+        yield
+        for _ in range(TRIES):
+            deaf.accept()[0].close()
+    server.start()
+
+
+@contextmanager
+def frozen(server: RedisServer) -> Iterator[None]:
+    """It keeps its connections and says nothing."""
+    server.freeze()
+    yield
+    server.thaw()
+
+
+@contextmanager
+def out_of_memory(server: RedisServer) -> Iterator[None]:
+    """Every write is refused."""
+    server.client().config_set("maxmemory", 1)
+    yield
+    server.client().config_set("maxmemory", 0)
+
+
+@contextmanager
+def read_only(server: RedisServer) -> Iterator[None]:
+    """It is a replica, of a master that is not there."""
+    server.client().replicaof("127.0.0.1", "1")
+    yield
+    server.client().replicaof("NO", "ONE")
+
+
+@contextmanager
+def replaced_by_an_empty_one(server: RedisServer) -> Iterator[None]:
+    """Another server listens where it was."""
+    server.stop()
+    shutil.rmtree(server.directory / "appendonlydir")
+    yield
+    server.start()
+
+
+@contextmanager
+def flushed(server: RedisServer) -> Iterator[None]:
+    """Somebody types FLUSHALL."""
+    server.client().flushall()
+    yield
+
+
+Fault = Callable[[RedisServer], AbstractContextManager[None]]
+
+
+@pytest.mark.parametrize("fault", [killed, away_for_long, frozen, out_of_memory, read_only])
+def test_nothing_is_lost_or_done_twice(busy: Busy, server: RedisServer, fault: Fault) -> None:
+    busy.go_on()
+    with fault(server):
+        busy.release()
+    assert tells_within_s(busy) < SOON_S
+    assert busy.lost() == []
+    busy.assert_all_ended_once()
+
+
+@pytest.mark.parametrize("fault", [replaced_by_an_empty_one, flushed])
+def test_an_emptied_redis_loses_only_what_nobody_waits_for_and_the_host_had_not_taken(
+    busy: Busy, server: RedisServer, fault: Fault
+) -> None:
+    busy.go_on()
+    with fault(server):
+        busy.release()
+    assert tells_within_s(busy) < SOON_S
+    eventually(lambda: busy.lost() == ["up-26"], "those who wait have asked again")
+    busy.assert_all_ended_once()
+
+
+def test_a_lost_tail_loses_only_what_nobody_waits_for_and_the_host_had_not_taken(
+    busy: Busy, server: RedisServer, tmp_path: Path
+) -> None:
+    written, earlier = server.directory / "appendonlydir", tmp_path / "earlier"
+    shutil.copytree(written, earlier)
+    busy.go_on()
+    server.stop()
+    busy.release()
+    shutil.rmtree(written)
+    shutil.copytree(earlier, written)
+    server.start()
+    assert tells_within_s(busy) < SOON_S
+    eventually(lambda: busy.lost() == ["up-26"], "those who wait have asked again")
+    busy.assert_all_ended_once()
+
+
+def tells_within_s(busy: Busy) -> float:
+    """How long it takes until what was done meanwhile is told; the host answers new requests."""
+    took_s = busy.goes_on_within_s()
+    print(f"hostd went on {took_s:.2f} s after Redis was back")
+    eventually(lambda: busy.hostd.state_of("up-24") == "told", "what was done meanwhile is told")
+    return took_s

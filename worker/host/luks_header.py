@@ -1,0 +1,108 @@
+"""The header of a LUKS2 container, read without cryptsetup: an erasure is checked by other means.
+
+Offsets are those of the LUKS2 On-Disk Format Specification, version 1.1.0: two copies of a binary
+header of 4096 bytes and its JSON, each with a checksum; then the keyslots, then the data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+_FIRST: Final = b"LUKS\xba\xbe"
+_SECOND: Final = b"SKUL\xba\xbe"
+_VERSION: Final = 2
+_BINARY_BYTES: Final = 4096
+_CHECKSUM_AT: Final = 448
+_CHECKSUM_BYTES: Final = 64
+# Where the second copy may lie: directly behind a first one of any size that is allowed.
+_SIZES_BYTES: Final = tuple(1 << power for power in range(14, 23))
+
+
+class _Segment(msgspec.Struct, frozen=True):
+    offset: str
+    type: str
+
+
+class _Json(msgspec.Struct, frozen=True):
+    keyslots: dict[str, msgspec.Raw]
+    segments: dict[str, _Segment]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What hostd reads of a container: the data begin at `data_at_bytes`."""
+
+    label: str
+    uuid: str
+    keyslots: int
+    data_at_bytes: int
+
+
+def header(path: Path) -> Header | None:
+    """The header of the container at `path`, from its first whole copy; None if there is none."""
+    return next((found for _, found in _copies(path) if found is not None), None)
+
+
+def traces(path: Path) -> bool:
+    """Whether the file bears the magic of a container, whole or not: it may hold keyslots."""
+    return any(True for _ in _copies(path))
+
+
+def keyslots_left(path: Path) -> int:
+    """How many keyslots any whole copy of the header still names; 0 without one."""
+    return max((found.keyslots for _, found in _copies(path) if found is not None), default=0)
+
+
+def _copies(path: Path) -> Iterator[tuple[int, Header | None]]:
+    """Where a magic was found, and the header there if its checksum holds."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    try:
+        for at in (0, *_SIZES_BYTES):
+            if os.pread(fd, len(_FIRST), at) == (_SECOND if at else _FIRST):
+                yield at, _parsed(fd, at)
+    except IsADirectoryError:
+        return
+    finally:
+        os.close(fd)
+
+
+def _parsed(fd: int, at: int) -> Header | None:
+    binary = os.pread(fd, _BINARY_BYTES, at)
+    if len(binary) < _BINARY_BYTES:
+        return None
+    version, size_bytes = struct.unpack_from(">HQ", binary, 6)
+    (own_at,) = struct.unpack_from(">Q", binary, 256)
+    if version != _VERSION or size_bytes not in _SIZES_BYTES or own_at != at:
+        return None
+    whole = bytearray(binary + os.pread(fd, size_bytes - _BINARY_BYTES, at + _BINARY_BYTES))
+    checksum = bytes(whole[_CHECKSUM_AT : _CHECKSUM_AT + _CHECKSUM_BYTES])
+    whole[_CHECKSUM_AT : _CHECKSUM_AT + _CHECKSUM_BYTES] = bytes(_CHECKSUM_BYTES)
+    if _text(binary, 72, 32) != "sha256" or checksum[:32] != hashlib.sha256(whole).digest():
+        return None
+    return _header(binary, bytes(whole[_BINARY_BYTES:]))
+
+
+def _header(binary: bytes, json: bytes) -> Header | None:
+    try:
+        said = msgspec.json.decode(json.split(b"\0")[0], type=_Json)
+        starts = [int(one.offset) for one in said.segments.values() if one.type == "crypt"]
+    except (msgspec.DecodeError, ValueError):
+        return None
+    if not starts:
+        return None
+    return Header(_text(binary, 24, 48), _text(binary, 168, 40), len(said.keyslots), min(starts))
+
+
+def _text(binary: bytes, at: int, length: int) -> str:
+    return binary[at : at + length].split(b"\0")[0].decode(errors="replace")

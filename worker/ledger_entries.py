@@ -1,0 +1,112 @@
+"""What the ledger says of requests: its rows, read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from enqueue.results import Result, decode_result
+from worker.journal import Journal
+
+
+class Attempting(IntEnum):
+    """Whether an attempt at a request is under way, as a crash leaves it on record."""
+
+    NO = 0
+    YES = 1
+    ALONE = 2  # while no other request was attempted
+    SUSPECT = 3  # it was under way when a hostd died, and has not been tried again
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One request of the ledger."""
+
+    request_id: str
+    seq: int
+    call: bytes
+    state: str
+    runs: int
+    attempts: int
+    accepted_at_ms: int
+    began_at_ms: int | None
+    not_before_ms: int
+    crashes: int
+    attempting: Attempting
+    result: Result | None
+
+    @property
+    def begun(self) -> bool:
+        """Whether this run has had an attempt, finished or not."""
+        return self.began_at_ms is not None
+
+
+class Entries(Journal):
+    """The reading part of the ledger."""
+
+    def entry(self, request_id: str) -> Entry:
+        """The request.
+
+        Raises:
+            KeyError: unknown.
+        """
+        found = self._entries("WHERE request_id = ?", request_id)
+        if not found:
+            raise KeyError(request_id)
+        return found[0]
+
+    def unfinished(self) -> list[Entry]:
+        """Accepted and undecided requests, in order of acceptance."""
+        return self._entries("WHERE state = 'accepted' ORDER BY seq")
+
+    def untold(self) -> list[Entry]:
+        """Decided requests whose result may not stand in Redis, in order."""
+        return self._entries("WHERE state = 'decided' ORDER BY seq")
+
+    def failed(self, op: str, failure_class: str, *, since_ms: int) -> list[Entry]:
+        """Requests of that operation decided as failed, in that class, since then, in order."""
+        return self._entries(
+            "WHERE state != 'accepted' AND op = ? AND code LIKE ? AND decided_at_ms >= ?"
+            " ORDER BY seq",
+            op,
+            f"{failure_class}/%",
+            since_ms,
+        )
+
+    def history(self, instance_id: str, *, limit: int = 20) -> list[Entry]:
+        """The latest requests of an instance, newest first."""
+        return self._entries("WHERE instance_id = ? ORDER BY seq DESC LIMIT ?", instance_id, limit)
+
+    def _entries(self, where: str, *values: object) -> list[Entry]:
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT request_id, seq, call, state, runs, attempts, accepted_at_ms, began_at_ms,"  # noqa: S608  `where` is a constant of this module
+                f" not_before_ms, crashes, attempting, result FROM requests {where}",
+                values,
+            ).fetchall()
+        return [_entry(row) for row in rows]
+
+    def oldest_ms(self) -> int | None:
+        """When the oldest unfinished request was accepted, in Unix milliseconds."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT MIN(accepted_at_ms) FROM requests WHERE state = 'accepted'"
+            ).fetchone()
+        return None if row[0] is None else int(row[0])
+
+    def statuses(self) -> dict[str, int]:
+        """How many instances stand at each status."""
+        with self._lock:
+            return dict(
+                self._db.execute(
+                    "SELECT status, COUNT(*) FROM instances GROUP BY status"
+                ).fetchall()
+            )
+
+
+def _entry(row: Sequence[Any]) -> Entry:
+    attempting, raw = row[-2:]
+    values = (*row[:-2], Attempting(attempting), decode_result(raw) if raw else None)
+    return Entry(*values)

@@ -1,0 +1,70 @@
+"""Steps over the guest's agent, and what the result tells of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from worker.errors import Transient
+from worker.names import InstanceRef
+from worker.ports import AgentAnswer, Heard, Host
+
+
+@dataclass(frozen=True, slots=True)
+class GuestReady:
+    """The guest's agent has answered."""
+
+    ref: InstanceRef
+    timeout_s: float
+    name: str = "guest_ready"
+
+    def done(self, host: Host) -> bool:
+        return host.agents.was_ready(self.ref)
+
+    def apply(self, host: Host) -> Mapping[str, Any]:
+        answer = host.agents.ready(self.ref, timeout_s=self.timeout_s)
+        if answer.outcome is not Heard.DONE:
+            raise Transient(
+                "guest_not_ready",
+                f"the agent of {self.ref} did not answer within {self.timeout_s:g} s: "
+                f"{answer.detail or answer.outcome.value}",
+                hint="does the guest boot, and its agent listen on vsock port 5252? the pool's "
+                "runtime_policy.readiness_timeout_seconds bounds the wait",
+                outcome=answer.outcome.value,
+            )
+        return {"ready": facts_of(answer)}
+
+    def undo(self, host: Host) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class GuestTold:
+    """The guest's agent, if there is one that listens, was told that the guest runs again."""
+
+    ref: InstanceRef
+    name: str = "guest_told"
+
+    def done(self, host: Host) -> bool:
+        return host.agents.told(self.ref)
+
+    def apply(self, host: Host) -> Mapping[str, Any]:
+        return {"agent": facts_of(host.agents.woken(self.ref))}
+
+    def undo(self, host: Host) -> None:
+        pass
+
+
+def drained(ref: InstanceRef, host: Host, drain_s: float | None) -> dict[str, Any]:
+    """What came of asking the guest to get ready for a pause; None: it is not to be asked."""
+    if drain_s is None:
+        return {"outcome": "skipped", "detail": "forced"}
+    if drain_s == 0:
+        return {"outcome": "skipped", "detail": "no time is given for it"}
+    return facts_of(host.agents.drain(ref, timeout_s=drain_s))
+
+
+def facts_of(answer: AgentAnswer) -> dict[str, Any]:
+    """The answer, for the result's detail."""
+    return {"outcome": answer.outcome.value, "detail": answer.detail, "took_ms": answer.took_ms}
