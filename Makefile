@@ -3,14 +3,17 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made
-PACKAGES := redis-server nftables libnftables1 iproute2 e2fsprogs cryptsetup-bin util-linux gcc make
+PACKAGES := redis-server nftables libnftables1 iproute2 e2fsprogs cryptsetup-bin util-linux gcc make \
+	strace
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test check bench dashboard system clean
+.PHONY: help demo test check crash bench soak dashboard system clean
 help:
 	@echo "make demo       the whole life of a few instances, in a sandbox of its own, under a minute"
 	@echo "make test       everything that proves hostd; make check is its fast part"
+	@echo "make crash      hostd killed before and after every effect, every point (an hour)"
 	@echo "make bench      figures, as ratios, into build/bench.json"
+	@echo "make soak       ten minutes of 4 hosts, 200 instances and kills; SECONDS=60 for less"
 	@echo "make dashboard  rq-dashboard without pickle on 127.0.0.1:9181 (REDIS=redis://...)"
 
 demo: system $(STAMP)
@@ -25,9 +28,16 @@ check: $(STAMP)
 	@$(BIN)/lint-imports --no-logo > build/imports.log || (cat build/imports.log; exit 1)
 	@$(PYTEST) tests/unit
 
+crash: system $(STAMP)
+	@$(BIN)/python -m tests.machine $(CRASH)
+
 bench: system $(STAMP)
 	@mkdir -p build
 	@$(BIN)/python -m bench $(BENCH)
+
+soak: SECONDS ?= 600
+soak: system $(STAMP)
+	@$(BIN)/python -m tests.soak.play --seconds $(SECONDS) --instances 50 --pause-s 12 $(SOAK)
 
 dashboard: $(STAMP)
 	@$(BIN)/python -m worker.dashboard $(if $(REDIS),--redis $(REDIS))

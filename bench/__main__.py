@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 from rich.console import Console
 
-from bench import backlog, instances, latency, networks, rest, roundtrips
+from bench import backlog, instances, latency, networks, recovery, rest, roundtrips
 from bench.figures import Figure
 from bench.report import show
 from bench.sandbox import Sandbox, sandbox
@@ -27,6 +27,7 @@ PARTS: Final[Mapping[str, Callable[[Sandbox, Scale], Iterable[Figure]]]] = {
     "roundtrips": roundtrips.measure,
     "networks": networks.measure,
     "instances": instances.measure,
+    "recovery": recovery.measure,
     "rest": rest.measure,
 }
 

@@ -107,6 +107,12 @@ def parser() -> argparse.ArgumentParser:
     retry.add_argument(
         "--op", choices=OPS, metavar="OP", help="all failed requests of this kind, as SleepInstance"
     )
+    retry.add_argument(
+        "--since",
+        metavar="T",
+        help="with --op: those that failed since then, as 2026-01-31T04:00:00Z or 90m, 12h, 3d ago",
+    )
+    retry.add_argument("--dry-run", action="store_true", help="say which, and do nothing")
     cancel = subs.add_parser("cancel", help="cancel requests that wait", parents=[output, redis])
     cancel.add_argument("request_ids", metavar="REQUEST_ID", nargs="*")
     cancel.add_argument(

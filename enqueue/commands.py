@@ -12,6 +12,7 @@ from enqueue import acl_files, requests, signing
 from enqueue.client import HostClient, Ticket
 from enqueue.errors import NotRetryable, QueueFull, UnknownRequest, WaitTimeout
 from enqueue.listing import PENDING
+from enqueue.moments import moment
 from enqueue.requests import Request, TenantId, TenantNet, bridge_name
 from enqueue.results import Failed, Result
 from enqueue.show import Printer
@@ -142,9 +143,15 @@ def _net(options: argparse.Namespace) -> TenantNet:
 def _retry(options: argparse.Namespace, client: HostClient, printer: Printer) -> bool:
     if bool(options.request_ids) == bool(options.op):
         raise Unusable("retry what? give request ids, or --op for all failed requests of a kind")
+    if options.request_ids and options.since:
+        raise Unusable("--since goes with --op; given ids are retried whenever they failed")
     request_ids = options.request_ids or _dead_letters(options, client)
     if not request_ids:
         printer.note(f"no failed {options.op} on {options.host}")
+    if options.dry_run:
+        for request_id in request_ids:
+            printer.would_retry(request_id, options.host)
+        return True
     retried = [_retried(id_, options, client, printer) for id_ in request_ids]
     outcomes = [ticket is not None for ticket in retried]
     if options.wait:
@@ -166,8 +173,12 @@ def _retried(
 
 
 def _dead_letters(options: argparse.Namespace, client: HostClient) -> list[str]:
+    try:
+        since = moment(options.since) if options.since else ""
+    except ValueError as error:
+        raise Unusable(f"--since: {error}") from None
     failed = client.jobs(host=options.host, states=["failed"], limit=ALL)
-    return [job.request_id for job in failed if job.op == options.op]
+    return [job.request_id for job in failed if job.op == options.op and job.ended_at >= since]
 
 
 def _cancel(options: argparse.Namespace, client: HostClient, printer: Printer) -> bool:

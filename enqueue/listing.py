@@ -11,7 +11,7 @@ from enqueue import keys
 from enqueue.exchange import Talk, as_list, as_text, entries, reading
 from enqueue.results import Failed
 from enqueue.scripts import Command, fields_of
-from enqueue.wire import answer, unseal
+from enqueue.wire import answer, unseal, utc_format
 
 JobState = Literal["queued", "deferred", "started", "failed", "canceled", "finished"]
 JOB_STATES: Final[tuple[JobState, ...]] = get_args(JobState)
@@ -22,7 +22,8 @@ EVENTS_AT_ONCE: Final = 1000
 class JobLine(msgspec.Struct, frozen=True, kw_only=True):
     """One job as a person sees it.
 
-    `status` is RQ's; `outcome` is the code of the last failure, if that is how it ended.
+    `status` is RQ's; times are UTC, as RQ writes them; `ended_at` is when its last result was told.
+    `outcome` is the code of the last failure, if that is how it ended.
     """
 
     request_id: str
@@ -32,6 +33,7 @@ class JobLine(msgspec.Struct, frozen=True, kw_only=True):
     description: str
     enqueued_at: str
     issuer: str
+    ended_at: str = ""
     outcome: str = ""
 
 
@@ -107,8 +109,15 @@ def _line(host: str, job_id: str, hash_: object, last: object) -> JobLine | None
         description=as_text(description or b""),
         enqueued_at=as_text(enqueued_at or b""),
         issuer=order.body.issuer if order else "",
+        ended_at=_time_of(last),
         outcome=outcome,
     )
+
+
+def _time_of(last: object) -> str:
+    """When the last result was told: ids of a stream begin with Unix milliseconds (XADD)."""
+    found = as_list(last)
+    return utc_format(int(as_text(found[0][0]).partition("-")[0])) if found else ""
 
 
 def _event(entry: Any) -> Event:

@@ -57,6 +57,13 @@ class Printer:
         words = f"{facts['description']} on {ticket.host}: request {ticket.request_id} is queued"
         self.document({"kind": "queued"} | facts, words)
 
+    def would_retry(self, request_id: str, host: str) -> None:
+        """The request is one that would be retried."""
+        self.document(
+            {"kind": "retry", "dry_run": True, "request_id": request_id, "host": host},
+            f"request {request_id} on {host} would be retried",
+        )
+
     def cancelled(self, request_id: str, host: str, outcome: Cancellation) -> None:
         """What came of cancelling a request."""
         self.document(

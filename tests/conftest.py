@@ -9,9 +9,11 @@ import pytest
 
 pytest_plugins = [
     "tests.fixtures.dashboard",
+    "tests.fixtures.diskfaults",
     "tests.fixtures.filesystems",
     "tests.fixtures.hostparts",
     "tests.fixtures.netns",
+    "tests.fixtures.realworld",
     "tests.fixtures.redis",
     "tests.fixtures.simulator",
     "tests.fixtures.vmm",

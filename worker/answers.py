@@ -46,8 +46,9 @@ def concluded(
     common: Mapping[str, Any] = {
         "op": op_of(request),
         "attempts": entry.attempts,
-        "queued_ms": max(0, began_ms - issued_at_ms),
-        "took_ms": max(0, now_ms - began_ms),
+        # Floats, as once decoded: a result has the same bytes however often it is told.
+        "queued_ms": float(max(0, began_ms - issued_at_ms)),
+        "took_ms": float(max(0, now_ms - began_ms)),
         "steps": outcome.reports,
     }
     if outcome.error is None:

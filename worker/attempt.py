@@ -10,7 +10,7 @@ import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import assert_never
 
@@ -26,7 +26,7 @@ from enqueue.requests import (
     WakeInstance,
     op_of,
 )
-from enqueue.results import Result
+from enqueue.results import Failed, Result
 from worker.answers import concluded
 from worker.context import Context
 from worker.decide import decide
@@ -37,14 +37,17 @@ from worker.ledger_entries import Entry
 from worker.names import InstanceRef
 from worker.plans import instance_plan
 from worker.plans.base import Plan
+from worker.plans.instance import memory_lost
 from worker.plans.network import network_steps, setup, teardown
+from worker.plans.settle import Settlement
 from worker.plans.verdict import verdict_for
 from worker.reserve import (
     reserve_instance,
     reserve_network,
 )
-from worker.settle import settle
+from worker.settle import settle, settling
 from worker.suspicion import is_suspect
+from worker.unsettled import Why
 from worker.verify import Order, check_times
 from worker.waits import Until
 
@@ -75,7 +78,7 @@ def attempt(order: Order, entry: Entry, ctx: Context) -> Result | Until:
             try:
                 if not begun:
                     _settle_first(order, ctx)
-                planned = _planned(order, ctx)
+                planned = _planned(order, entry, ctx)
                 outcome = _executed(order, planned, ctx)
             except HostdError as error:
                 outcome = Outcome((), {}, error)
@@ -97,10 +100,15 @@ def _settle_first(order: Order, ctx: Context) -> None:
 
     Not for a request that had begun: what it left behind is its own to finish or take back.  Nor
     for a Sleep, which is to say itself that the memory it was to save is gone.
+
+    Raises:
+        Lost: `memory_lost`, a Wake's guest: it slept when the Wake was asked for.
     """
     request = order.body.request
     if not isinstance(request, SetupNetwork | TeardownNetwork | Ping | SleepInstance):
-        settle(InstanceRef.of(request), ctx)
+        ref = InstanceRef.of(request)
+        if settle(ref, ctx) is Settlement.LOST and isinstance(request, WakeInstance):
+            raise memory_lost(ref)
 
 
 @contextmanager
@@ -138,7 +146,7 @@ def _builds_network(request: InstanceRequest, request_id: str, ctx: Context) -> 
     return any(step.name in begun or not step.done(ctx.host) for step in steps)
 
 
-def _planned(order: Order, ctx: Context) -> Planned:
+def _planned(order: Order, entry: Entry, ctx: Context) -> Planned:
     request = order.body.request
     match request:
         case SetupNetwork():
@@ -151,16 +159,19 @@ def _planned(order: Order, ctx: Context) -> Planned:
         case (
             StartInstance() | StopInstance() | SleepInstance() | WakeInstance() | DestroyInstance()
         ):
-            return _planned_instance(request, order.body.request_id, ctx)
+            return _planned_instance(request, entry, ctx)
         case Ping():
             raise Broken("bug", "a Ping needs no plan")
         case _:
             assert_never(request)
 
 
-def _planned_instance(request: InstanceRequest, request_id: str, ctx: Context) -> Planned:
+def _planned_instance(request: InstanceRequest, entry: Entry, ctx: Context) -> Planned:
     at = datetime.fromtimestamp(ctx.clock.wall(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    facts = instance_facts(request, ctx.host, layout=ctx.settings.layout, at=at)
+    facts = replace(
+        instance_facts(request, ctx.host, layout=ctx.settings.layout, at=at),
+        again=entry.runs > 1 and _may_be_had_again(entry.result),
+    )
     verdict = verdict_for(request, facts)
     place = reserve_instance(verdict, facts, ctx.ledger, ctx.settings)
     plan = instance_plan(
@@ -169,9 +180,14 @@ def _planned_instance(request: InstanceRequest, request_id: str, ctx: Context) -
         facts,
         place,
         settings=ctx.settings,
-        request_id=request_id,
+        request_id=entry.request_id,
     )
     return Planned(plan, facts.status)
+
+
+def _may_be_had_again(result: Result | None) -> bool:
+    """Whether the run before failed, but not because the instance's state forbade it."""
+    return isinstance(result, Failed) and result.failure_class in ("transient", "broken")
 
 
 def _executed(order: Order, planned: Planned, ctx: Context) -> Outcome:
@@ -205,8 +221,19 @@ def _concluded(
     )
     result = decide(order, result, ctx, before=planned.before)
     if not isinstance(order.body.request, SetupNetwork | TeardownNetwork | Ping):
-        ctx.watch(InstanceRef.of(order.body.request))
+        _look_after(InstanceRef.of(order.body.request), entry, outcome, ctx)
     return result
+
+
+def _look_after(ref: InstanceRef, entry: Entry, outcome: Outcome, ctx: Context) -> None:
+    """A VMM that lives is watched.  One that ended in a request which could not be taken back whole
+    leaves an instance that nobody looks at again by itself: it is settled next."""
+    ctx.watch(ref)
+    if outcome.error is None or not ctx.ledger.begun_steps(entry.request_id):
+        return
+    if ctx.host.vmm.pid(ref) is None:
+        ctx.unsettled.add([ref.instance_id], Why(ended="unknown"))
+        ctx.executors.submit(settling(ref, ctx))
 
 
 def _put_off(order: Order, entry: Entry, error: HostdError, ctx: Context) -> Until:

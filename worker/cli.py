@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ConfigError, StartupError, HostdError) as error:
         for line in str(error).splitlines():
             print(f"hostd: {line}", file=sys.stderr)
+        if isinstance(error, HostdError):
+            print(f"hostd: {error.code}; {error.hint}".rstrip("; "), file=sys.stderr)
         return _exit_code(error)
     except KeyboardInterrupt:
         return 130

@@ -134,6 +134,20 @@ class SecurityConfig(msgspec.Struct, frozen=True, kw_only=True):
     insecure: bool = False
 
 
+class SweepConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """`[sweep]`; without `remove`, what is left over is counted and shown, and stays."""
+
+    interval_s: Seconds = 60.0
+    grace_s: Annotated[float, msgspec.Meta(ge=0)] = 600.0
+    remove: bool = True
+
+
+class DrainConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """`[drain]`; `assumed_mib_s` is what the disk takes in, until sleeps have shown it."""
+
+    assumed_mib_s: Annotated[float, msgspec.Meta(gt=0)] = 200.0
+
+
 class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True):
     """`[metrics]`; `listen` is `address:port`, `fd:N` (an inherited socket), or empty for none."""
 
@@ -155,6 +169,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     vmm: VmmConfig = VmmConfig()
     images: ImagesConfig = ImagesConfig()
     security: SecurityConfig = SecurityConfig()
+    sweep: SweepConfig = SweepConfig()
+    drain: DrainConfig = DrainConfig()
     metrics: MetricsConfig = MetricsConfig()
 
 
@@ -170,6 +186,8 @@ SECTIONS: Final[Mapping[str, type[msgspec.Struct]]] = {
     "vmm": VmmConfig,
     "images": ImagesConfig,
     "security": SecurityConfig,
+    "sweep": SweepConfig,
+    "drain": DrainConfig,
     "metrics": MetricsConfig,
 }
 

@@ -10,6 +10,7 @@ from worker.errors import HostdError
 from worker.ledger import Change
 from worker.names import InstanceRef
 from worker.reserve import release_network, settle_instance
+from worker.steps.record import RECORDED
 from worker.verify import Order
 
 
@@ -66,7 +67,11 @@ def _status_now(
     after = doc.fields.status
     settle_instance(ctx.ledger, ref, after)
     change = Change(ref.instance_id, ref.tenant_id, ref.pool_id, after)
-    if before is None or before == after:
+    if before is None:
+        return change, []
+    if before == after and RECORDED in ctx.ledger.begun_steps(order.body.request_id):
+        before = ctx.ledger.status(ref.instance_id)  # a killed attempt wrote it, and said nothing
+    if before == after:
         return change, []
     moved = events.InstanceChanged(
         at_ms=ctx.clock.now_ms(),

@@ -55,7 +55,84 @@ class InstanceSettled(msgspec.Struct, frozen=True, kw_only=True, tag_field="even
     ended: str | None = None
 
 
-Event = InstanceChanged | RequestEnded | InstanceSettled
+class LeftoverSwept(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="swept"):
+    """hostd removed what was left over; `kind` is a `worker.plans.sweep.Kind`, `why` in words.
+
+    `seen_s` is how long it was seen before; `by` is `hostd`, or `operator` for a command.
+    """
+
+    at_ms: int
+    kind: str
+    name: str
+    why: str
+    by: str
+    seen_s: float
+    instance_id: str | None = None
+    tenant_id: str | None = None
+
+
+class RulesPutBack(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="rules_put_back"
+):
+    """A tenant's packet rules did not stand, and stand again."""
+
+    at_ms: int
+    tenant_id: str
+
+
+class InstanceUnfit(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="unfit"):
+    """A guest runs without what hostd gave it, as `lacks` says; only a new start can mend that."""
+
+    at_ms: int
+    tenant_id: str
+    pool_id: str
+    instance_id: str
+    lacks: str
+
+
+class HostDraining(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="host_draining"
+):
+    """New work waits from now on; `guests` run and are put away until `deadline_ms`."""
+
+    at_ms: int
+    drain_id: str
+    strategy: str
+    deadline_ms: int
+    guests: int
+
+
+class HostDrained(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="host_drained"):
+    """The drain has done what it could: `away` of its `guests`; new work waits on."""
+
+    at_ms: int
+    drain_id: str
+    away: int
+    guests: int
+
+
+class HostUndrained(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="host_undrained"
+):
+    """New work goes on; `back` of the drain's guests are being brought back, `left` are not."""
+
+    at_ms: int
+    drain_id: str
+    back: int
+    left: int
+
+
+Event = (
+    InstanceChanged
+    | RequestEnded
+    | InstanceSettled
+    | LeftoverSwept
+    | RulesPutBack
+    | InstanceUnfit
+    | HostDraining
+    | HostDrained
+    | HostUndrained
+)
 
 
 def encode(event: Event) -> bytes:

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 
+from worker.gate import Barred, Gate
 from worker.turns import Turns
 from worker.waits import Answer, Release, Turn, Until, Wait
 
@@ -70,6 +71,7 @@ class Executors:
         self._state = threading.Condition(lock)  # the executors wait on it
         self._to_answer = threading.Condition(lock)  # the answering thread waits on it
         self._turns: Turns[Task] = Turns()
+        self._gate: Gate[Task] = Gate()
         self._ready = _Lane()
         self._answers: list[Task] = []
         self._delayed: list[tuple[float, int, Task]] = []
@@ -128,15 +130,33 @@ class Executors:
                 self._let_go(task)
             return [task.subject for task in found]
 
+    # ------------------------------------------------------------ the gate
+
+    def close_gate(self, barred: Barred) -> None:
+        """What is barred waits outside from now on; what has its turn asks by `bars`."""
+        with self._state:
+            self._gate.close(barred)
+
+    def open_gate(self) -> None:
+        """Nothing is barred; what waited outside gets in line, in its order."""
+        with self._state:
+            for task, turn in self._gate.open():
+                self._place(task, turn)
+
+    def bars(self, turn: Turn) -> bool:
+        """Whether this turn, asked for now, would wait outside."""
+        with self._state:
+            return self._gate.bars(turn)
+
     # ------------------------------------------------------------ looking
 
     def waiting(self) -> list[object]:
-        """The subjects of what waits for its turn."""
+        """The subjects of what waits for its turn, or outside the gate."""
         with self._state:
             return [
                 task.subject
                 for task in self._tasks
-                if task.has_turn and not self._turns.may_run(task)
+                if task in self._gate or (task.has_turn and not self._turns.may_run(task))
             ]
 
     def running(self) -> list[object]:
@@ -177,11 +197,8 @@ class Executors:
             case Answer():
                 self._answers.append(task)
                 self._to_answer.notify()
-            case Turn(keys, subject):
-                task.has_turn, task.subject = True, subject
-                if self._turns.admit(task, keys):
-                    self._ready.push(task)
-                    self._state.notify()
+            case Turn():
+                self._get_in_line(task, wait)
             case Release(keys):
                 for key in keys:
                     self._may_go(self._turns.release(task, key))
@@ -190,8 +207,21 @@ class Executors:
                 heapq.heappush(self._delayed, (due_s, task.order, task))
                 self._state.notify_all()  # each waits no longer than until the first of these
 
+    def _get_in_line(self, task: Task, turn: Turn) -> None:
+        self._give_up_turn(task)
+        task.subject = turn.subject
+        if self._gate.stops(task, turn):
+            return
+        task.has_turn = True
+        if self._turns.admit(task, turn.keys):
+            self._may_go([task])
+
     def _let_go(self, task: Task) -> None:
         self._tasks.discard(task)
+        self._gate.leave(task)
+        self._give_up_turn(task)
+
+    def _give_up_turn(self, task: Task) -> None:
         if task.has_turn:
             task.has_turn = False
             self._may_go(self._turns.finish(task))

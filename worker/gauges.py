@@ -11,6 +11,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from enqueue.keys import HostKeys
+from worker.drain_note import noted
 from worker.executors import Executors
 from worker.ledger import Ledger
 from worker.observe import gauge
@@ -39,6 +40,9 @@ class Gauges:
         for status, number in self.ledger.statuses().items():
             states.add_metric([status], number)
         yield states
+        drain = noted(self.ledger)
+        draining = drain is not None and drain.in_force
+        yield gauge("hostd_draining", "1 while new work waits for `hostd undrain`.", draining)
         try:
             with self.redis.pipeline(transaction=False) as pipe:
                 pipe.llen(self.keys.queue)

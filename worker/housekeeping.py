@@ -27,7 +27,7 @@ class Housekeeping:
 
     `claim` says again whose the host name is; `warm` loads what the first start would wait for;
     `settled` notes that every instance was looked at, once it was; `trim` keeps VMMs' logs small;
-    `mark` says beside the ledger how far it has come.
+    `mark` says beside the ledger how far it has come; `drain` goes on with one.
     """
 
     worker: HostWorker
@@ -40,6 +40,7 @@ class Housekeeping:
     settled: Callable[[], None]
     trim: Callable[[], None]
     mark: Callable[[], None]
+    drain: Callable[[], None] = lambda: None
 
     def run(self) -> None:
         """Until the worker is asked to stop."""
@@ -52,6 +53,7 @@ class Housekeeping:
                 next_prune = time.monotonic() + PRUNE_S
                 self._prune()
             self.settled()
+            self.drain()
             if time.monotonic() >= next_trim:
                 next_trim = time.monotonic() + BEAT_S
                 self.trim()

@@ -11,7 +11,7 @@ the first `yield` it runs on the consumer's thread, inside the ledger transactio
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 
 from enqueue.requests import Ping, describe, op_of
 from enqueue.results import Result
@@ -26,7 +26,7 @@ from worker.ledger import Delivery as Kind
 from worker.ledger_entries import Entry
 from worker.supersede import Subject, supersede
 from worker.suspicion import is_suspect, too_dangerous
-from worker.turns import Key, keys_of
+from worker.turns import keys_of
 from worker.verify import Forged, Order, check_known, check_times, verified
 from worker.waits import Answer, Release, Turn, Until, Wait
 
@@ -95,38 +95,52 @@ def fulfil(order: Order, entry: Entry, delivery: Delivery, ctx: Context) -> Iter
     for victim, result in supersede(order, entry, ctx):
         ctx.executors.submit(told(victim, result, ctx))
     more = ctx.suspicion.keys(suspect=is_suspect(entry))
-    yield Turn({**keys_of(request), **more}, Subject(order, entry, delivery))
+    subject, half_done = Subject(order, entry, delivery), not idle(entry, ctx)
+    turn = Turn({**keys_of(request), **more}, subject, half_done)
+    yield turn
+    yield from outside(turn, ctx)
     if ctx.publish.started(delivery) or not idle(entry, ctx):
-        result = yield from carried_out(order, entry, delivery, more, ctx)
+        result = yield from carried_out(order, entry, delivery, turn, ctx)
     else:
         result = cancelled(order, ctx)
     tell(order, delivery, result, ctx, request_id=entry.request_id)
 
 
 def carried_out(
-    order: Order, entry: Entry, delivery: Delivery, more: Mapping[Key, bool], ctx: Context
+    order: Order, entry: Entry, delivery: Delivery, turn: Turn, ctx: Context
 ) -> Generator[Wait, None, Result]:
     """As many attempts as it takes, and as the configuration allows.
 
-    `more` is what it holds for a first attempt after a crash only.
+    What `turn` has besides the request's own keys is held for a first attempt after a crash only.
     """
     if (danger := too_dangerous(entry, order.body.request)) is not None:
+        ctx.suspicion.cleared()
         return decide(order, refused(op_of(order.body.request), danger), ctx)
     if not is_suspect(entry) and (delay_ms := entry.not_before_ms - ctx.clock.now_ms()) > 0:
         yield Until(ctx.clock.monotonic() + delay_ms / 1000)
     outcome = attempt(order, entry, ctx)
     if is_suspect(entry):
         ctx.suspicion.cleared()
-        yield Release(tuple(more))
+        own = keys_of(order.body.request)
+        yield Release(tuple(key for key in turn.keys if key not in own))
+        turn = Turn(own, turn.subject)
     while isinstance(outcome, Until):
         entry = ctx.ledger.entry(entry.request_id)
         if may_end := idle(entry, ctx):
             ctx.publish.put_off(delivery)
         yield outcome
+        if may_end:
+            yield from outside(turn, ctx)
         if not ctx.publish.started(delivery) and may_end:
             return cancelled(order, ctx)
         outcome = attempt(order, entry, ctx)
     return outcome
+
+
+def outside(turn: Turn, ctx: Context) -> Iterator[Wait]:
+    """The host began to drain while this waited: it waits on, without its keys."""
+    while ctx.executors.bars(turn):
+        yield turn
 
 
 def accepted(order: Order, ctx: Context) -> tuple[Kind, Entry]:

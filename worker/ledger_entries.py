@@ -75,6 +75,14 @@ class Entries(Journal):
             since_ms,
         )
 
+    def done(self, op: str, *, limit: int) -> list[Entry]:
+        """The latest requests of that operation that ended well, newest first."""
+        return self._entries(
+            "WHERE state != 'accepted' AND op = ? AND code IS NULL ORDER BY seq DESC LIMIT ?",
+            op,
+            limit,
+        )
+
     def history(self, instance_id: str, *, limit: int = 20) -> list[Entry]:
         """The latest requests of an instance, newest first."""
         return self._entries("WHERE instance_id = ? ORDER BY seq DESC LIMIT ?", instance_id, limit)
@@ -88,6 +96,29 @@ class Entries(Journal):
             ).fetchall()
         return [_entry(row) for row in rows]
 
+    def busy(self, *, since_row: int | None = None) -> tuple[frozenset[str], frozenset[str]]:
+        """The instances, and the tenants, that an unfinished request is about, or with `since_row`
+        any request that came after that `last_row`."""
+        wanted = "state = 'accepted' AND rowid > ?" if since_row is None else "rowid > ?"
+        with self._lock:
+            rows = self._db.execute(
+                f"SELECT DISTINCT instance_id, tenant_id FROM requests WHERE {wanted}",  # noqa: S608  constant text
+                (since_row or 0,),
+            ).fetchall()
+        instances, tenants = ({row[n] for row in rows if row[n]} for n in (0, 1))
+        return frozenset(instances), frozenset(tenants)
+
+    def last_row(self) -> int:
+        """The number of the latest request; those to come have higher ones."""
+        with self._lock:
+            row = self._db.execute("SELECT COALESCE(MAX(rowid), 0) FROM requests").fetchone()
+            return int(row[0])
+
+    def reservations(self) -> list[tuple[str, str, str]]:
+        """What is held: (kind, key, owner); see `worker.reserve`."""
+        with self._lock:
+            return self._db.execute("SELECT kind, key, owner FROM reservations").fetchall()
+
     def oldest_ms(self) -> int | None:
         """When the oldest unfinished request was accepted, in Unix milliseconds."""
         with self._lock:
@@ -95,6 +126,14 @@ class Entries(Journal):
                 "SELECT MIN(accepted_at_ms) FROM requests WHERE state = 'accepted'"
             ).fetchone()
         return None if row[0] is None else int(row[0])
+
+    def status(self, instance_id: str) -> str | None:
+        """The instance's status as it was last told of; None if it never was."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT status FROM instances WHERE instance_id = ?", (instance_id,)
+            ).fetchone()
+        return None if row is None else str(row[0])
 
     def statuses(self) -> dict[str, int]:
         """How many instances stand at each status."""

@@ -8,11 +8,12 @@ Lock files are never unlinked: two holders could then lock two inodes of one nam
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -71,6 +72,18 @@ class Locks:
             self._tenant(held, tenant_id, request_id, exclusive=True)
             yield self._clock() - began
 
+    @contextmanager
+    def lone(self, instance_id: str, *, request_id: str) -> Iterator[float]:
+        """Holds an instance whose tenant nobody knows.  Yields the seconds waited.
+
+        Raises:
+            Transient: `lock_timeout`.
+        """
+        began = self._clock()
+        with ExitStack() as held:
+            self._take(held, f"instance-{instance_id}", fcntl.LOCK_EX, request_id)
+            yield self._clock() - began
+
     def holder(self, name: str) -> Holder | None:
         """Who wrote itself into the lock file `name` last, if the lock is held now."""
         path = self._directory / name
@@ -94,7 +107,7 @@ class Locks:
             self._take(held, f"tenant-{tenant_id}", mode, request_id)
 
     def _take(self, held: ExitStack, name: str, mode: int, request_id: str) -> None:
-        fd = os.open(self._directory / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = self._open(name)
         held.callback(os.close, fd)
         deadline = self._clock() + self._timeout_s
         poll_s = FIRST_POLL_S
@@ -114,7 +127,18 @@ class Locks:
                 pid=os.getpid(), request_id=request_id, since_ms=int(time.time() * 1000)
             )
             os.ftruncate(fd, 0)
-            os.pwrite(fd, msgspec.json.encode(holder), 0)
+            with suppress(OSError):  # it is for people: a full disk does not unmake the lock
+                os.pwrite(fd, msgspec.json.encode(holder), 0)
+
+    def _open(self, name: str) -> int:
+        path = self._directory / name
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            hint = "free space on its filesystem"
+            raise Transient("no_space", f"no room for {path}", hint=hint) from error
 
 
 def _try(fd: int, mode: int) -> bool:

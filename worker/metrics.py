@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from enqueue.requests import Request
 from enqueue.results import Failed, FailureClass, Pong, Result
 from worker.events import outcome_of
+from worker.plans.sweep import Kind
 
 OPERATIONS = tuple(request.__name__ for request in get_args(Request))
 OUTCOMES = ("done", *get_args(FailureClass))
@@ -48,6 +49,14 @@ class Metrics:
             "hostd_settled", "Instances brought to agree with their machine.", ["finding"],
             registry=r,
         )  # fmt: skip
+        self.orphans = Gauge(
+            "hostd_orphans", "Leftovers with hostd's mark that belong to nothing on record.",
+            ["kind"], registry=r,
+        )  # fmt: skip
+        self.swept = Counter("hostd_swept", "Leftovers removed.", ["kind"], registry=r)
+        for kind in Kind:
+            self.orphans.labels(kind.value)
+            self.swept.labels(kind.value)
         self.image_bytes = Gauge(
             "hostd_sleep_image_bytes", "Size of the last sleep image made.", registry=r
         )

@@ -17,7 +17,7 @@ from worker.ledger_entries import Entry
 from worker.names import InstanceRef
 from worker.settle import settling
 from worker.unsettled import Why
-from worker.verify import Order, trusted
+from worker.verify import Order, is_own, trusted
 
 log = logging.getLogger("hostd")
 
@@ -36,8 +36,10 @@ def tell_decided(ctx: Context) -> int:
 def take_up_unfinished(ctx: Context) -> int:
     """Goes on with every accepted request; returns how many."""
     again = [(trusted(entry.call), entry) for entry in ctx.ledger.unfinished()]
-    # One that had begun held its turn: nothing before it can be in its way.
-    again.sort(key=lambda pair: (not pair[1].begun, not _is_sleep(pair[0])))
+    # One that had begun held its turn: nothing before it can be in its way.  What hostd asks of
+    # itself was in line before what it had parked.  A sleep that had not begun keeps its place: it
+    # may be meant for what an earlier Start or Wake is to make.
+    again.sort(key=lambda p: (not p[1].begun, not _interrupted_sleep(*p), not is_own(p[0].body)))
     with ctx.executors.batch():
         for order, entry in again:
             log.info("taking up %s %s again", entry.request_id, op_of(order.body.request))
@@ -61,14 +63,17 @@ def retry_sleeps(ctx: Context) -> int:
     again = [
         entry
         for entry in failed
-        if entry.runs < policy.retry_runs and ctx.ledger.overtaken(entry) is None
+        if entry.runs < policy.retry_runs
+        and ctx.ledger.overtaken(entry) is None
+        and not is_own(trusted(entry.call).body)  # a drain looks after its own
     ]
     with ctx.executors.batch():
         for entry in again:
             order = trusted(entry.call)
             log.info("trying %s SleepInstance again", entry.request_id)
-            ctx.ledger.run_again(entry.request_id)
-            renewed = ctx.ledger.renew(entry.request_id)
+            with ctx.ledger.transaction():  # half of it would put it before what came after it
+                ctx.ledger.run_again(entry.request_id)
+                renewed = ctx.ledger.renew(entry.request_id)
             ctx.metrics.recovered.inc()
             ctx.executors.submit(fulfil(order, renewed, _delivery(order, renewed), ctx))
     return len(again)
@@ -83,7 +88,6 @@ def settle_all(ctx: Context, *, rebooted: bool) -> int:
     ctx.unsettled.add((ref.instance_id for ref in refs), Why(rebooted=rebooted))
     with ctx.executors.batch():
         for ref in refs:
-            ctx.watch(ref)
             ctx.executors.submit(settling(ref, ctx), behind=True)
     return len(refs)
 
@@ -97,8 +101,8 @@ def settle_one(ref: InstanceRef, ended: str, ctx: Context) -> None:
     ctx.executors.submit(settling(ref, ctx))
 
 
-def _is_sleep(order: Order) -> bool:
-    return isinstance(order.body.request, SleepInstance)
+def _interrupted_sleep(order: Order, entry: Entry) -> bool:
+    return entry.begun and isinstance(order.body.request, SleepInstance)
 
 
 def _delivery(order: Order, entry: Entry) -> Delivery:

@@ -14,6 +14,7 @@ from worker.documents import TenantDoc
 from worker.errors import Conflict, Rejected
 from worker.facts import InstanceFacts, NetworkFacts
 from worker.ledger import Ledger
+from worker.ledger_file import Survives
 from worker.names import FIRST_OFFSET, LAST_OFFSET, InstanceRef, jail_uid
 from worker.plans.build import Place
 from worker.plans.verdict import Verdict
@@ -58,7 +59,7 @@ def reserve_instance(
             `no_address`, `quota`.
         Rejected: `subnet`, `uid_range`.
     """
-    with ledger.transaction() as db:
+    with ledger.transaction(survives=Survives.KILL) as db:
         owner = f"{facts.ref.tenant_id}/{facts.ref.pool_id}"
         _check_owner(db, "instance", facts.ref.instance_id, owner)
         if facts.instance is not None:

@@ -73,8 +73,7 @@ class HostWorker(SimpleWorker):
     ) -> None:
         """`deliver` takes a batch in order; `refuse` an entry that cannot be read, and why.
 
-        `room` says how many more may be taken: what is beyond stays in the queue.  `arrived` is
-        called whenever Redis is there again.
+        `room` says how many more may be taken; `arrived` hears whenever Redis is there again.
         """
         super().__init__(
             [HostQueue(host_keys.queue_name, connection=redis, serializer=MsgspecSerializer)],
@@ -202,12 +201,8 @@ class HostWorker(SimpleWorker):
                 pipe.hmget(keys.job(name), FIELDS)
             pipe.llen(self._keys.queue)
             *hashes, more = pipe.execute(raise_on_error=False)
-        good = []
-        for name, fields in zip(names, hashes, strict=True):
-            delivery = self._delivery(name, fields)
-            if delivery is not None:
-                good.append(delivery)
-        if good:
+        found = (self._delivery(*pair) for pair in zip(names, hashes, strict=True))
+        if good := [delivery for delivery in found if delivery is not None]:
             self._deliver(good)
         if isinstance(more, Exception):
             raise more

@@ -6,7 +6,6 @@ import fcntl
 import logging
 import os
 import random
-import signal
 import sqlite3
 import threading
 import time
@@ -23,13 +22,14 @@ from worker.answers import refused
 from worker.boot import await_clock
 from worker.config import Config
 from worker.context import Context, Delivery
+from worker.draining import Draining
 from worker.engine import Clock
 from worker.errors import Broken, HostdError, StartupError
 from worker.executors import Executors
 from worker.gauges import Gauges
 from worker.host import machine
 from worker.host import redis as redis_host
-from worker.housekeeping import BEAT_S, Housekeeping
+from worker.housekeeping import Housekeeping
 from worker.job import quarantined, story
 from worker.ledger_file import unusable
 from worker.lineage import open_ledger, write_marker
@@ -39,14 +39,19 @@ from worker.names import InstanceRef, Layout
 from worker.observe import Live, listening_socket, serve
 from worker.publish import RedisPublisher
 from worker.rq_worker import BLOCK_S, HostWorker
+from worker.same_state import is_same_state
+from worker.sightings import Sightings
 from worker.supersede import Subject
 from worker.suspicion import suspicion_at_start
+from worker.sweeper import Sweeper
+from worker.termination import heard
 from worker.verify import Forged, Policy
 from worker.watch import Watch
 from worker.wiring import build_host, build_policy, build_settings
 
 log = logging.getLogger("hostd")
 
+STOP_SPARE_S: Final = 10.0  # beside [worker] stop_timeout_s, for what is no request
 BOOT_ID: Final = "boot_id"  # of the boot in which every instance was last settled
 
 
@@ -62,6 +67,7 @@ class Hostd:
         self.config = config
         self._open = ExitStack()
         self._fatal: BaseException | None = None
+        self._closed = False
         try:
             self._build(config)
         except BaseException:
@@ -112,6 +118,7 @@ class Hostd:
         self._open.callback(self.watch.close)
         self._rebooted = self.ledger.noted(BOOT_ID) not in (None, self._boot_id)
         self.context = self._context(config, policy)
+        self.draining = Draining(self.context, rebooted=self._rebooted)
         taking = redis_host.connect(config.redis, extra_timeout_s=BLOCK_S)
         self._open.callback(taking.close)
         self.worker = HostWorker(
@@ -158,16 +165,28 @@ class Hostd:
         Raises:
             StartupError: something that it cannot go on without failed; it says what.
         """
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self.stop())
+        with heard(self.stop):
+            self._serve_queue()
+        if type(self._fatal) is sqlite3.DatabaseError:  # not of a kind that passes, as a full disk
+            raise unusable(self.config.paths.ledger, self._fatal) from self._fatal
+        if self._fatal is not None:
+            raise StartupError(f"hostd had to stop: {self._fatal}") from self._fatal
+
+    def _serve_queue(self) -> None:
         server = self._serve()
+        self.draining.resume()
         told, again = recover.tell_decided(self.context), recover.take_up_unfinished(self.context)
         recover.retry_sleeps(self.context)
         recover.settle_all(self.context, rebooted=self._rebooted)
+        self.draining.look()
         if told or again:
             log.info("recovered: %d results told again, %d requests taken up again", told, again)
         keeper = threading.Thread(target=self._keep_house, name="housekeeping", daemon=True)
         keeper.start()
+        sweeping = threading.Thread(
+            target=self._sweeper().run, args=(self.worker.stopping,), name="sweep", daemon=True
+        )
+        sweeping.start()
         await_clock(
             synchronized=machine.clock_is_synchronized,
             uptime_s=machine.uptime_s,
@@ -182,23 +201,29 @@ class Hostd:
             if server is not None:
                 server.shutdown()
                 server.server_close()
-            keeper.join(2 * BEAT_S)
-            self._mark()
-            self._open.close()
-        if type(self._fatal) is sqlite3.DatabaseError:  # not of a kind that passes, as a full disk
-            raise unusable(self.config.paths.ledger, self._fatal) from self._fatal
-        if self._fatal is not None:
-            raise StartupError(f"hostd had to stop: {self._fatal}") from self._fatal
+            until = time.monotonic() + STOP_SPARE_S
+            for thread in (keeper, sweeping):
+                thread.join(max(0.0, until - time.monotonic()))
+            self._close()
 
     def _let_end(self) -> None:
-        """What runs has ended, or is left running; what is decided is told."""
+        """What runs has ended, or its time is over; what is decided is told."""
         try:
             if not self.executors.stop(self.config.worker.stop_timeout_s):
                 log.warning("a request still runs; it is taken up again at the next start")
-                self._leave_running()
             self.publisher.flush()
         except sqlite3.Error as error:
             self._die(error)
+
+    def _close(self) -> None:
+        """Nothing is written any more; what still runs dies with the process."""
+        self._mark()
+        try:
+            self._leave_running()  # last, so that no attempt begins behind its back
+        except sqlite3.Error as error:
+            self._die(error)
+        self._closed = True
+        self._open.close()
 
     def _keep_house(self) -> None:
         try:
@@ -227,6 +252,15 @@ class Hostd:
             settled=self._settled,
             trim=self.host.vmm.trim_logs,
             mark=self._mark,
+            drain=self.draining.look,
+        )
+
+    def _sweeper(self) -> Sweeper:
+        boot_id = self._boot_id
+        return Sweeper(
+            self.context,
+            Sightings.of(self.config, boot_id=boot_id),
+            same_state=lambda: is_same_state(self.ledger, self._layout, boot_id=boot_id),
         )
 
     def _settled(self) -> None:
@@ -245,6 +279,8 @@ class Hostd:
         self.worker.stopping.set()
 
     def _die(self, error: BaseException) -> None:
+        if self._closed:
+            return  # the ledger was closed under what is left running
         self._fatal = error
         self.stop()
 

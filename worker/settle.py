@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, assert_never
 
 from enqueue.requests import StopInstance
 from worker import events
@@ -73,14 +73,39 @@ def settle(ref: InstanceRef, ctx: Context) -> Settlement:
     if why is None:
         return Settlement.NOTHING
     facts = _facts(ref, ctx)
-    settled = settlement(facts)
+    settled, before = _due(facts, ctx.ledger.status(ref.instance_id))
     if settled is not Settlement.NOTHING:
         outcome = _carried_out(settled, facts, ctx)
         if outcome.error is not None:
             raise outcome.error
-        _announce(settled, facts, _reason(settled, facts, why), why, ctx)
+        _announce(settled, facts, before, _reason(settled, facts, before, why), why, ctx)
+    ctx.watch(ref)
     ctx.unsettled.done(ref.instance_id)
     return settled
+
+
+def _due(facts: InstanceFacts, told: str | None) -> tuple[Settlement, str | None]:
+    """What becomes of it, and its status before.
+
+    `told` is the status as it was last told of.  A settlement that was killed when the record was
+    written but not yet told of is done again, whole: its steps hold, and what they freed and what
+    changed are told.
+    """
+    settled, status = settlement(facts), facts.status
+    untold = told in ("running", "warm", "sleeping") and told != status
+    if settled not in (Settlement.NOTHING, Settlement.ADOPTED) or not untold:
+        return settled, status
+    match status:
+        case "created" | "ready" | "stopped":
+            return (Settlement.LOST if told == "sleeping" else Settlement.STOPPED), told
+        case "sleeping":
+            return Settlement.ASLEEP, told
+        case "running" | "warm":
+            return Settlement.AWAKE, told
+        case None | "destroyed":
+            return settled, status
+        case _:
+            assert_never(status)
 
 
 def _facts(ref: InstanceRef, ctx: Context) -> InstanceFacts:
@@ -105,10 +130,10 @@ def _carried_out(settled: Settlement, facts: InstanceFacts, ctx: Context) -> Out
     )
 
 
-def _reason(settled: Settlement, facts: InstanceFacts, why: Why) -> str:
+def _reason(settled: Settlement, facts: InstanceFacts, before: str | None, why: Why) -> str:
     """Why the record changes, or does not, in one word for agentd."""
     match settled:
-        case Settlement.STOPPED if facts.status in ("running", "warm"):
+        case Settlement.STOPPED if before in ("running", "warm"):
             return "host_restarted" if why.rebooted else "guest_exited"
         case Settlement.STOPPED:
             return "stray_vmm" if facts.vmm is not VmmState.GONE else "stray_image"
@@ -125,11 +150,16 @@ def _reason(settled: Settlement, facts: InstanceFacts, why: Why) -> str:
 
 
 def _announce(
-    settled: Settlement, facts: InstanceFacts, reason: str, why: Why, ctx: Context
+    settled: Settlement,
+    facts: InstanceFacts,
+    told: str | None,
+    reason: str,
+    why: Why,
+    ctx: Context,
 ) -> None:
     ref, now_ms = facts.ref, ctx.clock.now_ms()
     doc = ctx.host.records.instance(ref) if settled is not Settlement.LEFT else facts.instance
-    before, after = facts.status or "unknown", doc.fields.status if doc else "unknown"
+    before, after = told or "unknown", doc.fields.status if doc else "unknown"
     found = events.InstanceSettled(
         at_ms=now_ms, tenant_id=ref.tenant_id, pool_id=ref.pool_id, instance_id=ref.instance_id,
         finding=settled.value, before=before, after=after, reason=reason, ended=why.ended,

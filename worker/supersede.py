@@ -11,7 +11,7 @@ from worker.context import Context, Delivery
 from worker.decide import decide
 from worker.errors import Conflict
 from worker.ledger_entries import Entry
-from worker.verify import Order
+from worker.verify import Order, is_own
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,11 @@ def superseded_ops(request: Request) -> tuple[str, ...]:
 def supersede(order: Order, entry: Entry, ctx: Context) -> list[tuple[Subject, Result]]:
     """Takes out and decides what `order` supersedes; returns it with its results.
 
-    What runs already is never touched, and nothing that was accepted later.
+    What runs already is never touched, and nothing that was accepted later.  What hostd asks of
+    itself is for a while only, and supersedes nobody's decision.
     """
     request = order.body.request
-    ops = superseded_ops(request)
+    ops = () if is_own(order.body) else superseded_ops(request)
     if not ops:
         return []
 

@@ -41,6 +41,11 @@ class Unsettled:
         with self._lock:
             self._why.pop(instance, None)
 
+    def all(self) -> frozenset[InstanceId]:
+        """Every instance that is to be settled."""
+        with self._lock:
+            return frozenset(self._why)
+
     def __contains__(self, instance: InstanceId) -> bool:
         return self.reason(instance) is not None
 

@@ -16,6 +16,7 @@ from enqueue.signing import Verifier
 from worker.errors import Rejected
 
 MAX_BYTES: Final = envelope.MAX_BYTES
+OWN_ISSUERS: Final = "hostd:"  # what a host asks of itself; nobody else may
 
 
 class Forged(Rejected):
@@ -79,9 +80,16 @@ def verified(data: bytes, *, id_: str, policy: Policy) -> Order:
         ) from error
     if body.host != policy.host:
         raise Forged("wrong_host", f"addressed to {body.host}; this host is {policy.host}")
+    if is_own(body):
+        raise Forged("malformed", f"the issuer {body.issuer!r} can only be a host itself")
     if id_ != job_id(body.host, body.request_id):
         raise Forged("wrong_job_id", f"job {id_} carries request {body.request_id} of {body.host}")
     return Order(body, call, _digest(body))
+
+
+def is_own(body: Body) -> bool:
+    """Whether this host asks it of itself."""
+    return body.issuer.startswith(OWN_ISSUERS)
 
 
 def trusted(call: bytes) -> Order:

@@ -14,6 +14,7 @@ from enqueue.results import Done, Failed
 from tests.fakes.scenarios import SLEEP, START, STOP, WAKE
 from tests.fakes.world import World
 from worker.documents import Status
+from worker.ledger import Change
 from worker.names import InstanceRef
 from worker.ports import VmmState
 from worker.specs import spec_to_builtins
@@ -62,6 +63,8 @@ def arrange(world: World, case: Case) -> InstanceRef:
     _set_vmm(world, ref, case.vmm)
     document = msgspec.json.decode(world.records.docs[ref])
     world.records.docs[ref] = msgspec.json.encode({**document, "status": case.status})
+    told = Change(ref.instance_id, ref.tenant_id, ref.pool_id, case.status)
+    world.ledger.note((), told, now_ms=int(world.now_s * 1000))
     if case.rebooted:
         world.links.devices.clear()
         world.firewall.rules.clear()

@@ -74,8 +74,8 @@ def test_a_second_kill_during_recovery_changes_nothing_about_the_end(
     prepare(undisturbed, prelude)
     undisturbed.ask(request, "r")
     points = len(undisturbed.fuse.seen)
-    for first in range(2, points + 1, 3):
-        for second in range(1, points + 8, 4):
+    for first in range(2, points + 1, 5):
+        for second in range(1, points + 8, 7):
             world = worlds()
             prepare(world, prelude)
             world.fuse.rearm(first, after=True)

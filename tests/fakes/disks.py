@@ -79,10 +79,20 @@ class FakeDisks:
     def secrets_path(self, instance: InstanceId) -> Path:
         return self._secrets / f"{instance}.ext4"
 
+    def secrets(self) -> frozenset[InstanceId]:
+        found = self._secrets.glob("*.ext4*") if self._secrets.is_dir() else ()
+        names = (path.name.removesuffix(".new").strip(".") for path in found)
+        return frozenset(InstanceId(name.removesuffix(".ext4")) for name in names)
+
+    def opened(self) -> Mapping[str, Path]:
+        found = self.devices.glob("mvm-*") if self.devices.is_dir() else ()
+        return {device.name: Path(device.read_text()) for device in found}
+
     def copy(self, source: Path, target: Path) -> None:
         self._place(target, source.read_bytes(), 0o600)
 
     def remove(self, path: Path) -> None:
+        path.with_name(f".{path.name}.new").unlink(missing_ok=True)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

@@ -19,10 +19,12 @@ EFFECTS = {
     "disks": {"make", "copy", "remove", "wipe", "make_crypt", "open_crypt", "close_crypt"},
     "records": {"put_instance", "audit"},
     "vmm": {
-        "build_jail", "remove_jail", "spawn", "boot", "pause", "resume", "snapshot", "load",
-        "ask_to_stop", "kill", "reserve_snapshot", "release_snapshot",
+        "build_jail", "remove_jail", "launch", "spawn", "boot", "pause", "resume", "snapshot",
+        "load", "ask_to_stop", "kill", "reserve_snapshot", "release_snapshot",
     },
-    "images": {"reserve", "release", "seal", "publish", "make_usable", "consume", "discard"},
+    "images": {
+        "reserve", "release", "seal", "publish", "make_usable", "consume", "discard", "tidy",
+    },
     "agents": {"drain", "woken", "ready"},
 }  # fmt: skip
 

@@ -135,6 +135,14 @@ class FakeImages:
             raise Conflict("no_image", f"{ref} has no sleep image")
         self.published[ref].consumed = True
 
+    def leftovers(self) -> frozenset[InstanceRef]:
+        return frozenset(ref for ref, _ in (*self.partial, *self.rooms))
+
+    def tidy(self, ref: InstanceRef) -> None:
+        for of, request_id in (*self.partial, *self.rooms):
+            if of == ref:
+                self.release(ref, request_id)
+
     def discard(self, ref: InstanceRef) -> None:
         self.published.pop(ref, None)
         for unfinished in (self.partial, self.rooms):

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from enqueue.requests import TenantId
 from worker.documents import InstanceDoc, PoolDoc, TenantDoc, parse_instance
 from worker.errors import Conflict
 from worker.names import InstanceRef
@@ -55,6 +56,9 @@ class FakeRecords:
 
     def instances(self) -> tuple[InstanceRef, ...]:
         return tuple(sorted(self.docs, key=str))
+
+    def tenant_ids(self) -> tuple[TenantId, ...]:
+        return tuple(TenantId(tenant) for tenant in sorted(self.tenants))
 
     def artifacts(self, tenant_id: str, pool_id: str) -> Artifacts | None:
         return self.current.get((tenant_id, pool_id))

@@ -84,10 +84,11 @@ class FakeVmm:
     def __init__(self, layout: Layout, machine: Machine | None = None) -> None:
         self.layout = layout
         self.machine = machine or Machine()
+        self._launched: set[InstanceRef] = set()  # by this hostd, not awaited yet
 
     def restarted(self) -> FakeVmm:
         """Another hostd on the same machine."""
-        return FakeVmm(self.layout, self.machine)
+        return type(self)(self.layout, self.machine)
 
     def warm(self) -> None:
         pass
@@ -104,23 +105,24 @@ class FakeVmm:
 
     def dies(self, ref: InstanceRef) -> None:
         """The VMM ends by itself."""
+        self._launched.discard(ref)
         guest = self.machine.guests.pop(ref, None)
         if guest is not None:
             os.eventfd_write(guest.ended, 1)
 
     def hold(self, ref: InstanceRef) -> HeldGuest | None:
-        guest = self.machine.guests.get(ref)
+        guest = self._up(ref)
         return None if guest is None else HeldGuest(guest)
 
     def ending(self, exit_code: int | None) -> str:
         return f"exit code {exit_code}"
 
     def state(self, ref: InstanceRef) -> VmmState:
-        guest = self.machine.guests.get(ref)
+        guest = self._up(ref)
         return VmmState.GONE if guest is None else guest.state
 
     def pid(self, ref: InstanceRef) -> int | None:
-        guest = self.machine.guests.get(ref)
+        guest = self._up(ref)
         return None if guest is None else guest.pid
 
     def jail_is_fresh(self, spec: VmSpec, image: ImageFiles | None = None) -> bool:
@@ -172,13 +174,22 @@ class FakeVmm:
         shutil.rmtree(self.layout.jail_base(ref), ignore_errors=True)
         shutil.rmtree(self.layout.runtime(ref), ignore_errors=True)
 
-    def spawn(self, spec: VmSpec, join_files: tuple[Path, ...]) -> None:
+    def launched(self, ref: InstanceRef) -> bool:
+        return ref in self.machine.guests
+
+    def launch(self, spec: VmSpec, join_files: tuple[Path, ...]) -> None:
         root = self._root(spec.ref)
         if spec.ref in self.machine.guests or (root / "firecracker.pid").exists():
             raise Broken("vmm_exited", "the jailer ended by itself", exit_code=1, log="")
         guest = Guest(next(self.machine.pids))
         (root / "firecracker.pid").write_text(str(guest.pid))
         self.machine.guests[spec.ref] = guest
+        self._launched.add(spec.ref)
+
+    def spawn(self, spec: VmSpec, join_files: tuple[Path, ...]) -> None:
+        if spec.ref not in self._launched:
+            self.launch(spec, join_files)
+        self._launched.remove(spec.ref)
 
     def boot(self, spec: VmSpec) -> None:
         self._change(spec.ref, VmmState.RUNNING, {VmmState.IDLE})
@@ -249,6 +260,10 @@ class FakeVmm:
 
     def platform(self) -> Platform:
         return self.machine.platform
+
+    def _up(self, ref: InstanceRef) -> Guest | None:
+        """A VMM that is up; one on its way counts as gone."""
+        return None if ref in self._launched else self.machine.guests.get(ref)
 
     def _guest(self, ref: InstanceRef) -> Guest:
         guest = self.machine.guests.get(ref)

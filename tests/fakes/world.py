@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import msgspec
 
@@ -37,8 +37,10 @@ from tests.fakes.vmm import FakeVmm
 from worker import recover
 from worker.config import Config, RetryConfig
 from worker.context import Context, Delivery
+from worker.draining import Draining
 from worker.engine import Clock
 from worker.executors import Executors
+from worker.gate import Barred, Gate
 from worker.job import accepted, story
 from worker.lock import Locks
 from worker.metrics import Metrics
@@ -76,9 +78,12 @@ class InlineExecutors:
         self._stories: dict[int, Iterator[Wait]] = {}
         self._subjects: dict[int, object] = {}
         self._ready: deque[int] = deque()
+        self._gate: Gate[int] = Gate()
+        self._in_line: set[int] = set()
         self._behind: set[int] = set()
         self._held: list[tuple[int, Wait]] | None = None
         self._number = 0
+        self._running = 0
 
     def submit(self, story: Iterator[Wait], *, behind: bool = False) -> None:
         self._number += 1
@@ -107,11 +112,16 @@ class InlineExecutors:
 
     def withdraw(self, wanted: Callable[[object], bool]) -> list[object]:
         found = [
-            n for n, subject in self._subjects.items() if n in self._stories and wanted(subject)
+            n
+            for n, subject in self._subjects.items()
+            if n in self._stories and n != self._running and wanted(subject)
         ]
         for number in found:
             self._let_go(number)
         return [self._subjects[number] for number in found]
+
+    def running(self) -> list[object]:
+        return [self._subjects[self._running]] if self._running in self._subjects else []
 
     def run(self) -> None:
         """Until nothing can go on."""
@@ -120,7 +130,9 @@ class InlineExecutors:
             self._ready.remove(number)
             if number not in self._stories:
                 continue
+            outer, self._running = self._running, number
             wait = next(self._stories[number], None)
+            self._running = outer
             if wait is None:
                 self._let_go(number)
             else:
@@ -139,12 +151,31 @@ class InlineExecutors:
                 self._ready.append(number)
             case Turn(keys, subject):
                 self._subjects[number] = subject
+                self._give_up_turn(number)
+                if self._gate.stops(number, wait):
+                    return
+                self._in_line.add(number)
                 if self._turns.admit(number, keys):
                     self._ready.append(number)
 
+    def close_gate(self, barred: Barred) -> None:
+        self._gate.close(barred)
+
+    def open_gate(self) -> None:
+        for number, turn in self._gate.open():
+            self._place(number, turn)
+
+    def bars(self, turn: Turn) -> bool:
+        return self._gate.bars(turn)
+
     def _let_go(self, number: int) -> None:
         del self._stories[number]
-        if number in self._subjects:
+        self._gate.leave(number)
+        self._give_up_turn(number)
+
+    def _give_up_turn(self, number: int) -> None:
+        if number in self._in_line:
+            self._in_line.discard(number)
             self._ready.extend(self._turns.finish(number))
 
 
@@ -180,15 +211,20 @@ class MemoryPublisher:
 class World:
     """One host: its fake machine outlives any number of hostd processes."""
 
+    ledger_type: ClassVar[type[FusedLedger]] = FusedLedger
+    executors_type: ClassVar[type[InlineExecutors]] = InlineExecutors
+    fuse_type: ClassVar[type[Fuse]] = Fuse
+    vmm_type: ClassVar[type[FakeVmm]] = FakeVmm
+
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.layout = Layout(directory / "state")
         self.links, self.firewall = FakeLinks(), FakeFirewall()
         self.cgroups, self.records = FakeCgroups(), FakeRecords()
         self.disks = FakeDisks(directory / "run")
-        self.vmm, self.images = FakeVmm(self.layout), FakeImages(self.layout)
+        self.vmm, self.images = self.vmm_type(self.layout), FakeImages(self.layout)
         self.agents = FakeAgents(self.vmm.machine)
-        self.fuse = Fuse()
+        self.fuse = self.fuse_type()
         self.inbox: list[Delivery] = []
         self.told: dict[str, list[Result]] = {}
         self.events: list[tuple[int, bytes]] = []
@@ -241,9 +277,10 @@ class World:
 
     def start(self) -> None:
         """A new hostd process: nothing of the old one's memory is left."""
-        self.ledger = FusedLedger(self.directory / "ledger.db")
+        self.vmm = self.vmm.restarted()
+        self.ledger = self.ledger_type(self.directory / "ledger.db")
         self.ledger.fuse = self.fuse
-        self.executors = InlineExecutors(self)
+        self.executors = self.executors_type(self)
         settings = Settings(
             layout=self.layout,
             runtime=self.directory / "run",
@@ -274,11 +311,14 @@ class World:
             random=lambda: 1.0,
             suspicion=suspicion_at_start(self.ledger),
         )
+        self.draining = Draining(self.context)
 
     def restart(self, *, rebooted: bool = False) -> None:
         """Another hostd process on the same machine, with its recovery."""
         self.ledger.close()
         self.start()
+        self.draining = Draining(self.context, rebooted=rebooted)
+        self.draining.resume()
         recover.tell_decided(self.context)
         recover.take_up_unfinished(self.context)
         recover.retry_sleeps(self.context)

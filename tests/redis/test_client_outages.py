@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +10,10 @@ import pytest
 
 from enqueue import HostClient, dialogue, keys
 from enqueue.errors import QueueUnavailable, RequestExpired, WaitTimeout
-from enqueue.exchange import Clock
+from enqueue.exchange import Ask, Clock, LinkDown, Pause
 from enqueue.listing import Event
 from enqueue.requests import Ping
+from tests.fixtures.background import Background
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.tiny_host import DONE, FAILED, TinyHost
@@ -24,31 +24,13 @@ HOST = "host-a"
 QUEUE = keys.HostKeys(HOST).queue
 BOUND_S = 30.0
 SHORT_S = 0.3
+AWAY_S = 600.0
 
 
 @pytest.fixture
 def short_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiters look for their job more often, so that tests are quick."""
     monkeypatch.setattr(dialogue, "SLICE_S", 0.05)
-
-
-class Background:
-    """A call in another thread, and what came of it."""
-
-    def __init__(self, call: Callable[[], object]) -> None:
-        self._outcome: list[object] = []
-        self._thread = threading.Thread(target=self._work, args=(call,))
-        self._thread.start()
-
-    def _work(self, call: Callable[[], object]) -> None:
-        try:
-            self._outcome.append(call())
-        except Exception as error:  # noqa: BLE001  # handed to the test
-            self._outcome.append(error)
-
-    def outcome(self) -> object:
-        self._thread.join(BOUND_S)
-        return self._outcome[0]
 
 
 def test_nothing_is_stored_when_nobody_listens(tmp_path: Path) -> None:
@@ -161,6 +143,20 @@ def test_a_key_of_another_type_stores_nothing_and_says_so(
     assert redis_server.client().keys("*") == [QUEUE.encode()]
 
 
+def test_something_planted_as_the_set_of_queues_stops_no_request(
+    host_client: HostClient, redis_server: RedisServer, tiny_host: TinyHost
+) -> None:
+    admin = redis_server.client()
+    admin.set(keys.QUEUES, "planted")
+    ticket = host_client.enqueue(Ping(), host=HOST)
+    tiny_host.answer(FAILED)
+    assert ticket.wait(BOUND_S) == FAILED
+    assert ticket.retry().status() == "queued"
+    admin.delete(keys.QUEUES)
+    host_client.enqueue(Ping(), host=HOST)
+    assert admin.smembers(keys.QUEUES) == {QUEUE.encode()}
+
+
 @pytest.mark.usefixtures("short_slices")
 def test_a_waiter_outlives_a_restart_of_redis(
     host_client: HostClient, redis_server: RedisServer
@@ -206,6 +202,28 @@ def test_a_waiter_is_told_that_redis_stays_away(
     redis_server.stop()
     with pytest.raises(WaitTimeout, match="Redis is away"):
         ticket.wait(SHORT_S)
+
+
+def test_a_waiter_gives_up_on_an_absent_redis_no_sooner_than_it_was_told_to(
+    host_client: HostClient, tiny_host: TinyHost
+) -> None:
+    ticket = host_client.enqueue(Ping(), host=HOST)
+    now_s = 0.0
+    clock = Clock(monotonic=lambda: now_s)
+    talk = dialogue.waiting(ticket._run, 3600, limit=1, clock=clock)
+    step, paused = next(talk), []
+    while now_s < AWAY_S:
+        if isinstance(step, Pause):
+            now_s += step.seconds
+            paused.append(step.seconds)
+            step = talk.send([])
+        else:
+            step = talk.throw(LinkDown("Redis is away", sent=False))
+    assert max(paused) <= dialogue.RECONNECT_S
+    tiny_host.answer(DONE)
+    assert isinstance(step, Ask)
+    talk.close()
+    assert ticket.wait(BOUND_S) == DONE
 
 
 @pytest.mark.usefixtures("short_slices")

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from enqueue.results import Failed
+from tests.fixtures.asking import done
 from tests.fixtures.busy import SETTINGS, Busy
+from tests.fixtures.effects import down
 from tests.fixtures.redis import RedisServer
-from tests.fixtures.worker import HostdProcess, eventually
+from tests.fixtures.worker import HOST, HostdProcess, eventually
 
 pytestmark = [pytest.mark.redis, pytest.mark.root]
 
@@ -145,6 +148,17 @@ def test_a_lost_tail_loses_only_what_nobody_waits_for_and_the_host_had_not_taken
     assert tells_within_s(busy) < SOON_S
     eventually(lambda: busy.lost() == ["up-26"], "those who wait have asked again")
     busy.assert_all_ended_once()
+
+
+def test_an_id_still_names_its_request_after_a_flush(busy: Busy, server: RedisServer) -> None:
+    server.client().flushall()
+    result = busy.client.enqueue(down(20), host=HOST, request_id="up-20").wait(SOON_S)
+    assert isinstance(result, Failed)
+    assert result.code == "rejected/request_id_reused"
+    server.client().flushall()
+    again = done(busy.ask("up-20"))
+    assert again.replayed
+    assert busy.effects.of(20) == (1, 0)
 
 
 def tells_within_s(busy: Busy) -> float:

@@ -182,6 +182,30 @@ def test_retrying_by_id_and_by_kind(
     )
 
 
+def test_retrying_what_failed_since_a_time_and_only_saying_so(
+    hostctl: Run, tiny_host: TinyHost, redis_server: RedisServer
+) -> None:
+    hostctl("sleep", *WHERE, "--request-id", "r-1")
+    tiny_host.answer(FAILED)
+    queue = redis_server.client()
+    would = (0, "request r-1 on host-a would be retried\n", "")
+    for since in ("1h", "2020-01-31T04:00:00Z", "2020-01-31 04:00+02:00"):
+        command = ("retry", "--op", "SleepInstance", "--since", since, "--dry-run")
+        assert hostctl(*command) == would
+    nothing = ("retry", "--op", "SleepInstance", "--since", "2999-01-01", "--dry-run")
+    assert hostctl(*nothing) == (0, "", "no failed SleepInstance on host-a\n")
+    assert hostctl("retry", "r-1", "--dry-run") == would
+    assert queue.lrange(KEYS.queue, 0, -1) == []
+    assert hostctl("retry", "--op", "SleepInstance", "--since", "1h")[0] == 0
+    assert queue.lrange(KEYS.queue, 0, -1) == [b"host-a_r-1"]
+    code, _, err = hostctl("retry", "--op", "SleepInstance", "--since", "yesterday")
+    assert code == 2
+    assert "'yesterday' is no time" in err
+    code, _, err = hostctl("retry", "r-1", "--since", "1h")
+    assert code == 2
+    assert "--since goes with --op" in err
+
+
 def test_one_request_that_cannot_be_retried_does_not_hold_the_others_back(
     hostctl: Run, tiny_host: TinyHost, redis_server: RedisServer
 ) -> None:

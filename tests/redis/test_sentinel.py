@@ -76,11 +76,12 @@ def test_a_failover_that_loses_writes_loses_no_request_that_somebody_waits_for(
         with hostd.namespace.entered():
             subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
             group = Group(tmp_path, stack)
-            sentinels = [f"{address}:{port}" for address, port in group.addresses]
-            hostd.configure(
-                redis={"sentinels": sentinels, "sentinel_service": MASTER, "allow_no_aof": True}
-            )
-            hostd.start()
+        sentinels = [f"{address}:{port}" for address, port in group.addresses]
+        hostd.configure(
+            redis={"sentinels": sentinels, "sentinel_service": MASTER, "allow_no_aof": True}
+        )
+        hostd.start()
+        with hostd.namespace.entered():
             client = stack.enter_context(HostClient(group.master_client()))
             busy = stack.enter_context(Busy(hostd, client))
             group.lose_writes()

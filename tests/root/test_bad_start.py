@@ -36,7 +36,7 @@ class Refusal:
 
 def refused(hostd: HostdProcess, *command: str) -> Refusal:
     """How `hostd run` ends; it says so in lines of its own, without a traceback or a change."""
-    before = _files(hostd.base)
+    before = _files(hostd)
     process = hostd.spawn(*command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     with process:
         try:
@@ -47,16 +47,19 @@ def refused(hostd: HostdProcess, *command: str) -> Refusal:
     assert "Traceback" not in text
     lines = [line for line in text.splitlines() if line.startswith("hostd: ")]
     assert lines, text
-    assert _files(hostd.base) == before
+    assert _files(hostd) == before
     return Refusal(process.returncode, "\n".join(lines))
 
 
-def _files(base: Path) -> dict[Path, bytes]:
-    """Every file below, but for the lock that is empty when nobody holds it, and stand-ins."""
-    own = ("hostd.lock", "log")
+def _files(hostd: HostdProcess) -> dict[Path, bytes]:
+    """Every file of the host, but for the lock that is empty when nobody holds it, stand-ins, and
+    what a hostd that runs writes at any time."""
+    own = {"hostd.lock", "log"}
+    if hostd.runs():
+        own |= {".hostd", "ledger.db", "ledger.db-wal", "ledger.db-shm"}
     return {
         path: path.read_bytes()
-        for path in base.rglob("*")
+        for path in hostd.base.rglob("*")
         if path.is_file() and path.name not in own and "simulator" not in path.parts
     }
 

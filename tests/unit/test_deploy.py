@@ -17,6 +17,8 @@ from enqueue import acl
 from enqueue.acl_files import write
 from worker import config
 from worker.metrics import Metrics
+from worker.rq_worker import BLOCK_S
+from worker.running import STOP_SPARE_S
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -129,7 +131,8 @@ def test_systemd_leaves_guests_alone_and_lets_requests_end() -> None:
     assert service["Delegate"] == "yes"
     assert service["Restart"] == "always"
     assert service["RuntimeDirectoryPreserve"] == "yes"
-    assert float(service["TimeoutStopSec"]) > config.WorkerConfig().stop_timeout_s
+    needed_s = config.WorkerConfig().stop_timeout_s + STOP_SPARE_S + config.RedisConfig().timeout_s
+    assert float(service["TimeoutStopSec"]) > needed_s + BLOCK_S
     # Each would give hostd a mount namespace of its own, or take a part of the kernel away.
     barred = ("PrivateTmp", "ProtectSystem", "PrivateDevices", "PrivateNetwork", "ReadWritePaths")
     kernel = ("ProtectKernelTunables", "ProtectControlGroups", "RestrictNamespaces")

@@ -23,15 +23,17 @@ def net(net_id: int) -> TenantNet:
     )
 
 
-def write_tenant(layout: Layout, tenant: str, net_id: int, *, kernel: bytes) -> None:
-    """A tenant with one pool and its current revision."""
+def write_tenant(
+    layout: Layout, tenant: str, net_id: int, *, kernel: bytes, mem_mib: int = MEM_MIB
+) -> None:
+    """A tenant with one pool, whose guests have no agent, and its current revision."""
     _write(
         layout.tenant(tenant) / "tenant.json",
         {"tenant_id": tenant, "net": msgspec.to_builtins(net(net_id))},
     )
     _write(layout.tenant(tenant) / "secrets.json", {"token": "only in memory"})
-    resources = {"vcpus": 1, "mem_mib": MEM_MIB, "data_disk_mib": 64}
-    policy = {"graceful_shutdown_seconds": 2}
+    resources = {"vcpus": 1, "mem_mib": mem_mib, "data_disk_mib": 64}
+    policy = {"graceful_shutdown_seconds": 2, "guest_agent": False}
     pool = {
         "pool_id": POOL,
         "tenant_id": tenant,

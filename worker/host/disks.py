@@ -132,7 +132,7 @@ class Ext4Disks:
     def secrets(self) -> frozenset[InstanceId]:
         """See `Disks.secrets`."""
         try:
-            names = os.listdir(self._memory.path)
+            names = [path.name for path in self._memory.path.iterdir()]
         except (FileNotFoundError, NotADirectoryError):
             return frozenset()
         found = (_SECRETS_DISK.match(name) for name in names)

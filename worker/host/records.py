@@ -70,8 +70,8 @@ class DiskRecords:
         """See `Records.instances`."""
         return tuple(self._instances())
 
-    def tenants(self) -> tuple[TenantId, ...]:
-        """See `Records.tenants`."""
+    def tenant_ids(self) -> tuple[TenantId, ...]:
+        """See `Records.tenant_ids`."""
         top = self._layout.state / "tenants"
         names = _names(top, LABEL_PATTERN)
         return tuple(TenantId(n) for n in names if os.path.lexists(top / n / "tenant.json"))

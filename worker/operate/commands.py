@@ -13,7 +13,7 @@ import msgspec
 from enqueue.requests import InstanceRequest, NetworkRequest, Request, bridge_name
 from worker.config import load
 from worker.errors import Rejected
-from worker.operate import ledger_commands
+from worker.operate import drain_command, ledger_commands, sweep_command
 from worker.operate.printing import print_json, show
 
 INSTANCE_OPS = {
@@ -50,6 +50,8 @@ def add_to(commands: Any) -> None:
     config = commands.add_parser("config", help="the configuration in force, or its faults")
     config.set_defaults(command=_config)
     ledger_commands.add_to(commands)
+    sweep_command.add_to(commands)
+    drain_command.add_to(commands)
     for parser in (why, status, doctor, config, *ops.choices.values()):
         parser.add_argument("--json", action="store_true", help="for programs")
 

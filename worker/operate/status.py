@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from enqueue.requests import op_of
 from worker.errors import HostdError
 from worker.names import InstanceRef
 from worker.operate.desk import Desk
+from worker.operate.drain import waits_for_undrain
+from worker.verify import trusted
 
 
 def instances(desk: Desk) -> list[dict[str, Any]]:
@@ -28,4 +31,7 @@ def _row(desk: Desk, ref: InstanceRef) -> dict[str, Any]:
         e for e in desk.ledger.history(ref.instance_id, limit=20) if e.state == "accepted"
     ]
     row["unfinished"] = len(open_requests)
+    ops = [op_of(trusted(entry.call).body.request) for entry in open_requests]
+    if any(waits_for_undrain(op, desk.ledger) for op in ops):
+        row["waits"] = "host is draining"
     return row

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from enqueue.requests import describe
+from enqueue.requests import describe, op_of
 from enqueue.results import Done, Failed
 from worker.errors import Conflict, HostdError
 from worker.ledger_entries import Entry
 from worker.names import InstanceRef
 from worker.operate.desk import Desk, moment
+from worker.operate.drain import waits_for_undrain
+from worker.operate.sweep import found
 from worker.ports import ImageState, VmmState
 from worker.verify import trusted
 
@@ -24,10 +26,15 @@ def find(desk: Desk, instance_id: str) -> InstanceRef:
     for ref in desk.host.records.instances():
         if ref.instance_id == instance_id:
             return ref
+    left = sorted(
+        one.thing.kind.value for one in found(desk).left if one.thing.instance == instance_id
+    )
     raise Conflict(
         "unknown_instance",
         f"no instance {instance_id} is on record under {desk.config.paths.state}",
-        hint="`hostd status` lists all",
+        hint=f"it has left {', '.join(left)}: see `hostd sweep --dry-run`"
+        if left
+        else "`hostd status` lists all",
     )
 
 
@@ -70,15 +77,17 @@ def _lock(desk: Desk, instance_id: str) -> str:
 
 
 def _open(desk: Desk, entry: Entry) -> str:
-    said = describe(trusted(entry.call).body.request)
+    request = trusted(entry.call).body.request
     steps = desk.ledger.journal(entry.request_id)
     open_steps = [name for name, _, finished_ms in steps if finished_ms is None]
     where = f"in step {open_steps[-1]}" if open_steps else f"{len(steps)} steps done"
-    if not entry.attempts:
+    if not entry.attempts and waits_for_undrain(op_of(request), desk.ledger):
+        where = "waits: host is draining"
+    elif not entry.attempts:
         where = "waits for its turn"
     elif entry.not_before_ms > time.time() * 1000:
         where = f"next attempt at {moment(entry.not_before_ms)}"
-    return f"{entry.request_id} {said}: attempt {entry.attempts}, {where}"
+    return f"{entry.request_id} {describe(request)}: attempt {entry.attempts}, {where}"
 
 
 def _ended(entry: Entry) -> str:
@@ -99,7 +108,9 @@ def _advice(
     """What to do, the most pressing first."""
     advice = []
     alive = facts["vmm"] in (VmmState.RUNNING.value, VmmState.PAUSED.value)
-    if open_requests and facts["lock"] == "free":
+    if any("waits: host is draining" in line for line in facts["now"]):
+        advice.append("the host is draining: `hostd drain --status`, `hostd undrain`")
+    elif open_requests and facts["lock"] == "free":
         advice.append("a request is unfinished but holds no lock: is `hostd run` up?")
     elif open_requests:
         advice.append("a request is at work: wait for it, or read hostd's log for its id")

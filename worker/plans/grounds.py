@@ -10,7 +10,7 @@ from worker.errors import Conflict
 from worker.facts import InstanceFacts
 from worker.plans.build import Place, limits
 from worker.plans.network import network_steps
-from worker.ports import GuestRules, VmmState, VmSpec
+from worker.ports import GuestRules, ImageFiles, VmmState, VmSpec
 from worker.settings import Settings
 from worker.steps.agent import GuestTold
 from worker.steps.base import Step
@@ -19,12 +19,13 @@ from worker.steps.confine import (
     CgroupPresent,
     GuestRulesAbsent,
     JailAbsent,
+    JailFresh,
     SpoofingBarred,
     TapAbsent,
     TapPresent,
 )
 from worker.steps.disks import DiskClosed, SecretsAbsent
-from worker.steps.guest import VmmGone
+from worker.steps.guest import VmmGone, VmmLaunched, VmmSpawned
 from worker.steps.record import StatusRecorded
 
 
@@ -53,14 +54,23 @@ class Grounds:
         return min(float(wait_s), self.settings.guest_wait_s)
 
 
-def confined(grounds: Grounds, place: Place, spec: VmSpec) -> tuple[Step, ...]:
-    """Network, TAP and control group stand; the TAP is held to its guest's addresses first."""
+def spawned(
+    grounds: Grounds, place: Place, spec: VmSpec, image: ImageFiles | None = None
+) -> tuple[Step, ...]:
+    """A VMM without a guest is up in a fresh jail and its control group, and its TAP stands.
+
+    The network is seen to while the VMM comes up, which takes longer; the TAP is held to its
+    guest's addresses before it is there.
+    """
     ref, settings = grounds.facts.ref, grounds.settings
     return (
+        CgroupPresent(ref, limits(spec, overhead_mib=settings.overhead_mib)),
+        JailFresh(spec, image),
+        VmmLaunched(spec, settings.kill_timeout_s),
         *network_steps(ref.tenant_id, place.net, settings),
         SpoofingBarred(GuestRules(spec.tap, spec.mac, place.ip)),
         TapPresent(ref, spec.tap, place.net.bridge_name, spec.uid),
-        CgroupPresent(ref, limits(spec, overhead_mib=settings.overhead_mib)),
+        VmmSpawned(spec, settings.kill_timeout_s),
     )
 
 

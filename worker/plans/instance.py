@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from worker.errors import Lost
+from worker.names import InstanceRef
 from worker.plans.base import Plan
 from worker.plans.build import (
     Place,
@@ -12,13 +13,10 @@ from worker.plans.build import (
     secrets_disk,
     vm_spec,
 )
-from worker.plans.grounds import Grounds, confined, gone, recorded_running, standing_spec, told
+from worker.plans.grounds import Grounds, gone, recorded_running, spawned, standing_spec, told
 from worker.ports import VmmState
 from worker.steps.agent import GuestReady
 from worker.steps.base import Step
-from worker.steps.confine import (
-    JailFresh,
-)
 from worker.steps.disks import (
     DataDiskPresent,
     DiskCurrent,
@@ -30,7 +28,6 @@ from worker.steps.guest import (
     GuestBooted,
     GuestRunning,
     VmmGone,
-    VmmSpawned,
 )
 from worker.steps.image import ImageAbsent
 from worker.steps.record import StatusRecorded
@@ -53,10 +50,8 @@ def start(grounds: Grounds, place: Place) -> Plan:
     return Plan(
         (
             *_no_idle_vmm(grounds),
-            *confined(grounds, place, spec),
             *disks,
-            JailFresh(spec),
-            VmmSpawned(spec, settings.kill_timeout_s),
+            *spawned(grounds, place, spec),
             GuestBooted(spec),
             *_ready(grounds),
             recorded_running(grounds, place, revision_hash=spec.kernel.parent.name),
@@ -82,14 +77,18 @@ def stop(grounds: Grounds) -> Plan:
     return Plan((*gone(grounds, grace_s=grace_s), ImageAbsent(ref), recorded), "stopped")
 
 
-def lost(grounds: Grounds) -> Plan:
-    """The guest's memory is gone: what is left is settled, and the request says so."""
-    error = Lost(
+def memory_lost(ref: InstanceRef) -> Lost:
+    """The error for a guest that cannot be had back."""
+    return Lost(
         "memory_lost",
-        f"the memory of {grounds.facts.ref} is gone: no VMM lives and no usable image exists",
+        f"the memory of {ref} is gone: no VMM lives and no usable image exists",
         hint="its disks are kept; start it to boot it afresh",
     )
-    return Plan(stop(grounds).steps, "stopped", then=error)
+
+
+def lost(grounds: Grounds) -> Plan:
+    """The guest's memory is gone: what is left is settled, and the request says so."""
+    return Plan(stop(grounds).steps, "stopped", then=memory_lost(grounds.facts.ref))
 
 
 def destroy(grounds: Grounds, *, wipe_volumes: bool) -> Plan:

@@ -6,16 +6,16 @@ from typing import Any
 
 from worker.documents import Compression
 from worker.errors import Conflict
+from worker.names import InstanceRef
 from worker.plans.base import Plan
 from worker.plans.build import MIB, SECRETS_DISK_MIB, Place, crypt_disk
 from worker.plans.compatible import incompatibilities
-from worker.plans.grounds import Grounds, confined, gone, recorded_running, standing_spec, told
+from worker.plans.grounds import Grounds, gone, recorded_running, spawned, standing_spec, told
 from worker.ports import Image, VmmState, VmSpec
 from worker.specs import spec_from_builtins, spec_to_builtins
 from worker.steps.base import Step
-from worker.steps.confine import JailFresh
 from worker.steps.disks import DiskOpen, SecretsRestored
-from worker.steps.guest import GuestLoaded, GuestPaused, GuestRunning, VmmGone, VmmSpawned
+from worker.steps.guest import GuestLoaded, GuestPaused, GuestRunning, VmmGone
 from worker.steps.image import (
     ImageAbsent,
     ImageConsumed,
@@ -71,11 +71,12 @@ def wake(grounds: Grounds, place: Place, image: Image) -> Plan:
     """The guest runs on from its image, which is used up before a vCPU runs.
 
     Raises:
-        Conflict: `image_incompatible`, this machine cannot load it.
+        Conflict: `image_incompatible`, this machine cannot load it; `image_foreign`.
     """
     facts = grounds.facts
     _check_compatible(grounds, image)
     spec = spec_from_builtins(image.manifest["spec"])
+    _check_own(spec, facts.ref, place)
     killed: list[Step] = []
     if facts.vmm is not VmmState.GONE:  # loaded by a killed attempt; its vCPUs never ran
         killed.append(VmmGone(facts.ref, grounds.settings.kill_timeout_s, name="old_vmm_gone"))
@@ -85,11 +86,9 @@ def wake(grounds: Grounds, place: Place, image: Image) -> Plan:
         (
             MemoryUnpacked(facts.ref),
             *killed,
-            *confined(grounds, place, spec),
             *secrets,
             *([DiskOpen(crypt)] if crypt else []),
-            JailFresh(spec, image.files),
-            VmmSpawned(spec, grounds.settings.kill_timeout_s),
+            *spawned(grounds, place, spec, image.files),
             GuestLoaded(spec),
             ImageConsumed(facts.ref),
             *finish_wake(grounds, place).steps,
@@ -128,6 +127,17 @@ def _compression(grounds: Grounds) -> Compression:
             hint='set snapshot_type to "Full" in pool.json, or leave it out',
         )
     return pool.snapshot_compression
+
+
+def _check_own(spec: VmSpec, ref: InstanceRef, place: Place) -> None:
+    """In it are another guest's memory, address and disks if it is another's."""
+    if (spec.ref, spec.tap, spec.mac) != (ref, place.tap, place.mac):
+        raise Conflict(
+            "image_foreign",
+            f"the sleep image in the directory of {ref} is that of {spec.ref} "
+            f"with {spec.tap} and {spec.mac}, not {place.tap} and {place.mac}",
+            hint="put each instance's image back into its own directory; the image is untouched",
+        )
 
 
 def _check_compatible(grounds: Grounds, image: Image) -> None:

@@ -115,6 +115,8 @@ def _sleep(facts: InstanceFacts) -> Verdict:
             asleep = facts.status == "sleeping" and facts.vmm is VmmState.GONE
             return Verdict.UNCHANGED if asleep else Verdict.FINISH_SLEEP
         return Verdict.SLEEP if facts.vmm is VmmState.PAUSED else Verdict.LOST
+    if facts.again and facts.status == "stopped":
+        return Verdict.LOST  # no request has stopped it: hostd found its guest gone
     raise Conflict(
         "not_running", f"{facts.ref} is {facts.status}, not running", hint="start it first"
     )

@@ -55,7 +55,7 @@ class Records(Protocol):
     def instances(self) -> tuple[InstanceRef, ...]:
         """Every instance with a document on this host."""
 
-    def tenants(self) -> tuple[TenantId, ...]:
+    def tenant_ids(self) -> tuple[TenantId, ...]:
         """Every tenant with a document on this host."""
 
     def artifacts(self, tenant_id: str, pool_id: str) -> Artifacts | None:

@@ -136,6 +136,18 @@ class Vmm(Protocol):
             Transient: `jail_in_use`, it or another process of its start lives.
         """
 
+    def launched(self, ref: InstanceRef) -> bool:
+        """Whether a VMM process of the instance is up, or on its way by `launch`."""
+
+    def launch(self, spec: VmSpec, join_files: tuple[Path, ...]) -> None:
+        """A VMM process is on its way, to be awaited by `spawn` or ended by `kill`; until then it
+        counts as gone.  Not idempotent: the caller looks first.
+
+        Raises:
+            Conflict: `missing_file`.
+            Broken: `vmm_binary`.
+        """
+
     def spawn(self, spec: VmSpec, join_files: tuple[Path, ...]) -> None:
         """A VMM process is up in its jail and control group, its API answers, and its identity
         is on record.  Not idempotent: the caller looks first.

@@ -21,6 +21,24 @@ DRAIN_SHARE: Final = 2 / 3
 
 
 @dataclass(frozen=True, slots=True)
+class VmmLaunched:
+    """A VMM of the instance is up, or on its way: what needs no VMM is done meanwhile."""
+
+    spec: VmSpec
+    kill_timeout_s: float
+    name: str = "vmm_launched"
+
+    def done(self, host: Host) -> bool:
+        return host.vmm.launched(self.spec.ref)
+
+    def apply(self, host: Host) -> None:
+        host.vmm.launch(self.spec, host.cgroups.join_files(self.spec.ref.instance_id))
+
+    def undo(self, host: Host) -> None:
+        _kill(self.spec.ref, host, self.kill_timeout_s)
+
+
+@dataclass(frozen=True, slots=True)
 class VmmSpawned:
     """A VMM of the instance is up in its jail and control group, and its identity on record."""
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from worker.documents import Status
 from worker.errors import Conflict
 from worker.names import InstanceRef
 from worker.ports import Host
+
+RECORDED: Final = "status_recorded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ class StatusRecorded:
     status: Status
     values: Mapping[str, Any] = field(default_factory=dict)
     stamps: Mapping[str, Any] = field(default_factory=dict)
-    name: str = "status_recorded"
+    name: str = RECORDED
 
     def done(self, host: Host) -> bool:
         doc = host.records.instance(self.ref)

@@ -65,6 +65,10 @@ class Api:
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """The conversation is over."""
         self._transport.close()
         os.close(self._directory)
 

@@ -12,6 +12,8 @@ from typing import Final
 from worker.errors import Broken
 from worker.host import machine
 from worker.host.firecracker import trust
+from worker.host.processor import processor
+from worker.ports import Platform
 
 _TIMEOUT_S: Final = 5.0
 
@@ -167,6 +169,26 @@ class Programs:
             why = f"has version {version}, older than {oldest}"
             raise self.firecracker.unusable(why, "install a newer release of Firecracker")
         return firecracker, jailer
+
+    def platform(self) -> Platform:
+        """What a guest saved here depends on: this firecracker on this machine.
+
+        Raises:
+            Broken: `vmm_binary`.
+        """
+        cpu, system = processor(), os.uname()
+        return Platform(
+            firecracker_version=self.firecracker.version(),
+            firecracker_sha256=self.firecracker.sha256(),
+            snapshot_format=self.firecracker.snapshot_format(),
+            architecture=system.machine,
+            cpu_vendor=cpu.vendor,
+            cpu_family=cpu.family,
+            cpu_model=cpu.model,
+            cpu_stepping=cpu.stepping,
+            kernel=system.release,
+            boot_id=machine.boot_id(),
+        )
 
 
 def _number(version: str) -> tuple[int, ...]:

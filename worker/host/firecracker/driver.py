@@ -1,7 +1,8 @@
 """Firecracker under its jailer: the port `Vmm`.
 
-No VMM is remembered between calls: each finds it anew by its record, or, where hostd died between
-start and record, by the jail's pid file and the control group, and holds its pidfd.
+No VMM is remembered between calls, one that is being launched apart: each finds it anew by its
+record, or, where hostd died between start and record, by the jail's pid file and the control
+group, and holds its pidfd.
 """
 
 from __future__ import annotations
@@ -10,24 +11,21 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from worker.errors import Broken, HostdError, Transient
-from worker.host import machine, processes
-from worker.host.firecracker import clock, guest, jailer, logs, marks, record
-from worker.host.firecracker.api import Api, warm
+from worker.errors import Transient
+from worker.host import processes
+from worker.host.firecracker import guest, jailer, logs, record
+from worker.host.firecracker.api import warm
 from worker.host.firecracker.binary import Binary, Programs
+from worker.host.firecracker.conversations import Conversations
 from worker.host.firecracker.finding import Finder
-from worker.host.firecracker.jail import Jail, remove, stands
+from worker.host.firecracker.jail import Jail, remove
+from worker.host.firecracker.places import jails_in, mounts_in_jails
 from worker.host.firecracker.placing import disk_errors, files_of, log_of
-from worker.host.firecracker.places import instance_directories, mounts_in_jails
-from worker.host.firecracker.starting import Start, exited
+from worker.host.firecracker.starting import Start
 from worker.host.firecracker.taking import Taking
-from worker.host.fscrypt import Cabinet
 from worker.host.processes import Process
-from worker.host.processor import processor
 from worker.names import InstanceRef, Layout
 from worker.ports import ImageFiles, Platform, VmmState, VmSpec
 
@@ -56,7 +54,8 @@ class Firecracker:
         self._programs = Programs(self._firecracker, self._jailer)
         self._spawn_timeout_s = spawn_timeout_s
         self._finder = Finder(layout, api_timeout_s=api_timeout_s, settle_s=spawn_timeout_s)
-        self._clocks = clock.Clocks()
+        self._conversations = Conversations(layout, self._finder, self._jail)
+        self._starts: dict[InstanceRef, Start] = {}  # launched by this hostd, not up yet
 
     def warm(self) -> None:
         """The first start need not wait for imports; for a worker that is up and idle."""
@@ -66,17 +65,7 @@ class Firecracker:
 
     def state(self, ref: InstanceRef) -> VmmState:
         """See `Vmm.state`."""
-        vmm = self.hold(ref)
-        if vmm is None:
-            return VmmState.GONE
-        with vmm:
-            try:
-                with self._finder.conversation(ref, self._jail(ref), vmm) as api:
-                    return api.state()
-            except HostdError:
-                if vmm.alive():
-                    raise
-                return VmmState.GONE
+        return VmmState.GONE if ref in self._starts else self._conversations.state(ref)
 
     def pid(self, ref: InstanceRef) -> int | None:
         """See `Vmm.pid`."""
@@ -91,7 +80,7 @@ class Firecracker:
 
         The pidfd becomes readable when the VMM ends.
         """
-        return self._finder.hold(ref)
+        return None if ref in self._starts else self._finder.hold(ref)
 
     def ending(self, exit_code: int | None) -> str:
         """See `Vmm.ending`."""
@@ -125,12 +114,12 @@ class Firecracker:
 
     def jail_exists(self, ref: InstanceRef) -> bool:
         """See `Vmm.jail_exists`."""
-        layout = self._layout
-        return any(os.path.lexists(path) for path in (layout.jail_base(ref), layout.runtime(ref)))
+        places = self._layout.jail_base(ref), self._layout.runtime(ref)
+        return any(os.path.lexists(path) for path in places)
 
     def jails(self) -> frozenset[InstanceRef]:
-        """See `Vmm.jails`.  A directory without anything of a jail's in it is none."""
-        return frozenset(ref for ref in instance_directories(self._layout) if self._has_traces(ref))
+        """See `Vmm.jails`."""
+        return jails_in(self._layout)
 
     def mounts(self) -> frozenset[InstanceRef]:
         """See `Vmm.mounts`."""
@@ -151,13 +140,18 @@ class Firecracker:
     def remove_jail(self, ref: InstanceRef) -> None:
         """See `Vmm.remove_jail`."""
         self._finder.refuse_in_use(ref)
+        self._finder.kept.drop(ref)
         remove(self._layout.jail_base(ref))
         shutil.rmtree(self._layout.runtime(ref), ignore_errors=True)
 
     # -------------------------------------------------------------- the process
 
-    def spawn(self, spec: VmSpec, join_files: tuple[Path, ...]) -> None:
-        """See `Vmm.spawn`."""
+    def launched(self, ref: InstanceRef) -> bool:
+        """See `Vmm.launched`."""
+        return ref in self._starts or self.pid(ref) is not None
+
+    def launch(self, spec: VmSpec, join_files: tuple[Path, ...]) -> None:
+        """See `Vmm.launch`."""
         runtime = self._layout.runtime(spec.ref)
         deadline = time.monotonic() + self._spawn_timeout_s
         jail = self._new_jail(spec.ref)
@@ -167,9 +161,16 @@ class Firecracker:
         intent = record.Started(boot_id=processes.boot_id(), join_files=tuple(map(str, join_files)))
         record.put_started(runtime, intent)
         start = Start(jail, join_files, runtime=runtime, deadline=deadline)
-        with start.run(argv) as vmm:
+        start.launch(argv)
+        self._starts[spec.ref] = start
+
+    def spawn(self, spec: VmSpec, join_files: tuple[Path, ...]) -> None:
+        """See `Vmm.spawn`."""
+        if spec.ref not in self._starts:
+            self.launch(spec, join_files)
+        with self._starts.pop(spec.ref).finish() as vmm:
             try:
-                self._finder.put_on_record(spec.ref, jail, vmm)
+                self._finder.put_on_record(spec.ref, self._new_jail(spec.ref), vmm)
             except BaseException:
                 vmm.signal(signal.SIGKILL)
                 vmm.wait(timeout_s=self._spawn_timeout_s)
@@ -178,6 +179,9 @@ class Firecracker:
 
     def kill(self, ref: InstanceRef, *, timeout_s: float) -> None:
         """See `Vmm.kill`."""
+        if (start := self._starts.pop(ref, None)) is not None:
+            start.abandon()
+        self._finder.kept.drop(ref)
         vmm = self.hold(ref)
         if vmm is None:
             return
@@ -193,74 +197,42 @@ class Firecracker:
             vmm.exit_code()
 
     def ask_to_stop(self, ref: InstanceRef, *, timeout_s: float) -> bool:
-        """See `Vmm.ask_to_stop`; a VMM that refuses or does not answer is not waited for."""
-        vmm = self.hold(ref)
-        if vmm is None:
-            return True
-        with vmm:
-            try:
-                with self._finder.conversation(ref, self._jail(ref), vmm) as api:
-                    guest.ask_to_stop(api)
-            except HostdError:
-                timeout_s = 0.0
-            gone = vmm.wait(timeout_s=timeout_s)
-            if gone:
-                vmm.exit_code()
-            return gone
+        """See `Vmm.ask_to_stop`."""
+        return self._conversations.ask_to_stop(ref, timeout_s=timeout_s)
 
     # -------------------------------------------------------------- the guest
 
     def boot(self, spec: VmSpec) -> None:
         """See `Vmm.boot`."""
-        with self._conversation(spec.ref) as api:
-            guest.boot(api, spec)
+        self._conversations.boot(spec)
 
     def pause(self, ref: InstanceRef) -> None:
         """See `Vmm.pause`."""
-        marks.before_pause(self._layout.runtime(ref))
-        with self._conversation(ref) as api:
-            guest.pause(api)
+        self._conversations.pause(ref)
 
     def resume(self, ref: InstanceRef) -> None:
         """See `Vmm.resume`."""
-        marks.before_resume(self._layout.runtime(ref))
-        with self._conversation(ref) as api:
-            guest.resume(api)
+        self._conversations.resume(ref)
 
     def snapshot_reserved(self, spec: VmSpec) -> bool:
         """See `Vmm.snapshot_reserved`."""
-        return self._taking(spec).held(spec.mem_mib << 20)
+        return self._conversations.taking(spec).held(spec.mem_mib << 20)
 
     def reserve_snapshot(self, spec: VmSpec) -> None:
         """See `Vmm.reserve_snapshot`."""
-        self._taking(spec).hold(spec.mem_mib << 20)
+        self._conversations.taking(spec).hold(spec.mem_mib << 20)
 
     def release_snapshot(self, ref: InstanceRef) -> None:
         """See `Vmm.release_snapshot`."""
         Taking(self._jail(ref), 0).release()
 
     def snapshot(self, spec: VmSpec) -> ImageFiles:
-        """See `Vmm.snapshot`; a refusal on a full disk is Transient `no_space`."""
-        jail = self._jail(spec.ref)
-        try:
-            with self._conversation(spec.ref) as api, disk_errors():
-                files = guest.snapshot(api, spec, self._taking(spec))
-        except Broken as error:
-            if error.code != "broken/vmm_refused" or not guest.disk_full(jail):
-                raise
-            raise Transient("no_space", error.message, path=str(jail.home)) from error
-        marks.after_snapshot(self._layout.runtime(spec.ref))
-        return files
+        """See `Vmm.snapshot`."""
+        return self._conversations.snapshot(spec)
 
     def load(self, spec: VmSpec) -> None:
-        """See `Vmm.load`; after a refusal Firecracker ends by itself."""
-        runtime = self._layout.runtime(spec.ref)
-        marks.put(runtime, marks.RESTORED)
-        with (
-            self._clocks.choice(spec.ref, record.version_of(runtime)) as forward,
-            self._conversation(spec.ref) as api,
-        ):
-            guest.load(api, clock_realtime=forward)
+        """See `Vmm.load`."""
+        self._conversations.load(spec)
 
     # -------------------------------------------------------------- the programs
 
@@ -282,19 +254,7 @@ class Firecracker:
 
     def platform(self) -> Platform:
         """See `Vmm.platform`."""
-        cpu, system = processor(), os.uname()
-        return Platform(
-            firecracker_version=self.version(),
-            firecracker_sha256=self.binary_sha256(),
-            snapshot_format=self._firecracker.snapshot_format(),
-            architecture=system.machine,
-            cpu_vendor=cpu.vendor,
-            cpu_family=cpu.family,
-            cpu_model=cpu.model,
-            cpu_stepping=cpu.stepping,
-            kernel=system.release,
-            boot_id=machine.boot_id(),
-        )
+        return self._programs.platform()
 
     # -------------------------------------------------------------- inside
 
@@ -302,22 +262,5 @@ class Firecracker:
         name = self._firecracker.path().name
         return Jail(self._layout.jail_base(ref), name, ref.instance_id)
 
-    def _has_traces(self, ref: InstanceRef) -> bool:
-        return stands(self._layout.jail_base(ref), ref.instance_id) or record.exists(
-            self._layout.runtime(ref)
-        )
-
-    def _taking(self, spec: VmSpec) -> Taking:
-        cabinet = Cabinet.of(self._layout, spec.ref.tenant_id)
-        return Taking(self._jail(spec.ref), spec.uid, cabinet)
-
     def _jail(self, ref: InstanceRef) -> Jail:
         return self._finder.jail(ref) or self._new_jail(ref)
-
-    @contextmanager
-    def _conversation(self, ref: InstanceRef) -> Iterator[Api]:
-        vmm = self.hold(ref)
-        if vmm is None:
-            raise exited("Firecracker", None, self._layout.runtime(ref))
-        with vmm, self._finder.conversation(ref, self._jail(ref), vmm) as api:
-            yield api

@@ -16,6 +16,7 @@ from worker.host import processes
 from worker.host.firecracker import jailer, logs, record
 from worker.host.firecracker.api import Api
 from worker.host.firecracker.jail import Jail, standing
+from worker.host.firecracker.kept import KeptConversations
 from worker.host.firecracker.starting import exited, pid_in, runs
 from worker.host.processes import Process
 from worker.names import InstanceRef, Layout
@@ -25,12 +26,13 @@ _EXIT_GRACE_S: Final = 1.0  # a VMM that hangs up on a call may still be freeing
 
 
 class Finder:
-    """Finds VMMs anew each time, remembering nothing; `settle_s` bounds the wait for a start."""
+    """Finds VMMs anew each time; `settle_s` bounds the wait for a start."""
 
     def __init__(self, layout: Layout, *, api_timeout_s: float, settle_s: float) -> None:
         self._layout = layout
         self._api_timeout_s = api_timeout_s
         self._settle_s = settle_s
+        self.kept = KeptConversations()
 
     def hold(self, ref: InstanceRef) -> Process | None:
         """The verified VMM, held by its pidfd, for the caller to close; None if it is gone."""
@@ -79,13 +81,25 @@ class Finder:
             Broken: `vmm_exited`, no answer, and it has ended.
         """
         try:
-            with Api(jail.root, pid=vmm.pid, timeout_s=self._api_timeout_s) as api:
+            with self._talking(ref, jail, vmm) as api:
                 yield api
         except Transient as error:
             # An unanswered call says nothing of the process; only its pidfd does.
             if error.code != "transient/vmm_timeout" or not vmm.wait(timeout_s=_EXIT_GRACE_S):
                 raise
             raise exited("Firecracker", vmm.exit_code(), self._layout.runtime(ref)) from error
+
+    @contextmanager
+    def _talking(self, ref: InstanceRef, jail: Jail, vmm: Process) -> Iterator[Api]:
+        seen = processes.stat(vmm.pid)
+        key = (vmm.pid, seen.start_ticks if seen else 0)
+        api = self.kept.take(ref, key) or Api(jail.root, pid=vmm.pid, timeout_s=self._api_timeout_s)
+        try:
+            yield api
+        except BaseException:
+            api.close()
+            raise
+        self.kept.keep(ref, key, api)
 
     def refuse_in_use(self, ref: InstanceRef) -> None:
         """Returns if neither the VMM lives nor anything else that was started with it.

@@ -62,7 +62,8 @@ def snapshot(api: Api, spec: VmSpec, take: Taking) -> ImageFiles:
         "mem_file_path": "/snapshot/memory",
     }
     timeout_s = _VCPU_TIMEOUT_S + spec.mem_mib / _SLOWEST_DISK_MIB_S
-    api.put("/snapshot/create", request, timeout_s=timeout_s)
+    with take.writing_back():
+        api.put("/snapshot/create", request, timeout_s=timeout_s)
     files = ImageFiles(take.taken("vmstate"), take.taken("memory", size_bytes))
     for drive in spec.drives:
         if not drive.read_only:

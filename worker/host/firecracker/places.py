@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from worker.host.firecracker import record
+from worker.host.firecracker.jail import stands
 from worker.host.mountinfo import unescaped
 from worker.names import InstanceRef, Layout
 
@@ -18,6 +20,15 @@ def instance_directories(layout: Layout) -> Iterator[InstanceRef]:
                 ref = layout.owner(Path(instance))
                 if ref is not None:
                     yield ref
+
+
+def jails_in(layout: Layout) -> frozenset[InstanceRef]:
+    """Every instance with anything of a jail's, or of a start's, in its directory."""
+    return frozenset(
+        ref
+        for ref in instance_directories(layout)
+        if stands(layout.jail_base(ref), ref.instance_id) or record.exists(layout.runtime(ref))
+    )
 
 
 def mounts_in_jails(layout: Layout) -> frozenset[InstanceRef]:

@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final, assert_never
 
-from worker.errors import Conflict, Transient
+from worker.errors import Broken, Conflict, Transient
 from worker.host.firecracker import mounts
 from worker.ports import ImageFiles, VmSpec
 
@@ -86,10 +86,11 @@ def place(file: JailFile, target: Path, uid: int) -> Path:
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """What a full disk or a missing file makes of an OSError inside.
+    """What a full or failing disk or a missing file makes of an OSError inside.
 
     Raises:
         Transient: `no_space`.
+        Broken: `io_error`.
         Conflict: `missing_file`.
     """
     try:
@@ -97,6 +98,9 @@ def disk_errors() -> Iterator[None]:
     except FileNotFoundError as error:
         raise Conflict("missing_file", str(error), hint="restore the file") from error
     except OSError as error:
+        if error.errno == errno.EIO:
+            hint = "look at the kernel's log; replace the disk"
+            raise Broken("io_error", f"the device failed: {error}", hint=hint) from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise Transient("no_space", f"no room left: {error}", path=error.filename) from error

@@ -31,7 +31,14 @@ class Start:
         self._runtime = runtime
         self._deadline = deadline
 
-    def run(self, argv: tuple[str, ...]) -> Process:
+    def launch(self, argv: tuple[str, ...]) -> None:
+        """The jailer is on its way."""
+        processes.adopt_orphans()  # else nobody would learn the VMM's exit code
+        self._program = Path(argv[0]).name
+        log = self._runtime / logs.JAILER_LOG
+        self._jail_process = jailer.launch(argv, self._join_files, log)
+
+    def finish(self) -> Process:
         """The VMM, in its control group, its API accepting connections.
 
         Whatever fails, nothing of the start is left running.
@@ -40,10 +47,8 @@ class Start:
             Broken: `vmm_exited` or `cgroup`.
             Transient: `vmm_timeout`.
         """
-        processes.adopt_orphans()  # else nobody would learn the VMM's exit code
-        jail_process = jailer.launch(argv, self._join_files, self._runtime / logs.JAILER_LOG)
         try:
-            self._await_jailer(jail_process)
+            self._await_jailer(self._jail_process)
             vmm = self._await_pid()
             try:
                 self._await_api(vmm)
@@ -51,14 +56,18 @@ class Start:
                 vmm.close()
                 raise
         except BaseException:
-            jail_process.kill()
-            jail_process.wait()
-            jailer.kill_members(self._join_files, timeout_s=_KILL_TIMEOUT_S)
-            # The jailer's forks and the VMM before its exec, if they died before they were known.
-            processes.reap_strays(Path(argv[0]).name)
+            self.abandon()
             raise
         self._reap_jailer(vmm)
         return vmm
+
+    def abandon(self) -> None:
+        """Nothing of the start is left running."""
+        self._jail_process.kill()
+        self._jail_process.wait()
+        jailer.kill_members(self._join_files, timeout_s=_KILL_TIMEOUT_S)
+        # The jailer's forks and the VMM before its exec, if they died before they were known.
+        processes.reap_strays(self._program)
 
     def _await_jailer(self, jail_process: subprocess.Popen[bytes]) -> None:
         # Popen.wait(timeout) polls with growing pauses of up to 50 ms; a pidfd does not.

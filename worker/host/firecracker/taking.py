@@ -13,6 +13,7 @@ placeholder is held until Firecracker is asked.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
@@ -24,6 +25,7 @@ from worker.errors import Broken
 from worker.host import files, sparse
 from worker.host.firecracker.jail import Jail
 from worker.host.fscrypt import Cabinet
+from worker.host.writeback import writing_back
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -83,6 +85,17 @@ class Taking:
         """What is held is the snapshot's now."""
         (self._target / _ROOM).unlink(missing_ok=True)
 
+    @contextlib.contextmanager
+    def writing_back(self) -> Iterator[None]:
+        """Within, what the VMM writes of the memory goes to the disk at once."""
+        with self._source() as source:
+            fd = os.open(_MEMORY, _FILE, dir_fd=source)
+        try:
+            with writing_back(fd):
+                yield
+        finally:
+            os.close(fd)
+
     def clear(self) -> None:
         """Empty directories, and nothing left of an earlier snapshot."""
         self.release()
@@ -113,6 +126,8 @@ class Taking:
                 os.rename(name, target, src_dir_fd=source)
             fd = os.open(target, _FILE)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise  # of the disk, not of what the VMM put there
             raise _incomplete(name, str(error)) from error
         try:
             self._check(name, os.fstat(fd), size_bytes)

@@ -1,0 +1,113 @@
+"""What must be true of a host whenever hostd has nothing in hand for an instance."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
+
+import msgspec
+
+from enqueue.results import Done, Failed, Result
+from tests.crash.played_host import PlayedHost
+from worker.names import InstanceRef
+from worker.ports import Tap
+
+FINAL_CLASSES = ("rejected", "lost")
+FINAL_CODES = ("conflict/superseded", "conflict/overtaken")
+
+
+def faults(host: PlayedHost) -> Iterator[str]:
+    """Everything that is wrong, in words."""
+    yield from (f"out of order: {jumped}" for jumped in host.history.jumped)
+    yield from _twice(host)
+    yield from _changed_answers(host)
+    busy, _ = host.ledger.busy()
+    for ref in host.records.docs:
+        if ref.instance_id not in busy:
+            yield from (f"{ref}: {fault}" for fault in _of(ref, host))
+
+
+def _twice(host: PlayedHost) -> Iterator[str]:
+    """A run has booted its guest again although the first one never ended by itself."""
+    for ref, boots in host.history.boots.items():
+        for before, after in pairwise(boots):
+            if before is not None and before == after:
+                yield f"{ref} was booted twice by {after}"
+
+
+def _changed_answers(host: PlayedHost) -> Iterator[str]:
+    for job, results in host.told.items():
+        answers = [result for result in results if not _is_reuse(result)]
+        for first, then in pairwise(answers):
+            if _is_final(first) and _plain(first) != _plain(then):
+                yield f"{job} was told {first}, then {then}"
+
+
+def _is_final(result: Result) -> bool:
+    if not isinstance(result, Failed):
+        return True
+    return result.failure_class in FINAL_CLASSES or result.code in FINAL_CODES
+
+
+def _is_reuse(result: Result) -> bool:
+    return isinstance(result, Failed) and result.code == "rejected/request_id_reused"
+
+
+def _plain(result: Result) -> Result:
+    assert isinstance(result, Done | Failed)
+    return msgspec.structs.replace(result, replayed=False)
+
+
+def _of(ref: InstanceRef, host: PlayedHost) -> Iterator[str]:
+    status = json.loads(host.records.docs[ref])["status"]
+    up = status == "running"
+    if (image := _image(ref, host)) != (status == "sleeping"):
+        yield f"{status}, and {'an' if image else 'no'} image to wake"
+    if up != host.runs(ref):
+        yield f"{status}, and its guest is {host.guest(ref)}"
+    for thing, count in _parts(ref, host).items():
+        if count != (1 if up else 0):
+            yield f"{status}, and it has {count} {thing}"
+    yield from _record(ref, status, host)
+
+
+def _image(ref: InstanceRef, host: PlayedHost) -> bool:
+    """Whether there is an image, and nothing but it."""
+    generation = host.images.published.get(ref)
+    if generation is None:
+        return host.images.anything(ref)
+    return not generation.consumed and ref not in host.images.leftovers()
+
+
+def _parts(ref: InstanceRef, host: PlayedHost) -> Counter[str]:
+    """What a guest that is up has one of each."""
+    mark = f"hostd:{ref.instance_id}"
+    taps = [d for d in host.links.devices.values() if isinstance(d, Tap) and d.mark == mark]
+    held = [tap.name for tap in taps if tap.name in host.firewall.held]
+    quotas = [key for kind, key, _ in host.reservations() if kind == "quota"]
+    return Counter({
+        "TAPs": len(taps),
+        "anti-spoofing rules": len(held),
+        "control groups": int(ref.instance_id in host.cgroups.groups),
+        "jails": int(host.vmm.jail_exists(ref)),
+        "secrets disks": int(ref.instance_id in host.disks.secrets()),
+        "shares of quota": quotas.count(ref.instance_id),
+    })  # fmt: skip
+
+
+def _record(ref: InstanceRef, status: str, host: PlayedHost) -> Iterator[str]:
+    """The ledger agrees with instance.json and, if nothing happened since, with the last answer."""
+    with host.ledger.transaction() as db:
+        noted = db.execute(
+            "SELECT status FROM instances WHERE instance_id = ?", (ref.instance_id,)
+        ).fetchone()
+    anew = noted == ("destroyed",) and status == "created"  # agentd has used the id again
+    if noted is not None and noted[0] != status and not anew:
+        yield f"{status}, and {noted[0]} in the ledger"
+    if ref.instance_id in host.history.disturbed:
+        return
+    for entry in host.ledger.history(ref.instance_id, limit=1):
+        if isinstance(entry.result, Done) and entry.result.state != status:
+            yield f"{status}, and {entry.request_id} has left it {entry.result.state}"

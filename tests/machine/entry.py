@@ -1,0 +1,103 @@
+"""`hostd run` with every effect numbered, and a SIGKILL before or after one of them.
+
+Nothing but the requests is at work: no housekeeping, and the consumer takes nothing more until
+what it took is told.  With `[worker] threads = 1` the same request so has the same effects in the
+same order, each time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tests.machine import seams
+from tests.machine.fuse import At, Fuse
+from worker.cli import main
+from worker.housekeeping import Housekeeping
+from worker.publish import RedisPublisher
+from worker.rq_worker import HostWorker
+from worker.running import Hostd
+
+
+class Counting(Enum):
+    """From when on effects count, up to the end of what is done then."""
+
+    START = "start"  # what hostd does by itself when it starts
+    REQUEST = "request"  # from the request's being taken to its being told
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """What the process is to do."""
+
+    config: str
+    log: str  # of effects
+    counting: Counting | None = None  # an ordinary `hostd run` without it
+    at: At | None = None
+
+
+def run(order: Order) -> int:
+    """Serves until it is killed; with effects counted, 0 if they have ended and it lives."""
+    arguments = ["--config", order.config, "run"]
+    if order.counting is None:
+        return main(arguments)
+    log = os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    fuse = Fuse(log, order.at)
+    _only_requests(fuse, order.counting)
+    seams.wrap(fuse)
+    return main(arguments)
+
+
+def _only_requests(fuse: Fuse, counting: Counting) -> None:
+    seams.put(Housekeeping, "run", _idle)
+    started, work, deliver = Hostd.run, HostWorker.work, Hostd._deliver
+    tell = RedisPublisher.tell
+    served: list[Hostd] = []
+
+    def run_counted(hostd: Hostd) -> None:
+        served.append(hostd)
+        if counting is Counting.START:
+            fuse.arm()
+        started(hostd)
+
+    def work_counted(worker: HostWorker, *rest: Any) -> bool:
+        _until_idle(served[0])
+        if counting is Counting.START:
+            fuse.disarm()
+            os._exit(0)
+        fuse.arm()
+        return work(worker, *rest)
+
+    def deliver_counted(hostd: Hostd, deliveries: Sequence[Any]) -> None:
+        deliver(hostd, deliveries)
+        _until_idle(hostd)
+        os._exit(0)
+
+    def tell_counted(publisher: RedisPublisher, *told: Any, **more: Any) -> None:
+        tell(publisher, *told, **more)
+        fuse.disarm()  # what a VMM's end brings about comes when it comes
+
+    seams.put(RedisPublisher, "tell", tell_counted)
+    seams.put(Hostd, "run", run_counted)
+    seams.put(HostWorker, "work", work_counted)
+    seams.put(Hostd, "_deliver", deliver_counted)
+
+
+def _until_idle(hostd: Hostd) -> None:
+    state = hostd.executors._state
+    with state:
+        while not hostd.executors.idle():
+            state.wait(0.002)
+
+
+def _idle(keeper: Housekeeping) -> None:
+    keeper.worker.stopping.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(run(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Order)))

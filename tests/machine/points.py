@@ -1,0 +1,173 @@
+"""One operation on one host, killed at any of its effects, and what is wrong afterwards."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from enqueue.client import Ticket
+from enqueue.results import Done, Result
+from tests.fixtures.worker import HOST
+from tests.machine import invariants
+from tests.machine.entry import Counting
+from tests.machine.fuse import At, When
+from tests.machine.host import Machine
+from tests.machine.operations import GONE, Ask, Operation
+from tests.machine.seen import last_event, results, seen, told
+
+_NAMES: Final = re.compile(r"i-[0-9a-f]{8}|r-[0-9]{8}|\S*/hostd-test-[0-9a-z_]+")
+_SHOWN: Final = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """Something that must not be, after a death at one point."""
+
+    operation: str
+    at: At
+    effect: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.operation}, {self.at} ({self.effect}): {self.what}"
+
+
+class Enumeration:
+    """The effects of one operation, and a death at any of them."""
+
+    def __init__(self, machine: Machine, operation: Operation, first: int = 1) -> None:
+        """Carries it out undisturbed, twice: the second time is like every later one."""
+        self._machine = machine
+        self.operation = operation
+        self._next = first
+        self._prepare()
+        self._undisturbed()
+        self.again()
+        self.effects = self._undisturbed()
+        self._end = seen(machine.hostd, self.ref)
+        self._told = self._news()
+        self.again()
+
+    def points(self) -> list[At]:
+        """All of them, in order."""
+        numbers = range(1, len(self.effects) + 1)
+        return [At(number, when) for number in numbers for when in When]
+
+    def violations(self, at: At) -> list[Violation]:
+        """What is wrong after a death there, a restart, and the same request once more."""
+        effect = self.effects[at.number - 1]
+        found = [Violation(self.operation.name, at, effect, what) for what in self._wrong(at)]
+        self.again()
+        return found
+
+    # ------------------------------------------------------------ one point
+
+    def _wrong(self, at: At) -> Iterator[str]:
+        machine, host, ref = self._machine, self._machine.hostd, self.ref
+        ticket = self.begin()
+        names = [_plain(name) for name in machine.counted(self._counting, at)]
+        if (other := _first_other(names, self.effects)) is not None:
+            yield f"not the undisturbed effects: {other}"
+        yield from (f"when it was dead: {fault}" for fault in invariants.always(host, ref))
+        machine.serve()
+        if ticket is not None and not isinstance(result := machine.answer(ticket), Done):
+            yield f"it ended as {result}"
+        machine.rest()
+        yield from self._differences()
+        if (news := self._news()) != self._told:
+            yield f"other events than undisturbed: {news}, not {self._told}"
+        if ticket is not None and len(answers := results(host, f"{HOST}_{ticket.request_id}")) != 1:
+            yield f"told differently: {answers}"
+        yield from _changed(machine.ask(self.operation.asked(ref)))
+        machine.rest()
+        yield from (f"once more: {fault}" for fault in self._differences())
+
+    def _differences(self) -> Iterator[str]:
+        host, ref = self._machine.hostd, self.ref
+        yield from invariants.at_rest(host, ref)
+        found = seen(host, ref)
+        for part, wanted in self._end.items():
+            if found[part] != wanted:
+                yield f"{part}: {_difference(found[part], wanted)}"
+
+    # ------------------------------------------------------------ states
+
+    @property
+    def _counting(self) -> Counting:
+        return Counting.START if self.operation.happened else Counting.REQUEST
+
+    def _news(self) -> list[str]:
+        return told(self._machine.hostd, self.ref, after=self._before)
+
+    def begin(self) -> Ticket | None:
+        """What is to be done waits for a hostd; none runs."""
+        self._before = last_event(self._machine.hostd)
+        if self.operation.happened is not None:
+            self.operation.happened(self._machine, self.ref)
+            self._before = last_event(self._machine.hostd)
+            return None
+        return self._machine.enqueue(self.operation.asked(self.ref))
+
+    def _undisturbed(self) -> list[str]:
+        ticket = self.begin()
+        effects = self._machine.counted(self._counting)
+        self._machine.serve()
+        if ticket is not None:
+            result = self._machine.answer(ticket)
+            assert isinstance(result, Done), result
+        self._machine.rest()
+        return [_plain(name) for name in effects]
+
+    def again(self) -> None:
+        """The state before the operation, once more; hostd does not run."""
+        if not self.operation.fresh:
+            self._all(self.operation.back)
+            return
+        self._all(GONE)
+        shutil.rmtree(self._machine.hostd.layout.instance(self.ref))
+        self._machine.forget_kernel_state()
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self.ref = self._machine.instance(self._next)
+        self._next += 1
+        self._all(self.operation.before)
+
+    def _all(self, asks: tuple[Ask, ...]) -> None:
+        for ask in asks:
+            result = self._machine.ask(ask(self.ref))
+            assert isinstance(result, Done), result
+        if asks:
+            self._machine.rest()
+        self._machine.kill()
+
+
+def _plain(name: str) -> str:
+    return _NAMES.sub("*", name)
+
+
+def _first_other(found: list[str], wanted: list[str]) -> str | None:
+    for number, (one, other) in enumerate(zip(found, wanted, strict=False), 1):
+        if one != other:
+            return f"{number} is {one}, not {other}"
+    return None
+
+
+def _difference(found: Any, wanted: Any) -> str:
+    if isinstance(found, list) and isinstance(wanted, list):
+        more = [one for one in found if one not in wanted]
+        less = [one for one in wanted if one not in found]
+        return f"beside {less} not there, {more} is"[:_SHOWN]
+    return f"{json.dumps(found)[:_SHOWN]} is not {json.dumps(wanted)[:_SHOWN]}"
+
+
+def _changed(result: Result) -> Iterator[str]:
+    if not isinstance(result, Done):
+        yield f"the same once more ended as {result}"
+    elif result.changed or any(step.applied for step in result.steps):
+        applied = [step.name for step in result.steps if step.applied]
+        yield f"the same once more changed something: {applied}"

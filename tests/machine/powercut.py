@@ -1,0 +1,91 @@
+"""A host on a disk of its own, and what is left of it when its power goes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.fixtures.redis import RedisServer
+from tests.fixtures.worker import eventually
+from tests.machine.disk import LoopDisk
+from tests.machine.host import Machine
+from tests.machine.seen import links
+from worker.host.cgroup_kill import members, signal_all
+from worker.host.cgroup_layout import detect
+from worker.host.firecracker import mounts
+from worker.names import InstanceRef
+
+
+class MachineOnDisk(Machine):
+    """A host whose directories all lie on one filesystem."""
+
+    def __init__(self, redis: RedisServer, disk: LoopDisk) -> None:
+        self._disk = disk
+        with _directories_below(disk.top):
+            super().__init__(redis)
+
+    def instance(self, number: int) -> InstanceRef:
+        """A new instance, `created`; what agentd and an operator wrote is on the disk."""
+        ref = super().instance(number)
+        subprocess.run(["sync", "-f", str(self.hostd.config)], check=True)
+        return ref
+
+    def lose_power(self) -> None:
+        """All that only memory held is gone; the host is up again, with no hostd yet."""
+        self.kill()
+        self._disk.cut_power()
+        self._end_guests()
+        for point in mounts.below(self.hostd.base):
+            mounts.unmount(point)
+        eventually(self._powered, "the disk is mounted again")
+        shutil.rmtree(self.hostd.runtime, ignore_errors=True)
+        self._forget_network()
+        # A boot id cannot be changed without a reboot: what hostd remembers of it can.
+        self.hostd.change("UPDATE notes SET value = 'an earlier boot' WHERE key = 'boot_id'")
+
+    def _powered(self) -> bool:
+        try:
+            self._disk.power_on()
+        except subprocess.CalledProcessError as error:
+            if "umount" not in error.cmd:
+                raise
+            return False  # a guest that was just killed has not let go of its files
+        return True
+
+    def _end_guests(self) -> None:
+        for mount in detect().mounts():
+            for top, _, _ in os.walk(mount / self.hostd.cgroup, topdown=False):
+                eventually(lambda group=Path(top): _ended(group), f"{top} is gone")  # type: ignore[misc]  # the default binds it early
+
+    def _forget_network(self) -> None:
+        names = [link.split("'")[1] for link in links(self.hostd.namespace)]
+        with self.hostd.namespace.entered():
+            for name in names:
+                subprocess.run(["ip", "link", "delete", name], check=True)
+            subprocess.run(["nft", "flush", "ruleset"], check=True)
+
+
+def _ended(group: Path) -> bool:
+    if members((group,)):
+        signal_all((group,))
+        return False
+    try:
+        group.rmdir()
+    except OSError:
+        return not group.exists()
+    return True
+
+
+@contextmanager
+def _directories_below(top: Path) -> Iterator[None]:
+    before = tempfile.tempdir
+    tempfile.tempdir = str(top)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before

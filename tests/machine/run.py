@@ -1,0 +1,74 @@
+"""Every operation at every k-th point; the last line is what a run is remembered by."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.fixtures.redis import RedisServer
+from tests.machine.fuse import At
+from tests.machine.host import Machine
+from tests.machine.operations import Operation
+from tests.machine.points import Enumeration, Violation
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was tried, of how many points there are, and what was wrong."""
+
+    every: int
+    tried: int = 0
+    points: int = 0
+    violations: list[Violation] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        said = f"{self.tried} crash points, {len(self.violations)} violations"
+        return said if self.every == 1 else f"{said} (every {self.every}th of {self.points})"
+
+
+def enumerated(
+    operation: Operation, tally: Tally, say: Callable[[str], None], *, offset: int
+) -> None:
+    """The operation at every k-th of its points, counted in `tally`; `offset` is of the first."""
+    with tempfile.TemporaryDirectory(prefix="hostd-redis-") as directory:
+        redis = RedisServer(Path(directory))
+        redis.start()
+        try:
+            for at, points, found in _played(operation, redis, tally.every, offset):
+                tally.tried += at is not None
+                tally.points += points
+                tally.violations += found
+                for violation in found:
+                    say(f"VIOLATION: {violation}")
+        finally:
+            redis.stop()
+
+
+def _played(
+    operation: Operation, redis: RedisServer, every: int, offset: int
+) -> Iterator[tuple[At | None, int, list[Violation]]]:
+    chosen: list[At] | None = None
+    first = 1
+    while chosen is None or chosen:
+        redis.reset()
+        with Machine(redis) as machine:
+            enumeration = Enumeration(machine, operation, first)
+            if chosen is None:
+                points = enumeration.points()
+                chosen = points[offset::every]
+                yield None, len(points), []
+            while chosen:
+                at = chosen.pop(0)
+                try:
+                    found = enumeration.violations(at)
+                except (AssertionError, TimeoutError) as error:
+                    # Whatever it left, the next point has a host of its own.
+                    yield at, 0, [Violation(operation.name, at, "", f"{error}\n{_end(machine)}")]
+                    break
+                yield at, 0, found
+
+
+def _end(machine: Machine) -> str:
+    return machine.hostd.said()[-3000:]

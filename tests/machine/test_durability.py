@@ -1,0 +1,143 @@
+"""A kill leaves the page cache; a power cut does not.  What was promised is on the disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from enqueue.results import Done, Failed, Result, decode_result
+from tests.fixtures.redis import RedisServer
+from tests.fixtures.worker import HOST
+from tests.machine import invariants, seen
+from tests.machine.disk import LoopDisk
+from tests.machine.entry import Counting
+from tests.machine.fuse import At, When
+from tests.machine.operations import OPERATIONS, Operation, wake
+from tests.machine.points import Enumeration
+from tests.machine.powercut import MachineOnDisk
+from worker.host import files
+
+pytestmark = [pytest.mark.root, pytest.mark.redis, pytest.mark.slow]
+MEMORY: Final = Path("/dev/shm")  # the disk's bytes: nothing is gained by a second disk below it
+EVERY: Final = 37  # HOSTD_POWER_CUT_EVERY=1 tries every effect
+CASES: Final = ("the first Start", "Sleep", "Wake", "Destroy")
+
+
+@pytest.fixture
+def machine(redis_server: RedisServer) -> Iterator[MachineOnDisk]:
+    directory = Path(tempfile.mkdtemp(prefix="hostd-disk-", dir=MEMORY))
+    try:
+        disk = LoopDisk(directory)
+        try:
+            with MachineOnDisk(redis_server, disk) as made:
+                yield made
+        finally:
+            disk.close()
+    finally:
+        shutil.rmtree(directory)
+
+
+def test_a_disk_without_power_forgets_what_was_not_synced(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: a loop device")
+    disk = LoopDisk(tmp_path)
+    try:
+        synced, other = disk.top / "synced", disk.top / "other"
+        synced.write_text("kept")
+        files.sync(synced)
+        files.sync_directory(disk.top)
+        other.write_text("only in memory")
+        synced.rename(disk.top / "renamed")
+        disk.cut_power()
+        disk.power_on()
+        assert [path.name for path in disk.top.iterdir() if path.is_file()] == ["synced"]
+        assert synced.read_text() == "kept"
+    finally:
+        disk.close()
+
+
+def _fresh(name: str) -> Operation:
+    (operation,) = [one for one in OPERATIONS if one.name == name]
+    return replace(operation, back=())
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", CASES)
+def test_after_a_power_cut_everything_promised_is_there(
+    name: str, machine: MachineOnDisk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    enumeration = Enumeration(machine, _fresh(name))
+    every = int(os.environ.get("HOSTD_POWER_CUT_EVERY", EVERY))
+    points = range(1, len(enumeration.effects) + 1)[every // 2 :: every]
+    faults = []
+    for number in points:
+        at = At(number, When.AFTER)
+        effect = enumeration.effects[number - 1]
+        faults += [f"{name}, {at} ({effect}): {what}" for what in _wrong(machine, enumeration, at)]
+        enumeration.again()
+    with capsys.disabled():
+        of = f"every {every}th of {len(enumeration.effects)} effects"
+        print(f"\n{name}: {len(points)} power cuts, {len(faults)} violations ({of})")
+    assert faults == []
+
+
+def _wrong(machine: MachineOnDisk, enumeration: Enumeration, at: At) -> Iterator[str]:
+    """What is not as promised after a power cut there."""
+    host, ref = machine.hostd, enumeration.ref
+    ticket = enumeration.begin()
+    assert ticket is not None
+    begun = machine.counted(Counting.REQUEST, at)
+    machine.lose_power()
+    told = seen.results(host, f"{HOST}_{ticket.request_id}")
+    row = host.rows("SELECT state, result FROM requests WHERE request_id = ?", ticket.request_id)
+    if "ledger commit" in begun and not row:
+        yield "an accepted request is forgotten"
+    promised = [decode_result(result) for result in told]
+    if promised and (not row or row[0][1] is None or decode_result(row[0][1]) not in promised):
+        yield f"a told result is forgotten: {row}"
+    yield from (f"at once: {fault}" for fault in invariants.always(host, ref))
+    machine.serve()
+    result = machine.answer(ticket)
+    machine.rest()
+    yield from invariants.at_rest(host, ref)
+    yield from _ended_badly(result, promised, enumeration, begun)
+    doc = seen.instance(host, ref)
+    if doc is not None and doc.fields.status == "sleeping":
+        woken = machine.ask(wake(ref))
+        if not isinstance(woken, Done):
+            yield f"the image does not wake: {woken}"
+        machine.rest()
+
+
+def _ended_badly(
+    result: Result, promised: list[Result], enumeration: Enumeration, begun: list[str]
+) -> Iterator[str]:
+    """Memory may be lost only with a guest that had not been saved, or had run again."""
+    if promised and result not in promised:
+        yield f"told {promised}, then {result}"
+    if isinstance(result, Done):
+        return
+    if not isinstance(result, Failed) or result.failure_class != "lost":
+        yield f"it ended as {result}"
+    match enumeration.operation.name:
+        case "Sleep" if _published(begun):
+            yield f"an image was published, and is lost: {result}"
+        case "Wake" if not any("consumed.new" in name for name in begun):
+            yield f"an image that was never loaded is lost: {result}"
+        case "Sleep" | "Wake":
+            return
+        case other:
+            yield f"{other} ended as {result}"
+
+
+def _published(begun: list[str]) -> bool:
+    """Whether the image had its name and the directory that holds the name was synced."""
+    renamed = [number for number, name in enumerate(begun) if name.endswith("/snapshots/sleep")]
+    return bool(renamed) and "fsync snapshots" in begun[renamed[0] :]

@@ -1,0 +1,146 @@
+"""Mistakes that controllers of Firecracker make with sleep images and disks, each not made here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from enqueue.results import Failed
+from tests.fixtures.realworld import RealWorld, RealWorlds
+from tests.root.faults.lives import arranged, carried_out, change_pool, done
+from worker.host.firecracker.jail import standing
+from worker.ports import VmmState
+
+pytestmark = pytest.mark.root
+WAIT_S = 60.0
+
+
+@pytest.fixture
+def world(real_worlds: RealWorlds) -> Iterator[RealWorld]:
+    """A host with one instance."""
+    made = real_worlds()
+    yield made
+    made.close()
+
+
+# ---------------------------------------------------------------- 2: refused calls
+
+
+def test_mistake_02_a_guest_whose_snapshot_was_refused_is_not_killed(world: RealWorld) -> None:
+    arranged(world, "SleepInstance")
+    pid = world.real.pid(world.ref)
+    world.misbehave(routes={"PUT /snapshot/create": {"status": 400, "message": "no luck"}})
+    result = carried_out(world, "SleepInstance")
+    assert isinstance(result, Failed)
+    assert (result.code, "no luck" in result.message) == ("broken/vmm_refused", True)
+    assert world.real.pid(world.ref) == pid
+    assert (world.guest(), world.status(), world.image()) == ("running", "running", "")
+
+
+# ---------------------------------------------------------------- 3, 4: images
+
+
+def test_mistake_03_the_image_of_another_instance_is_not_loaded(real_worlds: RealWorlds) -> None:
+    one, other = real_worlds(), real_worlds()
+    for world in (one, other):
+        arranged(world, "WakeInstance")
+    mine, theirs = (world.layout.images(world.ref) for world in (one, other))
+    mine.rename(mine.with_name("kept"))
+    theirs.rename(mine)
+    refused = carried_out(one, "WakeInstance")
+    assert isinstance(refused, Failed)
+    assert refused.code == "conflict/image_foreign"
+    assert (one.guest(), list(one.leaks())) == ("asleep", [])
+    mine.rename(theirs)
+    mine.with_name("kept").rename(mine)
+    for world in (one, other):
+        done(world, "WakeInstance")
+        assert world.counts_beyond(world.last_count)
+        world.close()
+
+
+def test_mistake_03_what_is_loaded_is_as_large_as_the_guest_and_its_own_generation(
+    world: RealWorld,
+) -> None:
+    arranged(world, "WakeInstance")
+    image = world.layout.images(world.ref) / "sleep"
+    manifest = json.loads((image / "manifest.json").read_text())
+    assert manifest["kind"] == "Full"
+    assert manifest["spec"]["ref"]["instance_id"] == world.ref.instance_id
+    memory = image / "mem.bin"
+    whole = memory.read_bytes()
+    memory.write_bytes(whole[:-4096])
+    torn = carried_out(world, "WakeInstance")
+    assert isinstance(torn, Failed)
+    assert torn.code == "lost/image_damaged"
+    memory.write_bytes(whole)
+    done(world, "WakeInstance")
+    assert world.counts_beyond(world.last_count)
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd", "lz4"])
+def test_mistake_04_every_image_is_full_and_survives_compression(
+    world: RealWorld, codec: str
+) -> None:
+    change_pool(world, snapshot_compression=codec)
+    arranged(world, "SleepInstance")
+    world.misbehave(requests="/requests")
+    assert world.real.state(world.ref) is VmmState.RUNNING  # the first request that is noted
+    jail = standing(world.layout.jail_base(world.ref), world.ref.instance_id)
+    assert jail is not None
+    with (jail.root / "requests").open() as asked:
+        done(world, "SleepInstance")
+        calls = [json.loads(line) for line in asked]
+    bodies = [body for _, path, body in calls if path == "/snapshot/create"]
+    assert [body["snapshot_type"] for body in bodies] == ["Full"]
+    world.misbehave()
+    done(world, "WakeInstance")
+    assert world.counts_beyond(world.last_count)
+
+
+def test_mistake_04_an_image_is_never_written_over(world: RealWorld) -> None:
+    arranged(world, "WakeInstance")
+    image = world.layout.images(world.ref) / "sleep"
+    first = (image / "mem.bin").open("rb")
+    with first:
+        before = hashlib.sha256(first.read()).hexdigest()
+        done(world, "WakeInstance")
+        assert world.counts_beyond(world.last_count)
+        done(world, "SleepInstance")
+        first.seek(0)
+        assert hashlib.sha256(first.read()).hexdigest() == before
+        assert (image / "mem.bin").stat().st_ino != 0
+        assert hashlib.sha256((image / "mem.bin").read_bytes()).hexdigest() != before
+
+
+# ---------------------------------------------------------------- 6: disks of a sleeping guest
+
+
+def disks_in(world: RealWorld) -> dict[str, tuple[int, str]]:
+    """Each disk of the living guest: where its bytes are, but for the one in memory, and what."""
+    jail = standing(world.layout.jail_base(world.ref), world.ref.instance_id)
+    assert jail is not None
+    found = {}
+    for name in ("rootfs", "config", "data", "secrets"):
+        disk = jail.root / name
+        inode = 0 if name == "secrets" else disk.stat().st_ino
+        found[name] = (inode, hashlib.sha256(disk.read_bytes()).hexdigest())
+    return found
+
+
+def test_mistake_06_a_guest_wakes_with_the_disks_that_it_has_mounted(world: RealWorld) -> None:
+    arranged(world, "SleepInstance")
+    jail = standing(world.layout.jail_base(world.ref), world.ref.instance_id)
+    assert jail is not None
+    with (jail.root / "data").open("r+b") as disk:
+        disk.seek(4 << 20)
+        disk.write(b"what the guest wrote")
+    before = disks_in(world)
+    done(world, "SleepInstance")
+    (world.layout.tenant(world.tenant_id) / "secrets.json").write_text('{"token": "another"}')
+    change_pool(world, instance_resources={"vcpus": 2, "mem_mib": 16, "data_disk_mib": 9})
+    done(world, "WakeInstance")
+    assert disks_in(world) == before

@@ -1,0 +1,83 @@
+"""The gate before the turns, with real threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import nullcontext
+
+import pytest
+
+from worker.executors import Executors
+from worker.turns import EXCLUSIVE, Key
+from worker.waits import Turn, Wait
+
+BOUND_S = 10.0
+KEY: Key = ("instance", "a")
+
+
+class Line:
+    """Stories for one instance: who has run, in order."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.fatal: list[BaseException] = []
+        self.executors = Executors(3, answering=nullcontext, fatal=self.fatal.append)
+
+    def submit(self, name: str) -> threading.Event:
+        ended = threading.Event()
+        self.executors.submit(self._story(name, ended))
+        return ended
+
+    def _story(self, name: str, ended: threading.Event) -> Iterator[Wait]:
+        turn = Turn({KEY: EXCLUSIVE}, name)
+        yield turn
+        while self.executors.bars(turn):
+            yield turn
+        self.ran.append(name)
+        ended.set()
+
+
+@pytest.fixture
+def line() -> Iterator[Line]:
+    made = Line()
+    yield made
+    assert made.executors.stop(BOUND_S)
+    assert made.fatal == []
+
+
+def new(turn: Turn, parked: Collection[object]) -> bool:
+    return str(turn.subject).startswith("new")
+
+
+def test_what_is_parked_blocks_nobody_and_goes_on_in_its_order(line: Line) -> None:
+    line.executors.close_gate(new)
+    parked = [line.submit(f"new-{n}") for n in range(20)]
+    assert line.submit("old").wait(BOUND_S)
+    assert line.ran == ["old"]
+    assert line.executors.waiting() != []
+    line.executors.open_gate()
+    assert all(ended.wait(BOUND_S) for ended in parked)
+    assert line.ran == ["old", *(f"new-{n}" for n in range(20))]
+
+
+def test_what_waits_for_its_turn_when_the_gate_closes_goes_before_it(line: Line) -> None:
+    with line.executors.batch():
+        waiting = line.submit("new")
+        line.executors.close_gate(new)
+    after = line.submit("old")
+    assert after.wait(BOUND_S)
+    assert line.ran == ["old"]
+    line.executors.open_gate()
+    assert waiting.wait(BOUND_S)
+
+
+def test_what_is_parked_can_be_withdrawn(line: Line) -> None:
+    line.executors.close_gate(new)
+    line.submit("new-a")
+    kept = line.submit("new-b")
+    assert line.executors.withdraw(lambda subject: subject == "new-a") == ["new-a"]
+    line.executors.open_gate()
+    assert kept.wait(BOUND_S)
+    assert line.ran == ["new-b"]
+    assert line.executors.idle()
