@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import random
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from http.server import ThreadingHTTPServer
-from pathlib import Path
 from typing import Final
 
-from enqueue.keys import HostKeys, job_id
+from enqueue.keys import HostKeys
 from enqueue.results import Pong
 from worker import recover
-from worker.answers import refused
 from worker.boot import await_clock
 from worker.config import Config
 from worker.context import Context, Delivery
 from worker.draining import Draining
 from worker.engine import Clock
-from worker.errors import Broken, HostdError, StartupError
+from worker.errors import HostdError, StartupError
 from worker.executors import Executors
 from worker.gauges import Gauges
 from worker.host import machine
 from worker.host import redis as redis_host
+from worker.host_lock import host_lock, make_directories
 from worker.housekeeping import Housekeeping
-from worker.job import quarantined, story
+from worker.intake import refuse, submit
 from worker.ledger_file import unusable
 from worker.lineage import open_ledger, write_marker
 from worker.lock import Locks
@@ -45,7 +43,7 @@ from worker.supersede import Subject
 from worker.suspicion import suspicion_at_start
 from worker.sweeper import Sweeper
 from worker.termination import heard
-from worker.verify import Forged, Policy
+from worker.verify import Policy
 from worker.watch import Watch
 from worker.wiring import build_host, build_policy, build_settings
 
@@ -78,7 +76,7 @@ class Hostd:
         if os.geteuid() != 0:
             raise StartupError("hostd run needs root: it makes devices, mounts and control groups")
         policy = build_policy(config)
-        _directories(config)
+        make_directories(config)
         self._open.enter_context(host_lock(config.paths.runtime))
         self._listening = listening_socket(config.metrics.listen) if config.metrics.listen else None
         if self._listening is not None:
@@ -126,7 +124,7 @@ class Hostd:
             self._keys,
             name=self._worker_name,
             deliver=self._deliver,
-            refuse=self._refuse,
+            refuse=lambda delivery, reason: refuse(delivery, reason, self.context),
             room=lambda: config.worker.queue_limit - sum(self.executors.counts()),
             arrived=self.publisher.flush,
         )
@@ -287,33 +285,7 @@ class Hostd:
     def _deliver(self, deliveries: Sequence[Delivery]) -> None:
         with self.executors.batch(), self.ledger.transaction():
             for delivery in deliveries:
-                self._submit(delivery)
-
-    def _submit(self, delivery: Delivery) -> None:
-        try:
-            self.executors.submit(story(delivery, self.context))
-        except sqlite3.Error:
-            raise  # without its ledger hostd must not go on
-        except Exception as error:
-            # It would come back at every start.
-            log.exception("bug while reading %s", delivery.shown)
-            bug = Broken("bug", f"{type(error).__name__}: {error}", hint="please report it")
-            self.executors.submit(quarantined(delivery, refused("unknown", bug), self.context))
-
-    def _refuse(self, delivery: Delivery, reason: str) -> None:
-        if self._goes_on(delivery):
-            return
-        error = Forged("unreadable", reason, hint="see docs/runbook.md")
-        log.warning("quarantined %s: %s", delivery.shown, reason)
-        self.publisher.quarantine(delivery, refused("unknown", error))
-
-    def _goes_on(self, delivery: Delivery) -> bool:
-        """Whether Redis has lost a job that is in flight: the ledger has all that it needs."""
-        request_id = delivery.id.removeprefix(job_id(self.config.host, ""))
-        try:
-            return self.ledger.entry(request_id).state == "accepted"
-        except (KeyError, UnicodeEncodeError):
-            return False
+                submit(delivery, self.context)
 
     # ------------------------------------------------------------ seen from outside
 
@@ -340,30 +312,3 @@ class Hostd:
             firecracker_version=self._firecracker_version,
             queue_depth=max(0, sum(self.executors.counts()) - 1),  # this Ping apart
         )
-
-
-def _directories(config: Config) -> None:
-    for key in ("state", "runtime"):
-        path = getattr(config.paths, key)
-        try:
-            path.mkdir(parents=True, exist_ok=True, mode=0o755)
-        except OSError as error:
-            raise StartupError(f"[paths] {key} = {path}: {error.strerror}") from error
-
-
-@contextmanager
-def host_lock(runtime: Path) -> Iterator[None]:
-    """At most one `hostd run` a host; the kernel lets go of it when the process dies."""
-    fd = os.open(runtime / "hostd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, str(os.getpid()).encode(), 0)
-        yield
-    except BlockingIOError:
-        pid = os.pread(fd, 20, 0).decode() or "unknown"
-        raise StartupError(
-            f"hostd runs on this host already (pid {pid}, lock {runtime}/hostd.lock)"
-        ) from None
-    finally:
-        os.close(fd)

@@ -14,6 +14,7 @@ import msgspec
 from worker.config import Config
 from worker.errors import HostdError, StartupError
 from worker.host import files
+from worker.host_lock import host_lock
 from worker.ledger import Ledger
 from worker.ledger_checks import faults
 from worker.ledger_file import looking
@@ -28,7 +29,6 @@ from worker.lineage import (
 )
 from worker.names import Layout
 from worker.ports import Host
-from worker.running import host_lock
 from worker.wiring import build_host
 
 
