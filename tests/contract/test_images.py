@@ -427,7 +427,7 @@ def test_a_half_deleted_image_is_never_found(
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "remove", dies_half_way)
+        patch.setattr(files, "delete", dies_half_way)
         with pytest.raises(Killed):
             images.discard(REF)
     assert images.find(REF) is None

@@ -71,6 +71,7 @@ def _of(ref: InstanceRef, host: PlayedHost) -> Iterator[str]:
         if count != (1 if up else 0):
             yield f"{status}, and it has {count} {thing}"
     yield from _record(ref, status, host)
+    yield from _events(ref, status, host)
 
 
 def _image(ref: InstanceRef, host: PlayedHost) -> bool:
@@ -111,3 +112,19 @@ def _record(ref: InstanceRef, status: str, host: PlayedHost) -> Iterator[str]:
     for entry in host.ledger.history(ref.instance_id, limit=1):
         if isinstance(entry.result, Done) and entry.result.state != status:
             yield f"{status}, and {entry.request_id} has left it {entry.result.state}"
+
+
+def _events(ref: InstanceRef, status: str, host: PlayedHost) -> Iterator[str]:
+    """Whoever follows the events knows the status, without a gap."""
+    numbered = dict([*host.events, *host.ledger.untold_events()])
+    news = [json.loads(numbered[number]) for number in sorted(numbered)]
+    mine = [e for e in news if e["event"] == "instance" and e["instance_id"] == ref.instance_id]
+    told = "created"
+    for event in mine:
+        # None: hostd had never told of it; `created`: agentd has used the id again.
+        first = event["before"] in (None, "created") and told in ("created", "destroyed")
+        if event["before"] != told and not first:
+            yield f"an event says it was {event['before']}, the one before that it was {told}"
+        told = event["after"]
+    if told != status and status != "created":
+        yield f"{status}, and by the last event {told}"

@@ -77,7 +77,7 @@ NUMBERS = st.integers(0, 1_000)
 
 settings.register_profile(
     "ci",
-    max_examples=120,
+    max_examples=200,
     stateful_step_count=40,
     derandomize=True,
     deadline=None,

@@ -14,8 +14,8 @@ from tests.machine.run import Tally, enumerated
 pytestmark = [pytest.mark.root, pytest.mark.redis, pytest.mark.slow]
 
 # A prime, so that no rhythm of a plan hides from it; `make crash` tries every point.
-EVERY: Final = 53
-FEWEST: Final = 700
+EVERY: Final = 97
+FEWEST: Final = 1500
 
 
 @pytest.mark.timeout(600)

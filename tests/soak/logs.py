@@ -21,6 +21,10 @@ class Log:
         line = {"at_s": time.monotonic(), "event": event, **facts}
         self._file.write(json.dumps(line).encode() + b"\n")
 
+    def close(self) -> None:
+        """Nothing more is written."""
+        self._file.close()
+
 
 def lines(path: Path) -> list[Line]:
     """All lines of a log; of one that nobody has written, none."""

@@ -60,10 +60,12 @@ class Soak:
         self.chance = random.Random(scale.seed)  # noqa: S311  a game
         self.killed: Counter[str] = Counter()
         self.kills = Log(directory / "kills")
+        stack.callback(self.kills.close)
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hostd-soak-")))
         self.redis = DurableRedis(place)
         self.redis.start()
         stack.callback(self.redis.stop)
+        self.stack = stack
         self.hosts: list[SoakHost] = []
         for number in range(scale.hosts):
             host = SoakHost(self.redis, f"soak-{number}", scale.instances)
@@ -101,7 +103,9 @@ class Soak:
         path = self.directory / f"plan-{number}"
         path.write_bytes(msgspec.json.encode(plan))
         command = [sys.executable, "-m", "tests.soak.client"]
-        return subprocess.Popen([*command, self.redis.url, str(self._log(number)), str(path)])
+        client = subprocess.Popen([*command, self.redis.url, str(self._log(number)), str(path)])
+        self.stack.callback(_end, client)
+        return client
 
     def _log(self, number: int) -> Path:
         return self.directory / f"client-{number}"
@@ -166,6 +170,11 @@ class Soak:
             for ticket in client.enqueue_many(requests, host=host.name):
                 result = ticket.wait(QUIET_S)
                 assert isinstance(result, Done), result
+
+
+def _end(client: subprocess.Popen[bytes]) -> None:
+    client.kill()
+    client.wait()
 
 
 def summary(scale: Scale, sums: Reckoning, killed: Counter[str]) -> str:

@@ -188,6 +188,18 @@ def remove(path: Path) -> None:
     Raises:
         Broken: `io_error`.
     """
+    delete(path)
+    with translated(path):
+        if path.parent.is_dir():  # also for a killed attempt that removed but did not sync
+            sync_directory(path.parent)
+
+
+def delete(path: Path) -> None:
+    """As `remove`, but a power cut may bring it back.
+
+    Raises:
+        Broken: `io_error`.
+    """
     with translated(path):
         try:
             if stat.S_ISDIR(path.lstat().st_mode):
@@ -196,8 +208,6 @@ def remove(path: Path) -> None:
                 path.unlink()
         except (FileNotFoundError, NotADirectoryError):
             pass
-        if path.parent.is_dir():  # also for a killed attempt that removed but did not sync
-            sync_directory(path.parent)
 
 
 def make_directory(path: Path, *, mode: int = 0o755) -> None:

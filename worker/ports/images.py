@@ -113,4 +113,5 @@ class Images(Protocol):
         """No generation in the making, and none withdrawn, is left, durably; the image stays."""
 
     def discard(self, ref: InstanceRef) -> None:
-        """No image and no partial generation is left, durably."""
+        """No image is left, durably, and no part of one; a power cut may bring back what can never
+        be taken for an image again."""

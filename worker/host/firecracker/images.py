@@ -181,17 +181,21 @@ class DiskImages:
         directory = self._published(ref)
         if not directory.is_dir():
             raise _no_image(ref)
-        durable.write(directory / _CONSUMED, b"")
+        (directory / _CONSUMED).touch(mode=0o600)
+        durable.sync_directory(directory)
 
     def discard(self, ref: InstanceRef) -> None:
         """See `Images.discard`."""
         published = self._published(ref)
         withdrawn = published.with_name(_WITHDRAWN)
-        durable.remove(withdrawn)
-        if os.path.lexists(published):
+        durable.delete(withdrawn)
+        # Synced before its marks go: what a power cut brought back must never look unused.
+        if renamed := os.path.lexists(published):
             durable.rename(published, withdrawn)
         for path in self._everything(ref):
-            durable.remove(path)
+            durable.delete(path)
+        if not renamed and published.parent.is_dir():
+            durable.sync_directory(published.parent)
 
     def leftovers(self) -> frozenset[InstanceRef]:
         """See `Images.leftovers`."""

@@ -1,0 +1,61 @@
+"""After a restart, too, an instance's requests are carried out in the order of their acceptance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from enqueue.results import Done, Failed
+from tests.crash.played_host import PlayedHost
+from tests.fakes.fuse import KilledError
+from tests.fakes.scenarios import SLEEP, START, prepare
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[PlayedHost]:
+    host = PlayedHost(tmp_path)
+    yield host
+    host.close()
+
+
+def test_a_sleep_that_had_not_begun_does_not_overtake_the_start_before_it(
+    host: PlayedHost,
+) -> None:
+    prepare(host, [])
+    host.enqueue(START, "start")
+    host.enqueue(SLEEP, "sleep")
+    host.fuse.rearm(2)  # both are accepted, and no attempt has begun
+    with pytest.raises(KilledError):
+        host.deliver()
+    host.fuse.rearm()
+    host.restart()
+    assert host.history.jumped == []
+    slept = host.told["h1_sleep"][-1]
+    assert isinstance(slept, Done), slept
+    assert slept.state == "sleeping"
+
+
+@pytest.mark.parametrize("at", range(1, 6))
+def test_a_sleep_tried_again_is_never_half_before_what_came_after_it(
+    host: PlayedHost, at: int
+) -> None:
+    prepare(host, [START])
+    host.images.free_bytes = 10
+    host.enqueue(SLEEP, "sleep")
+    host.deliver()
+    for _ in range(host.context.config.retry.attempts):
+        host.now_s += 60
+        host.executors.run()
+    assert isinstance(host.told["h1_sleep"][-1], Failed)
+    host.images.free_bytes = 1 << 40
+    host.begin(START, "later")
+    host.fuse.rearm(at)
+    with pytest.raises(KilledError):
+        host.restart()
+    host.fuse.rearm()
+    sleep, later = host.ledger.entry("sleep"), host.ledger.entry("later")
+    assert sleep.state != "accepted" or sleep.seq > later.seq
+    host.restart()
+    assert host.history.jumped == []
