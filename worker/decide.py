@@ -66,11 +66,13 @@ def _status_now(
         return None, []
     after = doc.fields.status
     settle_instance(ctx.ledger, ref, after)
-    change = Change(ref.instance_id, ref.tenant_id, ref.pool_id, after)
     if before is None:
-        return change, []
-    if before == after and RECORDED in ctx.ledger.begun_steps(order.body.request_id):
-        before = ctx.ledger.status(ref.instance_id)  # a killed attempt wrote it, and said nothing
+        return None, []  # it has changed nothing: what is untold stays for who settles to tell
+    change = Change(ref.instance_id, ref.tenant_id, ref.pool_id, after)
+    told = ctx.ledger.status(ref.instance_id)
+    wrote = before == after and RECORDED in ctx.ledger.begun_steps(order.body.request_id)
+    if wrote or told in ("running", "warm", "sleeping"):
+        before = told  # a killed attempt, or settlement, wrote the record and said nothing
     if before == after:
         return change, []
     moved = events.InstanceChanged(
