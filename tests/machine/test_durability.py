@@ -129,7 +129,7 @@ def _ended_badly(
     match enumeration.operation.name:
         case "Sleep" if _published(begun):
             yield f"an image was published, and is lost: {result}"
-        case "Wake" if not any("consumed.new" in name for name in begun):
+        case "Wake" if not any("consumed" in name for name in begun):
             yield f"an image that was never loaded is lost: {result}"
         case "Sleep" | "Wake":
             return

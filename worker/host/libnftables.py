@@ -26,6 +26,11 @@ _SIGNATURES: Final = {
 }
 
 
+# One for all contexts: two that ran at the same time, each in its own thread, ended the process by
+# abort(3) within the library (1.0.6).
+_TURN: Final = threading.Lock()
+
+
 class NftError(Exception):
     """The kernel or the library refused; nothing of the text was done.  It says why."""
 
@@ -48,7 +53,6 @@ class Libnftables:
         for name, (result, arguments) in _SIGNATURES.items():
             function = getattr(self._library, name)
             function.restype, function.argtypes = result, arguments
-        self._lock = threading.Lock()
         self._context: int | None = self._library.nft_ctx_new(0)
         if self._context is None:
             raise StartupError("libnftables has no context for us: out of memory or descriptors")
@@ -62,7 +66,7 @@ class Libnftables:
         Raises:
             NftError: refused as a whole.
         """
-        with self._lock:
+        with _TURN:
             failed = self._library.nft_run_cmd_from_buffer(self._context, text.encode())
             # Both buffers are emptied by the call that fetches them.
             output = self._library.nft_ctx_get_output_buffer(self._context) or b""
@@ -73,7 +77,7 @@ class Libnftables:
 
     def close(self) -> None:
         """The context and its socket are gone."""
-        with self._lock:
+        with _TURN:
             if self._context is not None:
                 self._library.nft_ctx_free(self._context)
                 self._context = None
