@@ -47,6 +47,9 @@ class Guest:
     ready: bool = False
     ended: int = field(default_factory=lambda: os.eventfd(0, os.EFD_CLOEXEC))
 
+    def __del__(self) -> None:
+        os.close(self.ended)
+
 
 class HeldGuest:
     """A guest's process, held; its descriptor is readable from its end on."""
