@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import resource
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,7 +13,7 @@ import pytest
 
 from tests.contract.test_firewall import guest, rules
 from tests.fixtures.netns import nft
-from worker.errors import Broken, Transient
+from worker.errors import Broken, StartupError, Transient
 from worker.host import nft as adapter
 from worker.host import nft_turn
 from worker.host.libnftables import Libnftables, NftError
@@ -333,3 +335,20 @@ def test_another_wording_by_libnftables_is_no_damage(
     assert kernel.stands(rules())
     nft("flush chain inet hostd from-guest")
     assert not kernel.stands(rules())
+
+
+def test_a_context_goes_on_beside_many_descriptors_and_none_is_made_too_late(kernel: Nft) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    held: list[int] = []
+    try:
+        while not held or held[-1] < 1100:
+            held.append(os.open("/dev/null", os.O_RDONLY))
+        kernel.put(rules())
+        assert kernel.stands(rules())
+        with pytest.raises(StartupError, match="below 1024"):
+            Libnftables()
+    finally:
+        for fd in held:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -7,6 +7,7 @@ socket, of the namespace that its maker was in, and a cache of the ruleset.
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from typing import Final
 
@@ -24,11 +25,9 @@ _SIGNATURES: Final = {
     "nft_ctx_output_set_flags": (None, [ctypes.c_void_p, ctypes.c_uint]),
     "nft_run_cmd_from_buffer": (ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p]),
 }
-
-
-# One for all contexts: two that ran at the same time, each in its own thread, ended the process by
-# abort(3) within the library (1.0.6).
-_TURN: Final = threading.Lock()
+# The library waits for answers with select(2), and glibc ends a process by abort(3) that puts a
+# descriptor beyond this into its set.
+_FD_SETSIZE: Final = 1024
 
 
 class NftError(Exception):
@@ -53,6 +52,9 @@ class Libnftables:
         for name, (result, arguments) in _SIGNATURES.items():
             function = getattr(self._library, name)
             function.restype, function.argtypes = result, arguments
+        if _next_descriptor() >= _FD_SETSIZE:
+            raise StartupError(f"{_LIBRARY} needs a descriptor below {_FD_SETSIZE}; none is free")
+        self._lock = threading.Lock()
         self._context: int | None = self._library.nft_ctx_new(0)
         if self._context is None:
             raise StartupError("libnftables has no context for us: out of memory or descriptors")
@@ -66,7 +68,7 @@ class Libnftables:
         Raises:
             NftError: refused as a whole.
         """
-        with _TURN:
+        with self._lock:
             failed = self._library.nft_run_cmd_from_buffer(self._context, text.encode())
             # Both buffers are emptied by the call that fetches them.
             output = self._library.nft_ctx_get_output_buffer(self._context) or b""
@@ -77,7 +79,14 @@ class Libnftables:
 
     def close(self) -> None:
         """The context and its socket are gone."""
-        with _TURN:
+        with self._lock:
             if self._context is not None:
                 self._library.nft_ctx_free(self._context)
                 self._context = None
+
+
+def _next_descriptor() -> int:
+    """The descriptor that whatever is opened next gets: the lowest that is free (open(2))."""
+    fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    os.close(fd)
+    return fd
