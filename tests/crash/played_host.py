@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -217,4 +216,4 @@ class PlayedHost(World):
     def close(self) -> None:
         super().close()
         for ref in list(self.vmm.machine.guests):
-            os.close(self.vmm.machine.guests.pop(ref).ended)
+            del self.vmm.machine.guests[ref]

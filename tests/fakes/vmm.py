@@ -33,6 +33,16 @@ PLATFORM = Platform(
 )
 
 
+class Ended:
+    """A descriptor that is readable once its VMM has ended; shared by copies of a guest."""
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_CLOEXEC)
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
 @dataclass
 class Guest:
     """One VMM process: its pid, its state, the number in its guest's memory.
@@ -45,10 +55,7 @@ class Guest:
     memory: int = 0
     told: bool = False
     ready: bool = False
-    ended: int = field(default_factory=lambda: os.eventfd(0, os.EFD_CLOEXEC))
-
-    def __del__(self) -> None:
-        os.close(self.ended)
+    ended: Ended = field(default_factory=Ended)
 
 
 class HeldGuest:
@@ -56,7 +63,7 @@ class HeldGuest:
 
     def __init__(self, guest: Guest) -> None:
         self.pid = guest.pid
-        self._fd = os.dup(guest.ended)
+        self._fd = os.dup(guest.ended.fd)
 
     def fileno(self) -> int:
         return self._fd
@@ -111,7 +118,7 @@ class FakeVmm:
         self._launched.discard(ref)
         guest = self.machine.guests.pop(ref, None)
         if guest is not None:
-            os.eventfd_write(guest.ended, 1)
+            os.eventfd_write(guest.ended.fd, 1)
 
     def hold(self, ref: InstanceRef) -> HeldGuest | None:
         guest = self._up(ref)
