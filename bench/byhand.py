@@ -31,7 +31,7 @@ from worker.host.firecracker.driver import Firecracker
 from worker.host.firecracker.jail import Jail
 from worker.host.firecracker.starting import pid_in
 from worker.host.tap_device import new_tap
-from worker.names import Layout
+from worker.names import Layout, net_id_of
 from worker.plans.build import limits
 from worker.ports import ImageFiles, VmSpec
 
@@ -176,11 +176,14 @@ def _launched(
 @contextmanager
 def _tap(spec: VmSpec) -> Iterator[None]:
     """The guest's TAP is up and on its tenant's bridge, as hostd's: opening it takes longer so."""
-    bridge = bridge_name(int(spec.tap.removeprefix("tn").partition("i")[0]))
+    net_id = net_id_of(spec.tap)
+    assert net_id is not None
     with new_tap(spec.tap, owner_uid=spec.uid):
         pass
     try:
-        subprocess.run(["ip", "link", "set", spec.tap, "master", bridge, "up"], check=True)
+        subprocess.run(
+            ["ip", "link", "set", spec.tap, "master", bridge_name(net_id), "up"], check=True
+        )
         yield
     finally:
         subprocess.run(["ip", "link", "delete", spec.tap], check=True)

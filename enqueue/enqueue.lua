@@ -12,15 +12,6 @@ local queue, limit, intermediate, queues = KEYS[1], tonumber(ARGV[1]), ARGV[2], 
 local width = tonumber(ARGV[4])
 local ended = {finished = true, failed = true, canceled = true, stopped = true}
 
--- The set of all queues is for tools that list them: whatever somebody has put in its place, no
--- request may fail for it.
-local function register(set, member)
-  local reply = redis.pcall('SADD', set, member)
-  if type(reply) == 'table' and reply.err and not reply.err:find('WRONGTYPE', 1, true) then
-    redis.call('SADD', set, member)
-  end
-end
-
 local function stored(job, stream)
   local hash = redis.call('HMGET', job, 'status', 'data')
   local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]

@@ -4,15 +4,6 @@
 -- ARGV  limit, intermediate list, set of queues, id, result stream, TTL in s, token, time,
 --       then the registries that may hold the job
 -- Reply {'gone'}, {'full', depth}, {'retried', last id} or {status, last id}
--- The set of all queues is for tools that list them: whatever somebody has put in its place, no
--- request may fail for it.
-local function register(set, member)
-  local reply = redis.pcall('SADD', set, member)
-  if type(reply) == 'table' and reply.err and not reply.err:find('WRONGTYPE', 1, true) then
-    redis.call('SADD', set, member)
-  end
-end
-
 local queue, job, token = KEYS[1], KEYS[2], ARGV[7]
 local hash = redis.call('HMGET', job, 'status', 'retry_token', 'retry_after')
 local status = hash[1]

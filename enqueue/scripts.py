@@ -23,9 +23,9 @@ class Script:
     sha: str
 
     @classmethod
-    def load(cls, name: str) -> Script:
-        """The script in the package's file `name`."""
-        text = resources.files("enqueue").joinpath(name).read_bytes()
+    def load(cls, *names: str) -> Script:
+        """The script that the package's files of these names are, one after the other."""
+        text = b"\n".join(resources.files("enqueue").joinpath(name).read_bytes() for name in names)
         # Redis names scripts by SHA-1; nothing is secured by it.
         return cls(text, hashlib.sha1(text, usedforsecurity=False).hexdigest())
 
@@ -38,8 +38,8 @@ class Script:
         return ("SCRIPT", "LOAD", self.text)
 
 
-ENQUEUE: Final = Script.load("enqueue.lua")
-RETRY: Final = Script.load("retry.lua")
+ENQUEUE: Final = Script.load("register.lua", "enqueue.lua")
+RETRY: Final = Script.load("register.lua", "retry.lua")
 CANCEL: Final = Script.load("cancel.lua")
 
 

@@ -11,7 +11,6 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import assert_never
 
 from enqueue.requests import (
@@ -30,6 +29,7 @@ from enqueue.results import Failed, Result
 from worker.answers import concluded
 from worker.context import Context
 from worker.decide import decide
+from worker.documents import written_time
 from worker.engine import Outcome, execute
 from worker.errors import Broken, HostdError, Transient
 from worker.facts import instance_facts, network_facts
@@ -41,10 +41,7 @@ from worker.plans.instance import memory_lost
 from worker.plans.network import network_steps, setup, teardown
 from worker.plans.settle import Settlement
 from worker.plans.verdict import verdict_for
-from worker.reserve import (
-    reserve_instance,
-    reserve_network,
-)
+from worker.reserve import reserve_instance, reserve_network
 from worker.settle import settle, settling
 from worker.suspicion import is_suspect
 from worker.unsettled import Why
@@ -105,7 +102,7 @@ def _settle_first(order: Order, ctx: Context) -> None:
         Lost: `memory_lost`, a Wake's guest: it slept when the Wake was asked for.
     """
     request = order.body.request
-    if not isinstance(request, SetupNetwork | TeardownNetwork | Ping | SleepInstance):
+    if isinstance(request, InstanceRequest) and not isinstance(request, SleepInstance):
         ref = InstanceRef.of(request)
         if settle(ref, ctx) is Settlement.LOST and isinstance(request, WakeInstance):
             raise memory_lost(ref)
@@ -167,7 +164,7 @@ def _planned(order: Order, entry: Entry, ctx: Context) -> Planned:
 
 
 def _planned_instance(request: InstanceRequest, entry: Entry, ctx: Context) -> Planned:
-    at = datetime.fromtimestamp(ctx.clock.wall(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    at = written_time(ctx.clock.wall())
     facts = replace(
         instance_facts(request, ctx.host, layout=ctx.settings.layout, at=at),
         again=entry.runs > 1 and _may_be_had_again(entry.result),
@@ -220,7 +217,7 @@ def _concluded(
         now_ms=ctx.clock.now_ms(),
     )
     result = decide(order, result, ctx, before=planned.before)
-    if not isinstance(order.body.request, SetupNetwork | TeardownNetwork | Ping):
+    if isinstance(order.body.request, InstanceRequest):
         _look_after(InstanceRef.of(order.body.request), entry, outcome, ctx)
     return result
 

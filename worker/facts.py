@@ -16,7 +16,7 @@ from enqueue.requests import (
 )
 from worker.documents import InstanceDoc, PoolDoc, Status, TenantDoc
 from worker.errors import HostdError
-from worker.names import InstanceRef, Layout
+from worker.names import MARK, InstanceRef, Layout
 from worker.ports import Artifacts, Host, Image, ImageFiles, ImageState, Platform, VmmState, VmSpec
 
 T = TypeVar("T")
@@ -116,5 +116,5 @@ def network_facts(request: NetworkRequest, host: Host) -> NetworkFacts:
     ports = host.links.ports(request.net.bridge_name)
     return NetworkFacts(
         tenant=host.records.tenant(request.tenant_id),
-        attached=tuple(sorted(marks.get(port, port).removeprefix("hostd:") for port in ports)),
+        attached=tuple(sorted(marks.get(port, port).removeprefix(MARK) for port in ports)),
     )

@@ -24,6 +24,8 @@ FIRST_OFFSET: Final = 3  # .1 is the gateway, .2 the builder
 LAST_OFFSET: Final = 254
 METADATA_PORT: Final = 8169
 MAPPER_PREFIX: Final = "mvm-"
+MARK: Final = "hostd:"
+_TAP: Final = re.compile(r"\Atn([0-9]{1,4})i([0-9]{1,3})\Z")
 _OWNED: Final = (  # an instance's directory, part by part
     r"\Atenants\Z", LABEL_PATTERN, r"\Apools\Z", LABEL_PATTERN, r"\Ainstances\Z", INSTANCE_PATTERN,
 )  # fmt: skip
@@ -49,6 +51,17 @@ class InstanceRef:
 def tap_name(tenant_net_id: int, offset: int) -> str:
     """At most 11 bytes: `tn4095i254`."""
     return f"tn{tenant_net_id}i{offset}"
+
+
+def net_id_of(tap: str) -> int | None:
+    """The network that a TAP of that name is in; None if hostd gives no such name."""
+    match = _TAP.match(tap)
+    return int(match[1]) if match else None
+
+
+def mark_of(owner: str) -> str:
+    """The alias of a device that is an instance's, or a tenant's: what makes it hostd's."""
+    return MARK + owner
 
 
 def guest_mac(tenant_net_id: int, offset: int) -> str:

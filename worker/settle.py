@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Final, assert_never
 
 from enqueue.requests import StopInstance
 from worker import events
 from worker.context import Context
+from worker.documents import written_time
 from worker.engine import Outcome, execute
 from worker.errors import HostdError
 from worker.facts import InstanceFacts, instance_facts
@@ -109,7 +109,7 @@ def _due(facts: InstanceFacts, told: str | None) -> tuple[Settlement, str | None
 
 
 def _facts(ref: InstanceRef, ctx: Context) -> InstanceFacts:
-    at = datetime.fromtimestamp(ctx.clock.wall(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    at = written_time(ctx.clock.wall())
     # As for a Stop: what cannot be read is a fact, and no failure.
     look = StopInstance(tenant_id=ref.tenant_id, pool_id=ref.pool_id, instance_id=ref.instance_id)
     return instance_facts(look, ctx.host, layout=ctx.settings.layout, at=at)

@@ -18,7 +18,7 @@ from enqueue.requests import TenantNet
 from worker.documents import InstanceDoc, InstanceNet
 from worker.errors import HostdError
 from worker.ledger import Ledger
-from worker.names import InstanceRef
+from worker.names import MARK, InstanceRef
 from worker.ports import Host, Records
 
 TOUCHED: Final = ("running", "warm", "sleeping", "stopped")
@@ -88,7 +88,7 @@ class _Taking:
         bridge = self.host.links.bridge(name) if found else None
         if found is None or bridge is None:
             return
-        tenant = mark.removeprefix("hostd:")
+        tenant = mark.removeprefix(MARK)
         self._hold("net", found[1], tenant)
         for address in bridge.addresses:
             self._hold("subnet", str(IPv4Interface(address).network), tenant)

@@ -11,11 +11,10 @@ from enqueue.requests import INSTANCE_PATTERN, InstanceId, TenantId, TenantNet
 from worker.documents import Status
 from worker.errors import HostdError
 from worker.ledger import Ledger
-from worker.names import InstanceRef, Layout, mapper_name
-from worker.plans.sweep import Kind, OnRecord, Standing, Thing, net_id_of
+from worker.names import MARK, InstanceRef, Layout, mapper_name, mark_of, net_id_of, tap_name
+from worker.plans.sweep import Kind, OnRecord, Standing, Thing
 from worker.ports import Host
 
-_MARK: Final = "hostd:"
 _BRIDGE: Final = "br-tenant-"
 
 
@@ -126,7 +125,7 @@ def _standing(ref: InstanceRef, host: Host, seen: _Seen) -> Standing:
 def _lacks(ref: InstanceRef, tap: str | None, status: Status, seen: _Seen) -> str | None:
     if status not in ("running", "warm"):
         return None
-    if tap is not None and seen.marks.get(tap) != f"{_MARK}{ref.instance_id}":
+    if tap is not None and seen.marks.get(tap) != mark_of(ref.instance_id):
         return "tap"
     return "cgroup" if ref.instance_id not in seen.groups else None
 
@@ -190,7 +189,7 @@ def _of_networks(host: Host, seen: _Seen, held: _Held, record: OnRecord) -> Iter
         number = name.removeprefix(_BRIDGE)
         # A bridge with something on it is in use, whoever put it there.
         if number != name and number.isdecimal() and not host.links.ports(name):
-            tenant = TenantId(mark.removeprefix(_MARK))
+            tenant = TenantId(mark.removeprefix(MARK))
             yield Thing(Kind.BRIDGE, name, f"alias {mark}", tenant=tenant, net_id=int(number))
     bridges = {int(n.removeprefix(_BRIDGE)) for n in seen.marks if n.startswith(_BRIDGE)}
     for net_id in host.firewall.tenants() - bridges - {net_id_of(tap) for tap in seen.guests}:
@@ -214,10 +213,10 @@ def _held(ledger: Ledger) -> _Held:
 
 
 def _marked(mark: str) -> InstanceId | None:
-    name = mark.removeprefix(_MARK)
+    name = mark.removeprefix(MARK)
     return InstanceId(name) if name != mark and re.match(INSTANCE_PATTERN, name) else None
 
 
 def _tap(key: str) -> str:
     net_id, _, offset = key.partition("/")
-    return f"tn{net_id}i{offset}"
+    return tap_name(int(net_id), int(offset))

@@ -52,11 +52,6 @@ class Watch:
             self._held[held.fileno()] = (ref, held)
             self._poll.register(held.fileno(), select.EPOLLIN)
 
-    def count(self) -> int:
-        """How many VMMs are watched."""
-        with self._lock:
-            return len(self._held)
-
     def close(self) -> None:
         """Nothing is watched any more; the VMMs go on."""
         os.eventfd_write(self._stop, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +10,10 @@ import pytest
 from tests.crash.recovery_cases import ALIVE, HELD_BY_THE_DEAD, Case, arrange, cases, outcome
 from tests.crash.recovery_table import rendered
 from tests.fakes.world import World
+from tests.fixtures.generated import compare
 from worker.ports import VmmState
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "recovery.md"
-BEGIN, END = "<!-- generated: begin -->\n", "<!-- generated: end -->\n"
 ASLEEP = ("published",)
 
 
@@ -72,9 +71,4 @@ def test_every_state_ends_well_and_stays_so(outcomes: dict[Case, str]) -> None:
 
 
 def test_the_document_shows_what_happens(outcomes: dict[Case, str]) -> None:
-    head, _, rest = DOCUMENT.read_text().partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    wanted = f"{head}{BEGIN}{rendered(outcomes)}{END}{tail}"
-    if "HOSTD_WRITE_DOCS" in os.environ:
-        DOCUMENT.write_text(wanted)
-    assert DOCUMENT.read_text() == wanted, "run this test with HOSTD_WRITE_DOCS=1, and read it"
+    compare(DOCUMENT, rendered(outcomes))

@@ -14,6 +14,7 @@ import pytest
 from enqueue.results import Failed
 from tests.fixtures.diskfaults import DiskFaults
 from tests.fixtures.filesystems import LoopExt4
+from tests.fixtures.generated import compare
 from tests.fixtures.realworld import RealWorlds
 from tests.fixtures.toldvmm import API_TIMEOUT_S
 from tests.root.faults.api import API_PLANS, played_api
@@ -28,7 +29,6 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 DOCUMENT = Path(__file__).parents[2] / "docs" / "faults.md"
-BEGIN, END = "<!-- generated: begin -->\n", "<!-- generated: end -->\n"
 THREADS = 4
 BEFORE = {"StartInstance": "stopped", "SleepInstance": "running", "WakeInstance": "asleep"}
 
@@ -49,7 +49,7 @@ def test_every_fault_ends_well_and_the_document_shows_how(
         api = [pool.submit(played_api, worlds, plan) for plan in API_PLANS]
         rows = [row for played in (*api, *disks) for row in played.result()]
     assert _held() == before, "descriptors are left open, or children unreaped"
-    _compare(rendered(rows))
+    compare(DOCUMENT, rendered(rows))
 
 
 @pytest.mark.parametrize("left_kib", [0, 64, 2048])
@@ -106,12 +106,3 @@ def _held() -> tuple[int, int]:
     children = Path("/proc/self/task").glob("*/children")
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
     return descriptors, sum(len(file.read_text().split()) for file in children)
-
-
-def _compare(table: str) -> None:
-    head, _, rest = DOCUMENT.read_text().partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    wanted = f"{head}{BEGIN}{table}{END}{tail}"
-    if "HOSTD_WRITE_DOCS" in os.environ:
-        DOCUMENT.write_text(wanted)
-    assert DOCUMENT.read_text() == wanted, "run this test with HOSTD_WRITE_DOCS=1, and read it"

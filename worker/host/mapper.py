@@ -11,6 +11,7 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -43,16 +44,8 @@ def mapped(name: str) -> Mapped | None:
     Raises:
         OSError: the kernel refused.
     """
-    try:
-        control = os.open(_CONTROL, os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in _NOT_THERE:
-            return None
-        raise
-    try:
-        return _status(control, name)
-    finally:
-        os.close(control)
+    with _control() as control:
+        return None if control is None else _status(control, name)
 
 
 def names() -> tuple[str, ...]:
@@ -61,14 +54,22 @@ def names() -> tuple[str, ...]:
     Raises:
         OSError: the kernel refused.
     """
+    with _control() as control:
+        return () if control is None else tuple(_listed(control))
+
+
+@contextmanager
+def _control() -> Iterator[int | None]:
+    """The device mapper's own device, open; None without a device mapper."""
     try:
         control = os.open(_CONTROL, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
-        if error.errno in _NOT_THERE:
-            return ()
-        raise
+        if error.errno not in _NOT_THERE:
+            raise
+        yield None
+        return
     try:
-        return tuple(_listed(control))
+        yield control
     finally:
         os.close(control)
 

@@ -21,10 +21,9 @@ from worker.host import sysctl
 from worker.host.link_errors import foreign, no_bridge, translated
 from worker.host.rtnl import Link, Rtnl
 from worker.host.tap_device import new_tap
-from worker.names import guest_mac
+from worker.names import MARK, guest_mac
 from worker.ports import Bridge, Tap
 
-MARK: Final = "hostd:"
 _GONE_WITHIN_S: Final = 5.0
 _POLL_S: Final = 0.002
 _TENANT_BRIDGE: Final = re.compile(r"\Abr-tenant-([0-9]{1,4})\Z")

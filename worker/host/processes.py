@@ -10,6 +10,8 @@ import ctypes
 import os
 import select
 import signal
+import socket
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Final, Self
 
 from worker.host.machine import boot_id as boot_id
 
+_UCRED: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _PR_SET_CHILD_SUBREAPER: Final = 36  # linux/prctl.h
 _NAME_BYTES: Final = 15  # TASK_COMM_LEN, less its NUL
 
@@ -137,6 +140,13 @@ class Process:
         if seen is not None:
             reap_group(seen.group)
         return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+
+def listener_of(connection: socket.socket) -> int:
+    """The pid, as seen from here, of whoever called listen(2) on the other end (unix(7))."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    pid, _, _ = _UCRED.unpack(raw)
+    return int(pid)
 
 
 def hold(pid: int) -> Process | None:

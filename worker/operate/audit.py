@@ -6,13 +6,13 @@ import heapq
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from enqueue.requests import LABEL_PATTERN
+from worker.documents import written_time
 from worker.host import audit
 from worker.names import Layout
 
@@ -43,7 +43,7 @@ def _tenants(layout: Layout, wanted: Wanted) -> list[str]:
 
 
 def _of_tenant(directory: Path, wanted: Wanted) -> Iterator[dict[str, Any]]:
-    since = datetime.fromtimestamp(wanted.since_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    since = written_time(wanted.since_ms / 1000)
     for line in audit.lines(directory / "audit.log"):
         entry = _decoded(line)
         if entry is None or str(entry["timestamp"]) < since:

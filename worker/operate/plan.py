@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import time
 from typing import Any
 
 from enqueue.requests import InstanceRequest, NetworkRequest, SetupNetwork, TeardownNetwork
+from worker.documents import written_time
 from worker.facts import instance_facts, network_facts
 from worker.operate.desk import Desk
 from worker.plans import instance_plan
@@ -41,7 +42,7 @@ def _network(desk: Desk, request: NetworkRequest) -> Plan:
 
 
 def _instance(desk: Desk, request: InstanceRequest) -> Plan:
-    at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    at = written_time(time.time())
     facts = instance_facts(request, desk.host, layout=desk.settings.layout, at=at)
     verdict = verdict_for(request, facts)
     with desk.ledger.rehearsal():

@@ -7,7 +7,6 @@ leftover.  An instance with a VMM that its record does not know is settled, not 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -15,9 +14,7 @@ from typing import Final, assert_never
 
 from enqueue.requests import InstanceId, TenantId
 from worker.documents import Status
-from worker.names import InstanceRef
-
-_TAP: Final = re.compile(r"\Atn([0-9]{1,4})i([0-9]{1,3})\Z")
+from worker.names import InstanceRef, net_id_of
 
 
 class Kind(Enum):
@@ -108,12 +105,6 @@ class Lie(Enum):
     NO_VMM = "its record says that it runs, but no VMM lives"
     STRAY_VMM = "a VMM lives that its record does not know"
     NO_RULES = "its packet rules do not stand"
-
-
-def net_id_of(tap: str) -> int | None:
-    """The network that a TAP of that name is in; None if hostd gives no such name."""
-    match = _TAP.match(tap)
-    return int(match[1]) if match else None
 
 
 def orphans(things: Iterable[Thing], record: OnRecord) -> tuple[Orphan, ...]:

@@ -20,7 +20,7 @@ from worker.simulator.boot import load_kernel, start_state
 from worker.simulator.guest import MIB, PAGE, Guest
 
 KICK = signal.SIGRTMIN
-SERIAL, SERIAL_END, SERIAL_STATUS = 0x3F8, 0x400, 0x3FD
+SERIAL, SERIAL_STATUS = 0x3F8, 0x3FD
 KEYBOARD, RESET = 0x64, 0xFE
 READY = 0x60  # the serial port's transmitter is empty
 OK, GENERIC = 0, 1

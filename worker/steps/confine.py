@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from worker.names import InstanceRef
+from worker.names import InstanceRef, mark_of
 from worker.ports import GuestRules, Host, ImageFiles, Limits, VmSpec
 
 
@@ -60,7 +60,7 @@ class TapPresent:
             and tap.up
             and tap.owner_uid == self.owner_uid
             and tap.bridge == self.bridge
-            and tap.mark == f"hostd:{self.ref.instance_id}"
+            and tap.mark == mark_of(self.ref.instance_id)
         )
 
     def apply(self, host: Host) -> None:
@@ -68,7 +68,7 @@ class TapPresent:
             self.tap,
             owner_uid=self.owner_uid,
             bridge=self.bridge,
-            mark=f"hostd:{self.ref.instance_id}",
+            mark=mark_of(self.ref.instance_id),
         )
 
     def undo(self, host: Host) -> None:

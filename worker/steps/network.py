@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from enqueue.requests import TenantId, TenantNet
-from worker.names import guest_mac
+from worker.names import guest_mac, mark_of
 from worker.ports import Host, TenantRules
 
 
@@ -61,7 +61,7 @@ class BridgePresent:
 
     @property
     def mark(self) -> str:
-        return f"hostd:{self.tenant_id}"
+        return mark_of(self.tenant_id)
 
     def done(self, host: Host) -> bool:
         bridge = host.links.bridge(self.net.bridge_name)

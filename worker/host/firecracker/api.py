@@ -11,7 +11,6 @@ import os
 import socket
 import ssl
 import stat
-import struct
 import sys
 import traceback
 from collections.abc import Mapping
@@ -21,13 +20,13 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from worker.errors import Broken, Transient
+from worker.host import processes
 from worker.ports import VmmState
 
 if TYPE_CHECKING:
     import httpx
 
 SOCKET_NAME: Final = "firecracker.socket"
-_UCRED: Final = struct.Struct("3i")
 _MAX_QUOTED: Final = 2048
 _STATES: Final = {
     "Not started": VmmState.IDLE,
@@ -132,9 +131,7 @@ class Api:
 
     def _check_peer(self, answer: httpx.Response) -> None:
         connection = answer.extensions["network_stream"].get_extra_info("socket")
-        # struct ucred of whoever called listen(2), its pid as seen from here (unix(7)).
-        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        peer, _, _ = _UCRED.unpack(raw)
+        peer = processes.listener_of(connection)
         if peer != self._pid:
             raise Broken(
                 "vmm_identity",

@@ -90,10 +90,6 @@ class Firecracker:
         """Where the guest's vsock device listens; too long a path to connect to as it is."""
         return self._jail(ref).root / guest.VSOCK
 
-    def log_tail(self, ref: InstanceRef) -> str:
-        """The last 2 KiB of what the jailer and the VMM said."""
-        return logs.tail(self._layout.runtime(ref))
-
     def trim_logs(self) -> None:
         """See `Vmm.trim_logs`."""
         logs.trim_all(self._layout.state)

@@ -13,17 +13,17 @@ import os
 import select
 import socket
 import stat
-import struct
 import termios
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from worker.host import processes
+
 # A VMM whose guest has a vsock driver reads at once; without one it never looks at its socket.
 _TAKEN_S: Final = 0.5
 _OK_MAX_BYTES: Final = 32
-_UCRED: Final = struct.Struct("3i")
 
 
 class NobodyError(Exception):
@@ -201,8 +201,6 @@ def _entry(path: Path) -> int:
 
 
 def _check_peer(connection: socket.socket, pid: int) -> None:
-    # struct ucred of whoever called listen(2), its pid as seen from here (unix(7)).
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    peer, _, _ = _UCRED.unpack(raw)
+    peer = processes.listener_of(connection)
     if peer != pid:
         raise GarbledError(f"process {peer} answered in place of the VMM, process {pid}")
