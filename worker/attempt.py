@@ -42,9 +42,8 @@ from worker.plans.network import network_steps, setup, teardown
 from worker.plans.settle import Settlement
 from worker.plans.verdict import verdict_for
 from worker.reserve import reserve_instance, reserve_network
-from worker.settle import settle, settling
+from worker.settle import settle, settle_one
 from worker.suspicion import is_suspect
-from worker.unsettled import Why
 from worker.verify import Order, check_times
 from worker.waits import Until
 
@@ -229,8 +228,7 @@ def _look_after(ref: InstanceRef, entry: Entry, outcome: Outcome, ctx: Context) 
     if outcome.error is None or not ctx.ledger.begun_steps(entry.request_id):
         return
     if ctx.host.vmm.pid(ref) is None:
-        ctx.unsettled.add([ref.instance_id], Why(ended="unknown"))
-        ctx.executors.submit(settling(ref, ctx))
+        settle_one(ref, "unknown", ctx)
 
 
 def _put_off(order: Order, entry: Entry, error: HostdError, ctx: Context) -> Until:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final
 
 import msgspec
@@ -45,16 +45,28 @@ def cancelled(order: Order, ctx: Context) -> Result:
 def cancel_waiting(ids: Collection[str], ctx: Context) -> list[tuple[Subject, Result]]:
     """Takes out and decides what waits of these jobs; returns it with its results."""
     host = ctx.policy.host
+    return end_waiting(
+        lambda entry: job_id(host, entry.request_id) in ids,
+        lambda order: cancelled(order, ctx),
+        ctx,
+    )
+
+
+def end_waiting(
+    wanted: Callable[[Entry], bool], end: Callable[[Order], Result], ctx: Context
+) -> list[tuple[Subject, Result]]:
+    """Takes out what waits of the wanted requests, and has nothing half done; `end` decides it."""
     with ctx.ledger.transaction():  # no attempt begins or ends within
-        idle_ids = {
-            job_id(host, entry.request_id) for entry in ctx.ledger.unfinished() if idle(entry, ctx)
+        ids = {
+            entry.request_id
+            for entry in ctx.ledger.unfinished()
+            if wanted(entry) and idle(entry, ctx)
         }
-        wanted = idle_ids.intersection(ids)
         victims = ctx.executors.withdraw(
-            lambda subject: isinstance(subject, Subject) and subject.delivery.id in wanted
+            lambda subject: isinstance(subject, Subject) and subject.entry.request_id in ids
         )
         decided = []
         for victim in victims:
             assert isinstance(victim, Subject)  # noqa: S101  the condition has looked
-            decided.append((victim, cancelled(victim.order, ctx)))
+            decided.append((victim, end(victim.order)))
         return decided

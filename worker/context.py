@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from enqueue.keys import job_id
 from enqueue.results import Pong, Result
 from worker.config import Config
 from worker.engine import Clock
@@ -18,7 +19,7 @@ from worker.ports import Host
 from worker.settings import Settings
 from worker.suspicion import Suspicion
 from worker.unsettled import Unsettled
-from worker.verify import Policy
+from worker.verify import Order, Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,11 @@ class Delivery:
     created_at: bytes = b""
     enqueued_at: bytes = b""
     canceled: bool = False
+
+    @classmethod
+    def of(cls, order: Order) -> Delivery:
+        """The job of an order that is on record, whether or not Redis still has it."""
+        return cls(job_id(order.body.host, order.body.request_id), order.call)
 
     @property
     def shown(self) -> str:

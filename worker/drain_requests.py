@@ -8,9 +8,9 @@ import msgspec
 
 from enqueue.envelope import DEFAULT_LIFETIME_MS, MAX_LIFETIME_MS, Body, encode_body, encode_call
 from enqueue.requests import HostName, InstanceRequest, RequestId, op_of
-from enqueue.results import Done, Result
+from enqueue.results import Done
 from worker.answers import refused
-from worker.cancel import idle
+from worker.cancel import end_waiting
 from worker.context import Context
 from worker.decide import decide
 from worker.drain_note import noted, ref_of
@@ -19,7 +19,6 @@ from worker.job import accepted, told
 from worker.ledger_entries import Entry
 from worker.plans import drain as plans
 from worker.plans.drain import Drain, Guest, with_guest
-from worker.supersede import Subject
 from worker.verify import OWN_ISSUERS, Order, is_own, trusted
 
 ISSUER: Final = f"{OWN_ISSUERS}drain"
@@ -73,22 +72,14 @@ def with_outcomes(drain: Drain, ctx: Context) -> Drain:
 
 def withdraw(ctx: Context) -> None:
     """The drain's requests that wait, and have nothing half done, end without having run."""
-    with ctx.ledger.transaction():  # no attempt begins or ends within
+    with ctx.ledger.transaction():
         drain = noted(ctx.ledger)
         flying = {guest.request_id for guest in drain.guests if guest.in_flight} if drain else ()
-        ids = {
-            entry.request_id
-            for entry in ctx.ledger.unfinished()
-            if entry.request_id in flying and idle(entry, ctx)
-        }
-        victims = ctx.executors.withdraw(
-            lambda subject: isinstance(subject, Subject) and subject.entry.request_id in ids
+        decided = end_waiting(
+            lambda entry: entry.request_id in flying,
+            lambda order: decide(order, refused(op_of(order.body.request), TOO_LATE), ctx),
+            ctx,
         )
-        decided: list[tuple[Subject, Result]] = []
-        for victim in victims:
-            assert isinstance(victim, Subject)  # noqa: S101  the condition has looked
-            late = refused(op_of(victim.order.body.request), TOO_LATE)
-            decided.append((victim, decide(victim.order, late, ctx)))
     for victim, result in decided:
         ctx.executors.submit(told(victim, result, ctx))
 

@@ -13,7 +13,6 @@ from typing import Final
 
 import msgspec
 
-from enqueue.keys import job_id
 from worker.cancel import idle
 from worker.context import Context, Delivery
 from worker.drain_gate import NEW_WORK, barred
@@ -145,8 +144,7 @@ class Draining:
     def _carried_out(self, asked: Asked) -> Iterator[Wait]:
         """The request's story, and a look at what comes next."""
         order, entry = asked
-        delivery = Delivery(job_id(order.body.host, entry.request_id), order.call)
-        yield from fulfil(order, entry, delivery, self._ctx)
+        yield from fulfil(order, entry, Delivery.of(order), self._ctx)
         self.look()
 
     def _starting(self) -> bool:

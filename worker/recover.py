@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import logging
 
-from enqueue.keys import job_id
 from enqueue.requests import SleepInstance, op_of
 from worker.context import Context, Delivery
 from worker.job import fulfil
 from worker.ledger_entries import Entry
-from worker.names import InstanceRef
 from worker.settle import settling
 from worker.unsettled import Why
 from worker.verify import Order, is_own, trusted
@@ -28,7 +26,7 @@ def tell_decided(ctx: Context) -> int:
     for entry in entries:
         order = trusted(entry.call)
         if entry.result is not None:
-            delivery = _delivery(order, entry)
+            delivery = Delivery.of(order)
             ctx.publish.tell(delivery, entry.result, request_id=entry.request_id)
     return len(entries)
 
@@ -44,7 +42,7 @@ def take_up_unfinished(ctx: Context) -> int:
         for order, entry in again:
             log.info("taking up %s %s again", entry.request_id, op_of(order.body.request))
             ctx.metrics.recovered.inc()
-            ctx.executors.submit(fulfil(order, entry, _delivery(order, entry), ctx))
+            ctx.executors.submit(fulfil(order, entry, Delivery.of(order), ctx))
     return len(again)
 
 
@@ -75,7 +73,7 @@ def retry_sleeps(ctx: Context) -> int:
                 ctx.ledger.run_again(entry.request_id)
                 renewed = ctx.ledger.renew(entry.request_id)
             ctx.metrics.recovered.inc()
-            ctx.executors.submit(fulfil(order, renewed, _delivery(order, renewed), ctx))
+            ctx.executors.submit(fulfil(order, renewed, Delivery.of(order), ctx))
     return len(again)
 
 
@@ -92,18 +90,5 @@ def settle_all(ctx: Context, *, rebooted: bool) -> int:
     return len(refs)
 
 
-def settle_one(ref: InstanceRef, ended: str, ctx: Context) -> None:
-    """The instance's VMM has ended, in this way: it is settled when its turn comes.
-
-    After a Stop or a Sleep there is nothing left to do.
-    """
-    ctx.unsettled.add([ref.instance_id], Why(ended=ended))
-    ctx.executors.submit(settling(ref, ctx))
-
-
 def _interrupted_sleep(order: Order, entry: Entry) -> bool:
     return entry.begun and isinstance(order.body.request, SleepInstance)
-
-
-def _delivery(order: Order, entry: Entry) -> Delivery:
-    return Delivery(job_id(order.body.host, entry.request_id), entry.call)

@@ -38,6 +38,7 @@ from worker.observe import Live, listening_socket, serve
 from worker.publish import RedisPublisher
 from worker.rq_worker import BLOCK_S, HostWorker
 from worker.same_state import is_same_state
+from worker.settle import settle_one
 from worker.sightings import Sightings
 from worker.supersede import Subject
 from worker.suspicion import suspicion_at_start
@@ -236,7 +237,7 @@ class Hostd:
                 self.ledger.unattempted(subject.entry.request_id)
 
     def _vmm_ended(self, ref: InstanceRef, how: str) -> None:
-        recover.settle_one(ref, how, self.context)
+        settle_one(ref, how, self.context)
 
     def _housekeeping(self) -> Housekeeping:
         return Housekeeping(

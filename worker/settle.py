@@ -63,6 +63,15 @@ def settling(ref: InstanceRef, ctx: Context) -> Iterator[Wait]:
         log.warning("%s is not settled yet: %s", ref, error)
 
 
+def settle_one(ref: InstanceRef, ended: str, ctx: Context) -> None:
+    """The instance's VMM has ended, in this way: it is settled when its turn comes.
+
+    After a Stop or a Sleep there is nothing left to do.
+    """
+    ctx.unsettled.add([ref.instance_id], Why(ended=ended))
+    ctx.executors.submit(settling(ref, ctx))
+
+
 def settle(ref: InstanceRef, ctx: Context) -> Settlement:
     """Record and machine agree; the caller holds the instance's lock.
 

@@ -19,12 +19,11 @@ from worker import events
 from worker.context import Context
 from worker.errors import HostdError
 from worker.names import InstanceRef
-from worker.plans.network import network_steps
+from worker.plans.network import firewall_step
 from worker.plans.sweep import Kind, Lie, OnRecord, Orphan, lies, orphans, unfit
 from worker.removal import Broom, Key, sweep_instance, sweep_networks
 from worker.settle import settling
 from worker.sightings import Sightings
-from worker.steps.network import FirewallPresent
 from worker.survey import Survey, survey
 from worker.turns import EXCLUSIVE, SHARED
 from worker.turns import Key as TurnKey
@@ -118,7 +117,7 @@ class Sweeper:
         for tenant, net in seen.bridged.items():
             if tenant in seen.record.busy_tenants or ("rules", tenant) in self._pending:
                 continue
-            if not _rules(tenant, net, self.ctx).done(self.ctx.host):
+            if not firewall_step(tenant, net, self.ctx.settings).done(self.ctx.host):
                 self._run(("rules", tenant), _restoring(tenant, net, self.ctx))
 
     # ------------------------------------------------------------ leftovers
@@ -177,7 +176,7 @@ def _removing(
 def _restoring(tenant: TenantId, net: TenantNet, ctx: Context) -> Iterator[Wait]:
     """The story of a tenant whose packet rules do not stand under its bridge."""
     yield Turn({("tenant", tenant): EXCLUSIVE, ("net", str(net.tenant_net_id)): EXCLUSIVE})
-    rules = _rules(tenant, net, ctx)
+    rules = firewall_step(tenant, net, ctx.settings)
     try:
         with ctx.locks.network(tenant, request_id=_REQUEST_ID):
             if ctx.host.links.bridge(net.bridge_name) is None or rules.done(ctx.host):
@@ -189,9 +188,3 @@ def _restoring(tenant: TenantId, net: TenantNet, ctx: Context) -> Iterator[Wait]
     log.warning("the packet rules of tenant %s did not stand; they are put back", tenant)
     event = events.RulesPutBack(at_ms=ctx.clock.now_ms(), tenant_id=tenant)
     ctx.ledger.note([events.encode(event)], None, now_ms=ctx.clock.now_ms())
-
-
-def _rules(tenant: TenantId, net: TenantNet, ctx: Context) -> FirewallPresent:
-    rules, *_ = network_steps(tenant, net, ctx.settings)
-    assert isinstance(rules, FirewallPresent)  # noqa: S101  they come first
-    return rules

@@ -12,10 +12,10 @@ from enqueue.requests import InstanceId
 from tests.fakes.fuse import Fuse, FusedLedger, KilledError
 from tests.fakes.vmm import FakeVmm, Guest
 from tests.fakes.world import NOW_S, InlineExecutors, World
-from worker import recover
 from worker.ledger_entries import Entry
 from worker.names import InstanceRef
 from worker.ports import VmmState, VmSpec
+from worker.settle import settle_one
 from worker.waits import Until, Wait
 
 LIFE = 1_000_000  # a guest's memory counts on from its life's number times this
@@ -186,7 +186,7 @@ class PlayedHost(World):
     def noticed(self) -> None:
         """hostd has seen the exits, as its watch does."""
         while self.exits:
-            recover.settle_one(self.exits.pop(), "exit code 0", self.context)
+            settle_one(self.exits.pop(), "exit code 0", self.context)
         self.executors.run()
 
     def reboot(self) -> None:

@@ -21,8 +21,8 @@ from worker.steps.network import (
 )
 
 
-def network_steps(tenant_id: TenantId, net: TenantNet, settings: Settings) -> tuple[Step, ...]:
-    """The tenant's network stands."""
+def firewall_step(tenant_id: TenantId, net: TenantNet, settings: Settings) -> FirewallPresent:
+    """The tenant's packet rules stand."""
     rules = TenantRules(
         tenant_id=tenant_id,
         tenant_net_id=net.tenant_net_id,
@@ -32,7 +32,13 @@ def network_steps(tenant_id: TenantId, net: TenantNet, settings: Settings) -> tu
         uplink=settings.uplink,
         metadata_port=settings.metadata_port,
     )
-    return (FirewallPresent(rules), ForwardingOn(), BridgePresent(tenant_id, net))
+    return FirewallPresent(rules)
+
+
+def network_steps(tenant_id: TenantId, net: TenantNet, settings: Settings) -> tuple[Step, ...]:
+    """The tenant's network stands."""
+    firewall = firewall_step(tenant_id, net, settings)
+    return (firewall, ForwardingOn(), BridgePresent(tenant_id, net))
 
 
 def setup(request: SetupNetwork, settings: Settings) -> Plan:

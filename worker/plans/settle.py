@@ -14,7 +14,7 @@ from worker.plans.base import Plan
 from worker.plans.build import Place
 from worker.plans.grounds import Grounds, standing_spec
 from worker.plans.instance import stop
-from worker.plans.network import network_steps
+from worker.plans.network import firewall_step
 from worker.plans.sleep import finish_sleep, finish_wake
 from worker.ports import GuestRules, ImageState, VmmState
 from worker.steps.base import Step
@@ -78,7 +78,7 @@ def _barred(grounds: Grounds) -> tuple[Step, ...]:
     spec, place = standing_spec(grounds.facts), grounds.place
     if spec is None or place is None:
         return ()
-    rules, *_ = network_steps(grounds.facts.ref.tenant_id, place.net, grounds.settings)
+    rules = firewall_step(grounds.facts.ref.tenant_id, place.net, grounds.settings)
     return (rules, SpoofingBarred(GuestRules(spec.tap, spec.mac, place.ip)))
 
 
