@@ -152,6 +152,12 @@ class RedisPublisher:
         if not getattr(self._batching, "on", False):
             self._flush(probing=False)
 
+    @contextmanager
+    def silence(self) -> Iterator[None]:
+        """Nothing is told within."""
+        with self._wire:
+            yield
+
     def backlog(self) -> int:
         """How many results wait for Redis."""
         with self._pending_lock:

@@ -6,6 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 from redis import Redis
@@ -25,10 +26,17 @@ class Registries:
     """One host's registries; for the consumer's thread alone."""
 
     def __init__(
-        self, redis: Redis, host_keys: keys.HostKeys, *, wall: Callable[[], float] = time.time
+        self,
+        redis: Redis,
+        host_keys: keys.HostKeys,
+        *,
+        silence: Callable[[], AbstractContextManager[object]] = nullcontext,
+        wall: Callable[[], float] = time.time,
     ) -> None:
+        """`silence` is held while nothing may be told: a telling registers its job anew."""
         self._redis = redis
         self._keys = host_keys
+        self._silence = silence
         self._wall = wall
         self._next_look = 0.0
         self._id_form = re.compile(re.escape(host_keys.host).encode() + b"_[A-Za-z0-9-]{1,64}")
@@ -45,13 +53,21 @@ class Registries:
         if time.monotonic() < self._next_look:
             return []
         self._next_look = time.monotonic() + LOOK_S
+        if not self._found():
+            return []
+        # Looked at again: one that was told of meanwhile is registered for good.
+        with self._silence():
+            found = self._found()
+            return self._taken(found) if found else []
+
+    def _found(self) -> list[bytes]:
         registry, now_s = self._keys.canceled, int(self._wall())
         try:
             found = self._redis.zrangebyscore(registry, "-inf", now_s, start=0, num=AT_ONCE)
         except ResponseError as error:
             self._cannot_look(error)
             return []
-        return self._taken([id_ for id_ in found if isinstance(id_, bytes)]) if found else []
+        return [id_ for id_ in found if isinstance(id_, bytes)]
 
     def _cannot_look(self, error: ResponseError) -> None:
         """The host works on: without this look it ends cancelled requests later, or not."""

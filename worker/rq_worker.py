@@ -13,6 +13,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, NoReturn
 
 from redis import Redis
@@ -70,10 +71,12 @@ class HostWorker(SimpleWorker):
         refuse: Callable[[Delivery, str], None],
         room: Callable[[], int],
         arrived: Callable[[], object] = lambda: None,
+        silence: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         """`deliver` takes a batch in order; `refuse` an entry that cannot be read, and why.
 
-        `room` says how many more may be taken; `arrived` hears whenever Redis is there again.
+        `room` says how many more may be taken; `arrived` hears whenever Redis is there again;
+        nothing is told while `silence` is held.
         """
         super().__init__(
             [HostQueue(host_keys.queue_name, connection=redis, serializer=MsgspecSerializer)],
@@ -89,7 +92,7 @@ class HostWorker(SimpleWorker):
         self._refuse = refuse
         self._room = room
         self._arrived = arrived
-        self._registries = Registries(redis, host_keys)
+        self._registries = Registries(redis, host_keys, silence=silence)
         self.stopping = threading.Event()
         self.connected = threading.Event()
 

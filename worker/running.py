@@ -128,6 +128,7 @@ class Hostd:
             refuse=lambda delivery, reason: refuse(delivery, reason, self.context),
             room=lambda: config.worker.queue_limit - sum(self.executors.counts()),
             arrived=self.publisher.flush,
+            silence=self.publisher.silence,
         )
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from enqueue.client import Ticket
 from enqueue.requests import DestroyInstance, StartInstance, StopInstance, WakeInstance
 from enqueue.results import Failed
 from tests.fixtures.asking import answers, ask, done, failed, held, status, taken, waits_for_lock
+from tests.fixtures.redis import RedisServer
 from tests.fixtures.worker import HOST, HostdMaker, HostdProcess, eventually, ids
+from worker.registries import Registries
 
 pytestmark = [pytest.mark.redis, pytest.mark.root]
 
@@ -210,3 +213,21 @@ def test_what_is_planted_in_the_canceled_registry_stops_nothing(
     eventually(lambda: server.exists(hostd.keys.canceled) == 0, "hostd has looked")
     assert not done(ask(hostd.client(), StopInstance, ref)).changed
     assert server.llen(hostd.keys.quarantine) == 0
+
+
+def test_a_job_told_of_while_hostd_looks_stays_registered(redis_server: RedisServer) -> None:
+    server, host_keys = redis_server.client(), keys.HostKeys(HOST)
+    id_, told_until = keys.job_id(HOST, "r-1"), 4_000_000_000
+    server.hset(keys.job(id_), "status", "canceled")
+    server.zadd(host_keys.canceled, {id_: 1})
+
+    @contextmanager
+    def silence() -> Iterator[None]:
+        server.zadd(host_keys.canceled, {id_: told_until})  # the last telling before it
+        yield
+
+    assert Registries(server, host_keys, silence=silence).cancelled() == []
+    assert server.zscore(host_keys.canceled, id_) == told_until
+    server.zadd(host_keys.canceled, {id_: 1})
+    assert Registries(server, host_keys).cancelled() == [id_.encode()]
+    assert server.zscore(host_keys.canceled, id_) is None
