@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
@@ -9,11 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pyroute2.netlink.rtnl import RTM_GETLINK
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from tests.contract.test_links import BRIDGE, MAC, TAP, TAP_MARK, put_bridge, put_tap, whole_bridge
 from tests.fixtures.netns import ip
 from worker.errors import Conflict
+from worker.host.link_message import parsed
 from worker.host.netlink import Netlink
+from worker.host.netlink_socket import DUMP, NetlinkSocket
 from worker.host.netns import NetworkNamespace
 
 pytestmark = pytest.mark.root
@@ -147,3 +152,40 @@ def test_a_dump_larger_than_one_packet_is_whole(kernel: Netlink) -> None:
         kernel.put_tap(f"tn5i{offset}", owner_uid=offset, bridge=BRIDGE, mark=TAP_MARK)
     assert kernel.ports(BRIDGE) == {f"tn5i{offset}" for offset in range(3, 83)}
     assert len(kernel.marked()) == 81
+
+
+@pytest.mark.parametrize(
+    "setup",
+    [
+        "",
+        f"link set {TAP} down",
+        f"link set {TAP} nomaster",
+        "link add low0 type veth peer name low1",
+    ],
+)
+def test_a_device_reads_as_pyroute2_reads_it(kernel: Netlink, setup: str) -> None:
+    put_bridge(kernel)
+    put_tap(kernel)
+    if setup:
+        ip(setup)
+    with NetlinkSocket(socket.NETLINK_ROUTE) as asked:
+        replies = [reply.raw for reply in asked.ask(RTM_GETLINK, DUMP, bytes(16))]
+    assert {parsed(raw).name for raw in replies} >= {"lo", BRIDGE, TAP}
+    for raw in replies:
+        link, message = parsed(raw), ifinfmsg(raw)
+        message.decode()
+        inet = message.get_nested("IFLA_AF_SPEC", "AF_INET")
+        assert (link.index, link.up) == (message["index"], bool(message["flags"] & 1))
+        assert link.name == message.get_attr("IFLA_IFNAME")
+        assert link.mac == (message.get_attr("IFLA_ADDRESS") or "")
+        assert link.alias == (message.get_attr("IFLA_IFALIAS") or "")
+        assert link.master == message.get_attr("IFLA_MASTER")
+        assert link.kind == (message.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or "")
+        assert link.forwarding == bool(inet["forwarding"])
+        assert (link.tun is not None) == (link.kind == "tun")
+        if link.tun is not None:
+            info = dict(message.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA")["attrs"])
+            assert link.tun.type == info["IFLA_TUN_TYPE"]
+            assert link.tun.owner == info.get("IFLA_TUN_OWNER")
+            assert link.tun.group == info.get("IFLA_TUN_GROUP")
+            assert link.tun.persistent == bool(info["IFLA_TUN_PERSIST"])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from worker.errors import Broken, Conflict, HostdError
-from worker.host.rtnl import Link
+from worker.host.link_message import Link
 
 
 def foreign(link: Link, why: str) -> Conflict:

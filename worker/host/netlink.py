@@ -19,7 +19,8 @@ from typing import Final
 from worker.errors import Conflict, Transient
 from worker.host import sysctl
 from worker.host.link_errors import foreign, no_bridge, translated
-from worker.host.rtnl import Link, Rtnl
+from worker.host.link_message import Link
+from worker.host.rtnl import Rtnl
 from worker.host.tap_device import new_tap
 from worker.names import MARK, guest_mac
 from worker.ports import Bridge, Tap
@@ -222,14 +223,13 @@ class Netlink:
 
 
 def _is_tap(link: Link) -> bool:
-    return link.kind == "tun" and link.info.get("IFLA_TUN_TYPE") == 2  # IFF_TAP
+    return link.tun is not None and link.tun.type == 2  # IFF_TAP
 
 
 def _owner(link: Link) -> int | None:
     """The uid that may open the TAP: with a group set, or not persistent, it is not ours whole."""
-    whole = link.info.get("IFLA_TUN_PERSIST") and "IFLA_TUN_GROUP" not in link.info
-    owner: int | None = link.info.get("IFLA_TUN_OWNER")
-    return owner if whole else None
+    tun = link.tun
+    return tun.owner if tun is not None and tun.persistent and tun.group is None else None
 
 
 def _birth_mac(name: str) -> str | None:

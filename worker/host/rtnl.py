@@ -1,15 +1,18 @@
-"""The few rtnetlink requests that hostd makes, in pyroute2's message formats."""
+"""The few rtnetlink requests that hostd makes, in pyroute2's message formats.
+
+Devices are read by `worker.host.link_message`.
+"""
 
 from __future__ import annotations
 
 import errno
 import socket
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
+from worker.host.link_message import Link, parsed
 from worker.host.netlink_socket import ACK, CREATE, DUMP, EXCL, NetlinkSocket
 
 _NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
@@ -17,21 +20,6 @@ _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
 _IFF_UP: Final = 1
 _SKIP_STATS: Final = 8  # RTEXT_FILTER_SKIP_STATS
 _HEADER_BYTES: Final = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A network device; `info` is what its kind says of itself (IFLA_INFO_DATA)."""
-
-    index: int
-    name: str
-    kind: str
-    up: bool
-    mac: str
-    alias: str
-    master: int | None
-    forwarding: bool
-    info: dict[str, Any] = field(default_factory=dict)
 
 
 class Rtnl:
@@ -54,17 +42,17 @@ class Rtnl:
             if error.errno == errno.ENODEV:
                 return None
             raise
-        return _parsed(reply.raw)
+        return parsed(reply.raw)
 
     def ports(self, master: int) -> list[Link]:
         """The devices attached to a bridge; the kernel filters."""
         body = _link(0, [("IFLA_MASTER", master)], read=True)
-        return [_parsed(reply.raw) for reply in self._socket.ask(_GETLINK, DUMP, body)]
+        return [parsed(reply.raw) for reply in self._socket.ask(_GETLINK, DUMP, body)]
 
     def mentioning(self, text: bytes) -> list[Link]:
         """The devices whose description contains these bytes; others are not even decoded."""
         replies = self._socket.ask(_GETLINK, DUMP, _link(0, [], read=True))
-        return [_parsed(reply.raw) for reply in replies if text in reply.raw]
+        return [parsed(reply.raw) for reply in replies if text in reply.raw]
 
     def create(self, name: str, kind: str, mac: str) -> None:
         """A new device, its MAC set in the same act.
@@ -143,21 +131,3 @@ def _address(index: int, address: str | None) -> bytes:
 def _body(message: Any) -> bytes:
     message.encode()
     return bytes(message.data[_HEADER_BYTES:])
-
-
-def _parsed(raw: bytes) -> Link:
-    message = ifinfmsg(raw)
-    message.decode()
-    info = message.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA")
-    inet = message.get_nested("IFLA_AF_SPEC", "AF_INET") or {}
-    return Link(
-        index=message["index"],
-        name=message.get_attr("IFLA_IFNAME"),
-        kind=message.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or "",
-        up=bool(message["flags"] & _IFF_UP),
-        mac=message.get_attr("IFLA_ADDRESS") or "",
-        alias=message.get_attr("IFLA_IFALIAS") or "",
-        master=message.get_attr("IFLA_MASTER"),
-        forwarding=bool(inet.get("forwarding")),
-        info=dict(info["attrs"]) if info else {},
-    )
