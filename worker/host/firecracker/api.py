@@ -9,12 +9,10 @@ from __future__ import annotations
 import json
 import os
 import socket
-import ssl
 import stat
 import sys
-import traceback
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -25,6 +23,8 @@ from worker.ports import VmmState
 
 if TYPE_CHECKING:
     import httpx
+
+    from worker.host.firecracker.transport import OneConnection
 
 SOCKET_NAME: Final = "firecracker.socket"
 _MAX_QUOTED: Final = 2048
@@ -50,7 +50,9 @@ class Api:
         self._timeout_s = timeout_s
         self._directory = _open_run(jail_root)
         try:
-            self._transport = _transport(f"/proc/self/fd/{self._directory}/{SOCKET_NAME}")
+            self._transport = _transport(
+                f"/proc/self/fd/{self._directory}/{SOCKET_NAME}", self._check_peer
+            )
         except BaseException:
             os.close(self._directory)
             raise
@@ -110,45 +112,28 @@ class Api:
     ) -> Any:
         httpx = _httpx()
         route = f"{method} {path}"
-        timeouts = dict.fromkeys(("connect", "read", "write", "pool"), timeout_s)
-        request = httpx.Request(
-            method, f"http://localhost{path}", json=body, extensions={"timeout": timeouts}
-        )
+        timeouts = dict.fromkeys(("connect", "read", "write"), timeout_s)
+        request = httpx.Request(method, _url(path), json=body, extensions={"timeout": timeouts})
         try:
             answer = self._transport.handle_request(request)
-            self._check_peer(answer)
-            answer.read()
         except httpx.TimeoutException as error:
             raise Transient(
                 "vmm_timeout", f"no answer to {route} within {timeout_s:g} s", route=route
             ) from error
         except httpx.TransportError as error:
-            _close_sockets(error)
             raise Transient(
                 "vmm_timeout", f"the connection broke at {route}: {error}", route=route
             ) from error
         return _checked(route, answer.status_code, answer.content)
 
-    def _check_peer(self, answer: httpx.Response) -> None:
-        connection = answer.extensions["network_stream"].get_extra_info("socket")
+    def _check_peer(self, connection: socket.socket) -> None:
         peer = processes.listener_of(connection)
         if peer != self._pid:
             raise Broken(
                 "vmm_identity",
-                f"process {peer} answered in place of the VMM, process {self._pid}",
+                f"process {peer} listens in place of the VMM, process {self._pid}",
                 hint="stop the instance; its VMM may have been subverted",
             )
-
-
-def _close_sockets(error: BaseException) -> None:
-    # httpcore (1.0) leaves a socket whose connect failed to the garbage collector.
-    cause: BaseException | None = error
-    while cause is not None:
-        for frame, _ in traceback.walk_tb(cause.__traceback__):
-            for value in frame.f_locals.values():
-                if isinstance(value, socket.socket):
-                    value.close()
-        cause = cause.__cause__
 
 
 def listening(jail_root: Path) -> bool:
@@ -210,7 +195,7 @@ def _open_run(jail_root: Path) -> int:
 
 def warm() -> None:
     """What the first conversation would have to import is there."""
-    _httpx()
+    _one_connection()
 
 
 def _httpx() -> ModuleType:
@@ -226,16 +211,19 @@ def _httpx() -> ModuleType:
     return httpx
 
 
-def _transport(path: str) -> httpx.HTTPTransport:
-    # Without httpx's Client around it: cookies, redirects and authentication, which a VMM has none
-    # of, take as long as the rest of a call.
-    transport: httpx.HTTPTransport = _httpx().HTTPTransport(
-        uds=path, verify=_no_tls(), trust_env=False
-    )
-    return transport
+def _one_connection() -> type[OneConnection]:
+    _httpx()
+    from worker.host.firecracker.transport import OneConnection
+
+    return OneConnection
 
 
-@cache
-def _no_tls() -> ssl.SSLContext:
-    # Never used on a Unix socket; httpx would read the system's certificates (17 ms) each time.
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+def _transport(path: str, check: Callable[[socket.socket], None]) -> OneConnection:
+    return _one_connection()(path, check)
+
+
+@lru_cache(maxsize=64)
+def _url(path: str) -> httpx.URL:
+    # Taking a URL to pieces takes longer than the rest of making a request.
+    url: httpx.URL = _httpx().URL(f"http://localhost{path}")
+    return url
