@@ -19,8 +19,14 @@ class FakeDisks:
     """Implements `worker.ports.Disks`; `runtime` is an ordinary directory."""
 
     def __init__(self, runtime: Path) -> None:
+        self._runtime = runtime
         self._secrets = runtime / "secrets"
         self.devices = runtime / "mapper"
+        self._begun: dict[Path, DiskSpec] = {}  # by this hostd
+
+    def restarted(self) -> FakeDisks:
+        """Another hostd on the same machine."""
+        return FakeDisks(self._runtime)
 
     def label(self, path: Path) -> str | None:
         found = self._read(path)
@@ -41,7 +47,20 @@ class FakeDisks:
         )
 
     def make(self, spec: DiskSpec) -> None:
+        self._begun.pop(spec.path, None)
         self._place(spec.path, json.dumps(self._content(spec)).encode(), spec.mode)
+
+    def begin(self, spec: DiskSpec) -> None:
+        spec.path.parent.mkdir(parents=True, exist_ok=True)
+        _aside(spec.path).touch()
+        self._begun[spec.path] = spec
+
+    def begun(self, spec: DiskSpec) -> bool:
+        return self._begun.get(spec.path) == spec
+
+    def abandon(self, spec: DiskSpec) -> None:
+        if self._begun.pop(spec.path, None) is not None:
+            _aside(spec.path).unlink()
 
     def crypt_label(self, path: Path) -> str | None:
         found = self._read(path, "luks")
@@ -92,7 +111,7 @@ class FakeDisks:
         self._place(target, source.read_bytes(), 0o600)
 
     def remove(self, path: Path) -> None:
-        path.with_name(f".{path.name}.new").unlink(missing_ok=True)
+        _aside(path).unlink(missing_ok=True)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -112,7 +131,7 @@ class FakeDisks:
 
     def _place(self, path: Path, content: bytes, mode: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f".{path.name}.new")
+        new = _aside(path)
         new.write_bytes(content)
         new.chmod(mode)
         new.rename(path)
@@ -131,6 +150,10 @@ class FakeDisks:
     def _content(self, spec: DiskSpec) -> dict[str, Any]:
         files = {name: [content.hex(), mode] for name, (content, mode) in spec.files.items()}
         return {"label": spec.label, "size_mib": spec.size_mib, "files": files}
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.new")
 
 
 def _fingerprint(key: Path) -> str:

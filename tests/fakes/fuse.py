@@ -16,7 +16,10 @@ EFFECTS = {
     "links": {"put_bridge", "put_tap", "delete", "enable_forwarding"},
     "firewall": {"put", "remove", "put_guest", "remove_guest"},
     "cgroups": {"put", "kill", "remove"},
-    "disks": {"make", "copy", "remove", "wipe", "make_crypt", "open_crypt", "close_crypt"},
+    "disks": {
+        "begin", "make", "abandon", "copy", "remove", "wipe", "make_crypt", "open_crypt",
+        "close_crypt",
+    },
     "records": {"put_instance", "audit"},
     "vmm": {
         "build_jail", "remove_jail", "launch", "spawn", "boot", "pause", "resume", "snapshot",

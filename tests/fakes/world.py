@@ -277,7 +277,7 @@ class World:
 
     def start(self) -> None:
         """A new hostd process: nothing of the old one's memory is left."""
-        self.vmm = self.vmm.restarted()
+        self.vmm, self.disks = self.vmm.restarted(), self.disks.restarted()
         self.ledger = self.ledger_type(self.directory / "ledger.db")
         self.ledger.fuse = self.fuse
         self.executors = self.executors_type(self)

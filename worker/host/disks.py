@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +36,7 @@ class Ext4Disks:
 
     def __init__(self, runtime: Path, *, secrets_size_mib: int = 512) -> None:
         self._memory = MemoryDirectory(runtime / "secrets", size_mib=secrets_size_mib)
+        self._begun: dict[Path, _Begun] = {}
 
     def close(self) -> None:
         """Every secrets disk is gone, and the tmpfs made for them unmounted: no guest may run."""
@@ -63,14 +64,30 @@ class Ext4Disks:
 
     def make(self, spec: DiskSpec) -> None:
         """See `Disks.make`."""
+        if not spec.files:
+            if not self.begun(spec):
+                self.begin(spec)
+            self._begun.pop(spec.path).finish()
+            return
         self._prepare(spec.path)
         with files.built(spec.path, mode=spec.mode) as fd:
             os.ftruncate(fd, spec.size_mib * _MIB)
-            if spec.files:
-                ext4.make_filled(fd, spec.label, spec.files)
-                return
-            with _full_if_no_room(spec.path):
-                ext4.make_empty(files.aside(spec.path), spec.label)
+            ext4.make_filled(fd, spec.label, spec.files)
+
+    def begin(self, spec: DiskSpec) -> None:
+        """See `Disks.begin`."""
+        self._abandon(spec.path)
+        self._prepare(spec.path)
+        self._begun[spec.path] = _Begun(spec)
+
+    def begun(self, spec: DiskSpec) -> bool:
+        """See `Disks.begun`."""
+        begun = self._begun.get(spec.path)
+        return begun is not None and begun.spec == spec
+
+    def abandon(self, spec: DiskSpec) -> None:
+        """See `Disks.abandon`."""
+        self._abandon(spec.path)
 
     def crypt_label(self, path: Path) -> str | None:
         """See `Disks.crypt_label`."""
@@ -190,11 +207,42 @@ class Ext4Disks:
             paths.append(files.aside(path))
         return any(os.path.lexists(one) for one in paths)
 
+    def _abandon(self, path: Path) -> None:
+        if (begun := self._begun.pop(path, None)) is not None:
+            begun.abandon()
+
     def _prepare(self, target: Path) -> None:
         if target.parent == self._memory.path:
             self._memory.ensure()
         else:
             files.make_directory(target.parent, mode=0o700)
+
+
+class _Begun:
+    """An empty image that another process is formatting, aside."""
+
+    def __init__(self, spec: DiskSpec) -> None:
+        self.spec = spec
+        with ExitStack() as building:
+            fd = building.enter_context(files.built(spec.path, mode=spec.mode))
+            os.ftruncate(fd, spec.size_mib * _MIB)
+            self._formatting = ext4.Formatting(files.aside(spec.path), spec.label)
+            self._building = building.pop_all()
+
+    def finish(self) -> None:
+        """It is whole, and has its name."""
+        with self._building, _full_if_no_room(self.spec.path):
+            self._formatting.finish()
+
+    def abandon(self) -> None:
+        """Nothing of it is left."""
+        with suppress(_AbandonedError), self._building:
+            self._formatting.abandon()
+            raise _AbandonedError
+
+
+class _AbandonedError(Exception):
+    """Ends the building of a file without giving it its name."""
 
 
 def _unfinished(mapper_name: str) -> str:

@@ -81,7 +81,7 @@ def make_empty(path: Path, label: str, *, zeroed: bool = True) -> None:
     Raises:
         Broken: `mke2fs`.
     """
-    _mke2fs(path, label, zeroed=zeroed)
+    Formatting(path, label, zeroed=zeroed).finish()
 
 
 def make_filled(fd: int, label: str, files: Files) -> None:
@@ -113,28 +113,50 @@ def _parse(raw: bytes) -> Superblock | None:
     return Superblock(label, uuid, blocks * (1024 << log_block))
 
 
-def _mke2fs(path: Path, label: str, *, zeroed: bool) -> None:
-    # A new sparse file reads as zeros: neither mke2fs nor the guest need write any.  Unwritten
-    # blocks of an encrypted one read as noise: the journal is written now, inode tables by the
-    # guest's kernel after its first mount.
-    blank = "assume_storage_prezeroed=1" if zeroed else "lazy_itable_init=1,lazy_journal_init=0"
-    extended = f"root_owner=0:0,nodiscard,{blank}"
-    form = ("-F", "-q", "-t", "ext4", "-b", "4096", "-m", "0", "-O", _FEATURES)
-    argv = ("mke2fs", *form, "-L", label, "-E", extended, str(path))
-    environ = {"PATH": "/usr/sbin:/sbin:/usr/bin:/bin", "LC_ALL": "C"}
-    try:
-        tool = subprocess.Popen(
-            argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environ
-        )
-    except FileNotFoundError as error:
-        raise Broken("mke2fs", "mke2fs is not there", hint="install e2fsprogs") from error
-    with tool:
-        # Popen.wait(timeout) polls with growing pauses; a pidfd does not.  What mke2fs complains
-        # of fits into the pipe's 64 KiB.
-        with Process(tool.pid, os.pidfd_open(tool.pid)) as process:
-            if not process.wait(timeout_s=_TIMEOUT_S):
-                tool.kill()
-                raise Broken("mke2fs", f"mke2fs of {path} took longer than {_TIMEOUT_S} s")
-        said = tool.communicate()[1].strip() or "nothing"
-    if tool.returncode != 0:
-        raise Broken("mke2fs", f"mke2fs of {path} said: {said}", exit_code=tool.returncode)
+class Formatting:
+    """The file or device at `path` is on its way to be an empty filesystem, by another process.
+
+    Raises:
+        Broken: `mke2fs`, it is not there.
+    """
+
+    def __init__(self, path: Path, label: str, *, zeroed: bool = True) -> None:
+        # A new sparse file reads as zeros: neither mke2fs nor the guest need write any.  Unwritten
+        # blocks of an encrypted one read as noise: the journal is written now, inode tables by the
+        # guest's kernel after its first mount.
+        blank = "assume_storage_prezeroed=1" if zeroed else "lazy_itable_init=1,lazy_journal_init=0"
+        extended = f"root_owner=0:0,nodiscard,{blank}"
+        form = ("-F", "-q", "-t", "ext4", "-b", "4096", "-m", "0", "-O", _FEATURES)
+        argv = ("mke2fs", *form, "-L", label, "-E", extended, str(path))
+        environ = {"PATH": "/usr/sbin:/sbin:/usr/bin:/bin", "LC_ALL": "C"}
+        self._path = path
+        try:
+            self._tool = subprocess.Popen(
+                argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environ
+            )
+        except FileNotFoundError as error:
+            raise Broken("mke2fs", "mke2fs is not there", hint="install e2fsprogs") from error
+
+    def finish(self) -> None:
+        """It is a filesystem.
+
+        Raises:
+            Broken: `mke2fs`.
+        """
+        with self._tool as tool:
+            # Popen.wait(timeout) polls with growing pauses; a pidfd does not.  What mke2fs
+            # complains of fits into the pipe's 64 KiB.
+            with Process(tool.pid, os.pidfd_open(tool.pid)) as process:
+                if not process.wait(timeout_s=_TIMEOUT_S):
+                    tool.kill()
+                    why = f"mke2fs of {self._path} took longer than {_TIMEOUT_S} s"
+                    raise Broken("mke2fs", why)
+            said = tool.communicate()[1].strip() or "nothing"
+        if tool.returncode != 0:
+            why = f"mke2fs of {self._path} said: {said}"
+            raise Broken("mke2fs", why, exit_code=tool.returncode)
+
+    def abandon(self) -> None:
+        """Nobody formats it any more."""
+        with self._tool as tool:
+            tool.kill()

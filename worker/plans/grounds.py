@@ -55,16 +55,21 @@ class Grounds:
 
 
 def spawned(
-    grounds: Grounds, place: Place, spec: VmSpec, image: ImageFiles | None = None
+    grounds: Grounds,
+    place: Place,
+    spec: VmSpec,
+    disks: tuple[Step, ...],
+    image: ImageFiles | None = None,
 ) -> tuple[Step, ...]:
     """A VMM without a guest is up in a fresh jail and its control group, and its TAP stands.
 
-    The network is seen to while the VMM comes up, which takes longer; the TAP is held to its
-    guest's addresses before it is there.
+    `disks` is what the jail needs of them.  The network is seen to while the VMM comes up, which
+    takes longer; the TAP is held to its guest's addresses before it is there.
     """
     ref, settings = grounds.facts.ref, grounds.settings
     return (
         CgroupPresent(ref, limits(spec, overhead_mib=settings.overhead_mib)),
+        *disks,
         JailFresh(spec, image),
         VmmLaunched(spec, settings.kill_timeout_s),
         *network_steps(ref.tenant_id, place.net, settings),

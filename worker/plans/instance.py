@@ -14,10 +14,11 @@ from worker.plans.build import (
     vm_spec,
 )
 from worker.plans.grounds import Grounds, gone, recorded_running, spawned, standing_spec, told
-from worker.ports import VmmState
+from worker.ports import VmmState, VmSpec
 from worker.steps.agent import GuestReady
 from worker.steps.base import Step
 from worker.steps.disks import (
+    DataDiskBegun,
     DataDiskPresent,
     DiskCurrent,
     DiskOpen,
@@ -37,21 +38,11 @@ def start(grounds: Grounds, place: Place) -> Plan:
     """A stopped instance boots."""
     facts, settings = grounds.facts, grounds.settings
     spec = standing_spec(facts) or vm_spec(facts, grounds.pool, place, settings)
-    disks: list[Step] = []
-    if any(drive.id == "data" for drive in spec.drives):
-        crypt = crypt_disk(spec, settings)
-        disks.append(DataDiskPresent(data_disk(facts.ref, grounds.pool, settings), crypt))
-        disks += [DiskOpen(crypt)] if crypt else []
-    if facts.vmm not in (VmmState.RUNNING, VmmState.PAUSED):
-        disks += [
-            DiskCurrent(config_disk(facts.ref, grounds.pool, place, settings), "config_disk"),
-            DiskCurrent(secrets_disk(facts, settings), "secrets_disk"),
-        ]
     return Plan(
         (
             *_no_idle_vmm(grounds),
-            *disks,
-            *spawned(grounds, place, spec),
+            *_disk_begun(grounds, spec),
+            *spawned(grounds, place, spec, _disks(grounds, place, spec)),
             GuestBooted(spec),
             *_ready(grounds),
             recorded_running(grounds, place, revision_hash=spec.kernel.parent.name),
@@ -106,6 +97,33 @@ def destroy(grounds: Grounds, *, wipe_volumes: bool) -> Plan:
         ),
         "destroyed",
     )
+
+
+def _disk_begun(grounds: Grounds, spec: VmSpec) -> tuple[Step, ...]:
+    """A new data disk is formatted while other things are done; an encrypted one is not."""
+    if not _has_data(spec) or crypt_disk(spec, grounds.settings):
+        return ()
+    return (DataDiskBegun(data_disk(grounds.facts.ref, grounds.pool, grounds.settings)),)
+
+
+def _disks(grounds: Grounds, place: Place, spec: VmSpec) -> tuple[Step, ...]:
+    """The guest's disks; those that hostd fills are as they were for a guest that has booted."""
+    facts, settings = grounds.facts, grounds.settings
+    steps: list[Step] = []
+    if facts.vmm not in (VmmState.RUNNING, VmmState.PAUSED):
+        steps += [
+            DiskCurrent(config_disk(facts.ref, grounds.pool, place, settings), "config_disk"),
+            DiskCurrent(secrets_disk(facts, settings), "secrets_disk"),
+        ]
+    if _has_data(spec):
+        crypt = crypt_disk(spec, settings)
+        steps.append(DataDiskPresent(data_disk(facts.ref, grounds.pool, settings), crypt))
+        steps += [DiskOpen(crypt)] if crypt else []
+    return tuple(steps)
+
+
+def _has_data(spec: VmSpec) -> bool:
+    return any(drive.id == "data" for drive in spec.drives)
 
 
 def _ready(grounds: Grounds) -> tuple[Step, ...]:

@@ -81,14 +81,13 @@ def wake(grounds: Grounds, place: Place, image: Image) -> Plan:
     if facts.vmm is not VmmState.GONE:  # loaded by a killed attempt; its vCPUs never ran
         killed.append(VmmGone(facts.ref, grounds.settings.kill_timeout_s, name="old_vmm_gone"))
     crypt = crypt_disk(spec, grounds.settings)
-    secrets = [SecretsRestored(facts.ref, image.secrets)] if image.secrets else []
+    disks: list[Step] = [SecretsRestored(facts.ref, image.secrets)] if image.secrets else []
+    disks += [DiskOpen(crypt)] if crypt else []
     return Plan(
         (
             MemoryUnpacked(facts.ref),
             *killed,
-            *secrets,
-            *([DiskOpen(crypt)] if crypt else []),
-            *spawned(grounds, place, spec, image.files),
+            *spawned(grounds, place, spec, tuple(disks), image.files),
             GuestLoaded(spec),
             ImageConsumed(facts.ref),
             *finish_wake(grounds, place).steps,

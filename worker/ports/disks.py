@@ -56,6 +56,22 @@ class Disks(Protocol):
             Broken: `mke2fs`, the tool failed; the message carries what it said.
         """
 
+    def begin(self, spec: DiskSpec) -> None:
+        """An image without files is being made aside: `make` of the same spec awaits it.
+
+        It is this process's alone: a restarted hostd knows nothing of it, and makes another.
+
+        Raises:
+            Transient: `no_space`.
+            Broken: `mke2fs`, the tool is not there.
+        """
+
+    def begun(self, spec: DiskSpec) -> bool:
+        """Whether `begin` was called, and neither `make` nor `abandon` since."""
+
+    def abandon(self, spec: DiskSpec) -> None:
+        """Nothing that was begun for `spec` is left."""
+
     def crypt_label(self, path: Path) -> str | None:
         """The label of the LUKS2 container at `path`; None if there is no whole header of one."""
 

@@ -5,11 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from worker.errors import Conflict
 from worker.names import InstanceRef, mapper_name
 from worker.ports import CryptSpec, DiskSpec, Host
+
+
+@dataclass(frozen=True, slots=True)
+class DataDiskBegun:
+    """The instance's data disk is there, or being made: what does not need it is done meanwhile."""
+
+    spec: DiskSpec
+    name: str = "data_disk_begun"
+
+    def done(self, host: Host) -> bool:
+        return host.disks.label(self.spec.path) == self.spec.label or host.disks.begun(self.spec)
+
+    def apply(self, host: Host) -> None:
+        if host.disks.exists(self.spec.path):
+            raise _refused(self.spec, None, host)
+        host.disks.begin(self.spec)
+
+    def undo(self, host: Host) -> None:
+        host.disks.abandon(self.spec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +48,7 @@ class DataDiskPresent:
 
     def apply(self, host: Host) -> None:
         if host.disks.exists(self.spec.path):
-            self._refuse(host)
+            raise _refused(self.spec, self.crypt, host)
         if self.crypt is None:
             host.disks.make(self.spec)
         else:
@@ -37,26 +56,6 @@ class DataDiskPresent:
 
     def undo(self, host: Host) -> None:
         pass
-
-    def _refuse(self, host: Host) -> NoReturn:
-        path, label = self.spec.path, self.spec.label
-        if self.crypt is None and host.disks.crypt_label(path) is not None:
-            raise Conflict(
-                "no_key",
-                f"{path} is encrypted, but the tenant has no key",
-                hint="put the tenant's key back; without it nobody can read the disk",
-            )
-        if self.crypt is not None and host.disks.label(path) is not None:
-            raise Conflict(
-                "plain_disk",
-                f"{path} is not encrypted, but the tenant has a key now",
-                hint="hostd encrypts no disk that has data: move it away, or take the key away",
-            )
-        raise Conflict(
-            "foreign_disk",
-            f"{path} is there, but is no data disk labelled {label}",
-            hint="hostd never overwrites a data disk: repair it or move it away",
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,3 +180,25 @@ class PathAbsent:
 
     def undo(self, host: Host) -> None:
         pass
+
+
+def _refused(spec: DiskSpec, crypt: CryptSpec | None, host: Host) -> Conflict:
+    """The error for what lies where the data disk is to be."""
+    path, label = spec.path, spec.label
+    if crypt is None and host.disks.crypt_label(path) is not None:
+        return Conflict(
+            "no_key",
+            f"{path} is encrypted, but the tenant has no key",
+            hint="put the tenant's key back; without it nobody can read the disk",
+        )
+    if crypt is not None and host.disks.label(path) is not None:
+        return Conflict(
+            "plain_disk",
+            f"{path} is not encrypted, but the tenant has a key now",
+            hint="hostd encrypts no disk that has data: move it away, or take the key away",
+        )
+    return Conflict(
+        "foreign_disk",
+        f"{path} is there, but is no data disk labelled {label}",
+        hint="hostd never overwrites a data disk: repair it or move it away",
+    )
