@@ -1,7 +1,8 @@
-"""A network device as rtnetlink describes it: the few of its hundred attributes that hostd reads.
+"""Looking at a network device by rtnetlink: the question, and the few of a hundred attributes in
+the answer that hostd reads.
 
-pyroute2 makes hostd's messages but does not read them: it decodes every attribute, all of a
-bridge's settings and of IPv6's among them, which takes a millisecond and so most of each look.
+pyroute2 makes the messages that change something, but reads none: it decodes every attribute, all
+of a bridge's settings and of IPv6's among them, which takes a millisecond and so most of each look.
 Numbers are those of linux/if_link.h and linux/ip.h.
 """
 
@@ -12,15 +13,16 @@ import sys
 from dataclasses import dataclass
 from typing import Final
 
-from worker.host.netlink_socket import attributes
+from worker.host.netlink_socket import attribute, attributes
 
 _HEADER: Final = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, change
 _NLMSG_HEADER_BYTES: Final = 16
 _IFF_UP: Final = 1
-_ADDRESS, _IFNAME, _MASTER, _LINKINFO, _IFALIAS, _AF_SPEC = 1, 3, 10, 18, 20, 26
+_ADDRESS, _IFNAME, _MASTER, _LINKINFO, _IFALIAS, _AF_SPEC, _EXT_MASK = 1, 3, 10, 18, 20, 26, 29
 _INFO_KIND, _INFO_DATA = 1, 2
 _TUN_OWNER, _TUN_GROUP, _TUN_TYPE, _TUN_PERSIST = 1, 2, 3, 6
 _AF_INET, _INET_CONF = 2, 1
+_SKIP_STATS: Final = attribute(_EXT_MASK, struct.pack("=I", 8))  # RTEXT_FILTER_SKIP_STATS
 _FORWARDING: Final = struct.Struct("=i")  # IPV4_DEVCONF_FORWARDING, the first of the array
 
 
@@ -47,6 +49,16 @@ class Link:
     master: int | None
     forwarding: bool
     tun: Tun | None = None
+
+
+def question(*, name: str = "", index: int = 0, master: int = 0) -> bytes:
+    """The body of an RTM_GETLINK for devices of that name, index or master, without counters."""
+    body = _HEADER.pack(0, 0, index, 0, 0)
+    if name:
+        body += attribute(_IFNAME, name.encode() + b"\0")
+    if master:
+        body += attribute(_MASTER, struct.pack("=I", master))
+    return body + _SKIP_STATS
 
 
 def parsed(raw: bytes) -> Link:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import time
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -16,7 +17,13 @@ TIMEX_BYTES = 512  # struct timex has 208 on 64-bit Linux
 
 def boot_id() -> str:
     """A new one with each boot: proc_sys_kernel(5)."""
-    return BOOT_ID.read_text().strip()
+    return _once(BOOT_ID)
+
+
+@cache
+def _once(path: Path) -> str:
+    # No process outlives its boot.
+    return path.read_text().strip()
 
 
 def machine_id() -> str:

@@ -12,13 +12,12 @@ from typing import Any, Final
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
-from worker.host.link_message import Link, parsed
+from worker.host.link_message import Link, parsed, question
 from worker.host.netlink_socket import ACK, CREATE, DUMP, EXCL, NetlinkSocket
 
 _NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
 _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
 _IFF_UP: Final = 1
-_SKIP_STATS: Final = 8  # RTEXT_FILTER_SKIP_STATS
 _HEADER_BYTES: Final = 16
 
 
@@ -34,10 +33,8 @@ class Rtnl:
 
     def find(self, name: str = "", *, index: int = 0) -> Link | None:
         """The device of that name or index."""
-        wanted = [("IFLA_IFNAME", name)] if name else []
-        body = _link(index, wanted, read=True)
         try:
-            (reply,) = self._socket.ask(_GETLINK, ACK, body)
+            (reply,) = self._socket.ask(_GETLINK, ACK, question(name=name, index=index))
         except OSError as error:
             if error.errno == errno.ENODEV:
                 return None
@@ -46,12 +43,12 @@ class Rtnl:
 
     def ports(self, master: int) -> list[Link]:
         """The devices attached to a bridge; the kernel filters."""
-        body = _link(0, [("IFLA_MASTER", master)], read=True)
-        return [parsed(reply.raw) for reply in self._socket.ask(_GETLINK, DUMP, body)]
+        replies = self._socket.ask(_GETLINK, DUMP, question(master=master))
+        return [parsed(reply.raw) for reply in replies]
 
     def mentioning(self, text: bytes) -> list[Link]:
         """The devices whose description contains these bytes; others are not even decoded."""
-        replies = self._socket.ask(_GETLINK, DUMP, _link(0, [], read=True))
+        replies = self._socket.ask(_GETLINK, DUMP, question())
         return [parsed(reply.raw) for reply in replies if text in reply.raw]
 
     def create(self, name: str, kind: str, mac: str) -> None:
@@ -107,14 +104,12 @@ class Rtnl:
                 raise
 
 
-def _link(
-    index: int, values: list[tuple[str, Any]], *, up: bool = False, read: bool = False
-) -> bytes:
+def _link(index: int, values: list[tuple[str, Any]], *, up: bool = False) -> bytes:
     message = ifinfmsg()
     message["index"] = index
     if up:
         message["flags"], message["change"] = _IFF_UP, _IFF_UP
-    message["attrs"] = [*values, ("IFLA_EXT_MASK", _SKIP_STATS)] if read else values
+    message["attrs"] = values
     return _body(message)
 
 

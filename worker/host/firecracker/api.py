@@ -11,6 +11,7 @@ import os
 import socket
 import stat
 import sys
+import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 SOCKET_NAME: Final = "firecracker.socket"
 _MAX_QUOTED: Final = 2048
+_JUST_NOW_S: Final = 0.02  # longer than any two steps' looks lie apart; too short for a stranger
 _STATES: Final = {
     "Not started": VmmState.IDLE,
     "Running": VmmState.RUNNING,
@@ -48,6 +50,7 @@ class Api:
     def __init__(self, jail_root: Path, *, pid: int, timeout_s: float) -> None:
         self._pid = pid
         self._timeout_s = timeout_s
+        self._seen: tuple[float, VmmState] | None = None  # when, on the monotonic clock
         self._directory = _open_run(jail_root)
         try:
             self._transport = _transport(
@@ -80,18 +83,25 @@ class Api:
             Transient: `vmm_timeout`.
             Broken: `vmm_refused`.
         """
+        at_s = time.monotonic()
         answer = self._call("GET", "/", None, self._timeout_s)
         if not isinstance(answer, dict) or answer.get("state") not in _STATES:
             raise Broken("vmm_refused", f"the VMM describes itself as {answer!r}", route="GET /")
+        self._seen = at_s, _STATES[answer["state"]]
         return answer
 
     def state(self) -> VmmState:
-        """What the VMM says it does.
+        """What the VMM says it does, or said just now and nothing was asked of it since.
+
+        A VMM changes its state only when told to; that it lives is for its pidfd to say.  So the
+        look after one step serves the look before the next, a round trip each.
 
         Raises:
             Transient: `vmm_timeout`.
             Broken: `vmm_refused`.
         """
+        if self._seen is not None and time.monotonic() - self._seen[0] < _JUST_NOW_S:
+            return self._seen[1]
         return _STATES[self.instance()["state"]]
 
     def put(self, path: str, body: Mapping[str, Any], *, timeout_s: float | None = None) -> None:
@@ -110,6 +120,7 @@ class Api:
     def _call(
         self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float
     ) -> Any:
+        self._seen = None
         httpx = _httpx()
         route = f"{method} {path}"
         timeouts = dict.fromkeys(("connect", "read", "write"), timeout_s)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from worker.errors import Broken, HostdError, Transient
 from worker.host.firecracker import clock, guest, marks, record
@@ -37,7 +38,7 @@ class Conversations:
             return VmmState.GONE
         with vmm:
             try:
-                with self._finder.conversation(ref, self._jail(ref), vmm) as api:
+                with self._finder.conversation(ref, partial(self._jail, ref), vmm) as api:
                     return api.state()
             except HostdError:
                 if vmm.alive():
@@ -51,7 +52,7 @@ class Conversations:
             return True
         with vmm:
             try:
-                with self._finder.conversation(ref, self._jail(ref), vmm) as api:
+                with self._finder.conversation(ref, partial(self._jail, ref), vmm) as api:
                     guest.ask_to_stop(api)
             except HostdError:
                 timeout_s = 0.0
@@ -110,5 +111,5 @@ class Conversations:
         vmm = self._finder.hold(ref)
         if vmm is None:
             raise exited("Firecracker", None, self._layout.runtime(ref))
-        with vmm, self._finder.conversation(ref, self._jail(ref), vmm) as api:
+        with vmm, self._finder.conversation(ref, partial(self._jail, ref), vmm) as api:
             yield api

@@ -6,7 +6,7 @@ The second way is for a start that hostd died in, after the jailer ran and befor
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -56,7 +56,7 @@ class Finder:
             Broken: `vmm_exited`, or `vmm_identity`, it is another program or instance.
             Transient: `vmm_timeout`.
         """
-        with self.conversation(ref, jail, vmm) as api:
+        with self.conversation(ref, lambda: jail, vmm) as api:
             told = api.instance()
         # Read now, after the API answered: before, it may have been the jailer, not yet exec'd.
         identity = vmm.identity()
@@ -73,8 +73,10 @@ class Finder:
         record.put_vmm(self._layout.runtime(ref), record.VmmRecord.of(identity, version))
 
     @contextmanager
-    def conversation(self, ref: InstanceRef, jail: Jail, vmm: Process) -> Iterator[Api]:
-        """The VMM's API.
+    def conversation(
+        self, ref: InstanceRef, jail: Callable[[], Jail], vmm: Process
+    ) -> Iterator[Api]:
+        """The VMM's API; its jail is asked for only if no conversation is kept.
 
         Raises:
             Transient: `vmm_timeout`, no answer, and the VMM lives.
@@ -90,10 +92,12 @@ class Finder:
             raise exited("Firecracker", vmm.exit_code(), self._layout.runtime(ref)) from error
 
     @contextmanager
-    def _talking(self, ref: InstanceRef, jail: Jail, vmm: Process) -> Iterator[Api]:
+    def _talking(self, ref: InstanceRef, jail: Callable[[], Jail], vmm: Process) -> Iterator[Api]:
         seen = processes.stat(vmm.pid)
         key = (vmm.pid, seen.start_ticks if seen else 0)
-        api = self.kept.take(ref, key) or Api(jail.root, pid=vmm.pid, timeout_s=self._api_timeout_s)
+        api = self.kept.take(ref, key)
+        if api is None:
+            api = Api(jail().root, pid=vmm.pid, timeout_s=self._api_timeout_s)
         try:
             yield api
         except BaseException:

@@ -33,9 +33,9 @@ def bind_file(source: Path, target: Path, *, read_only: bool) -> None:
 
 def below(directory: Path) -> list[Path]:
     """Mount points at or under `directory` in this mount namespace, innermost first."""
-    top = str(directory.resolve())
+    top = os.path.realpath(directory)
     points = [
-        unescaped(line.split(" ")[4])
+        unescaped(line.split(" ", 5)[4])
         for line in Path("/proc/self/mountinfo").read_text().splitlines()
     ]
     return [Path(p) for p in reversed(points) if p == top or p.startswith(top + "/")]
