@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Callable
@@ -48,6 +49,7 @@ class Housekeeping:
         next_beat = next_prune = next_trim = 0.0
         self.worker.connected.wait(BEAT_S)
         self.warm()
+        _spare_collections()
         while not self.worker.stopping.wait(1.0):
             if time.monotonic() >= next_prune:
                 next_prune = time.monotonic() + PRUNE_S
@@ -86,3 +88,12 @@ class Housekeeping:
         if waiting != shown:
             self.publisher.deferred(waiting - shown, no_more=shown - waiting)
         return waiting
+
+
+def _spare_collections() -> None:
+    """The garbage collector passes over what was loaded by now, and comes less often.
+
+    All of that stays to the end, and walking it stopped every request for 30 ms now and then.
+    """
+    gc.freeze()
+    gc.set_threshold(10_000)

@@ -84,6 +84,20 @@ def make_empty(path: Path, label: str, *, zeroed: bool = True) -> None:
     Formatting(path, label, zeroed=zeroed).finish()
 
 
+def is_filled(path: Path, label: str, files: Files) -> bool:
+    """Whether the file at `path` is what `make_filled` makes, byte by byte."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        return ext4_image.is_written(fd, label, files, content_uuid(files))
+    except ext4_image.NoRoomError:
+        return False
+    finally:
+        os.close(fd)
+
+
 def make_filled(fd: int, label: str, files: Files) -> None:
     """The empty sparse file is an ext4 filesystem with these files, to be read.
 

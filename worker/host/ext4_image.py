@@ -66,7 +66,26 @@ def write(fd: int, label: str, files: Files, uuid: UUID) -> None:
         ValueError: a name is none of a file in a root directory.
         OSError: the kernel refused; ENOSPC where there is no room.
     """
-    total = os.fstat(fd).st_size // BLOCK_BYTES
+    for at, content in _image(os.fstat(fd).st_size, label, files, uuid):
+        left = memoryview(content)
+        while left:
+            written = os.pwrite(fd, left, at)
+            left, at = left[written:], at + written
+
+
+def is_written(fd: int, label: str, files: Files, uuid: UUID) -> bool:
+    """Whether the file is, byte by byte, what `write` makes of one of its size.
+
+    Raises:
+        NoRoomError, ValueError, OSError: as `write`.
+    """
+    image = _image(os.fstat(fd).st_size, label, files, uuid)
+    return all(os.pread(fd, len(content), at) == content for at, content in image)
+
+
+def _image(size_bytes: int, label: str, files: Files, uuid: UUID) -> Iterator[tuple[int, bytes]]:
+    """What is in the image besides zeros: (offset, bytes), the superblock last."""
+    total = size_bytes // BLOCK_BYTES
     table_blocks = -(-(_FIRST_FILE - 1 + len(files)) // _INODES_A_BLOCK)
     root_at = _INODE_TABLE + table_blocks
     inodes = list(_inodes(files, root_at))
@@ -75,18 +94,22 @@ def write(fd: int, label: str, files: Files, uuid: UUID) -> None:
         raise NoRoomError(f"{used} blocks do not fit into one group of {total}")
     count = table_blocks * _INODES_A_BLOCK
     free_inodes = count - (_FIRST_FILE - 1) - len(files)
-    for inode, content in zip(inodes[2:], files.values(), strict=True):
-        _put(fd, inode.start, content[0])
-    _put(fd, inodes[0].start, _root(files))
-    _put(fd, inodes[1].start, _directory([(_LOST_FOUND, _IS_DIRECTORY, b"."), (2, 2, b"..")]))
-    _put(fd, _INODE_TABLE, _table(inodes, count))
-    _put(fd, _INODE_BITMAP, _bitmap(_FIRST_FILE - 1 + len(files), count))
-    _put(fd, _BLOCK_BITMAP, _bitmap(used, total))
+    lost_found = _directory([(_LOST_FOUND, _IS_DIRECTORY, b"."), (2, 2, b"..")])
     group = struct.pack(
         "<IIIHHH14x", _BLOCK_BITMAP, _INODE_BITMAP, _INODE_TABLE, total - used, free_inodes, 2
     )
-    _put(fd, 1, group)
-    _put(fd, 0, bytes(1024) + _superblock(label, uuid, total, total - used, count, free_inodes))
+    first = bytes(1024) + _superblock(label, uuid, total, total - used, count, free_inodes)
+    contents = (content for content, _ in files.values())
+    yield from (
+        (inode.start * BLOCK_BYTES, c) for inode, c in zip(inodes[2:], contents, strict=True)
+    )
+    yield inodes[0].start * BLOCK_BYTES, _root(files)
+    yield inodes[1].start * BLOCK_BYTES, lost_found
+    yield _INODE_TABLE * BLOCK_BYTES, _table(inodes, count)
+    yield _INODE_BITMAP * BLOCK_BYTES, _bitmap(_FIRST_FILE - 1 + len(files), count)
+    yield _BLOCK_BITMAP * BLOCK_BYTES, _bitmap(used, total)
+    yield BLOCK_BYTES, group
+    yield 0, first
 
 
 def _inodes(files: Files, at: int) -> Iterator[_Inode]:
@@ -155,10 +178,3 @@ def _superblock(
     struct.pack_into("<HH", raw, 0x15C, 32, 32)
     struct.pack_into("<I", raw, 0x160, 1)
     return bytes(raw)
-
-
-def _put(fd: int, block: int, content: bytes) -> None:
-    at, left = block * BLOCK_BYTES, memoryview(content)
-    while left:
-        written = os.pwrite(fd, left, at)
-        left, at = left[written:], at + written

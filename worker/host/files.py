@@ -133,8 +133,10 @@ def write(path: Path, content: bytes, *, mode: int = 0o600) -> None:
 
 
 @contextmanager
-def built(path: Path, *, mode: int) -> Iterator[int]:
+def built(path: Path, *, mode: int, durably: bool = True) -> Iterator[int]:
     """A new file, open for writing, that takes the place of `path` durably when the block ends.
+
+    If not `durably`, a power cut may leave the old one, or the new one with holes.
 
     Raises:
         Transient: `no_space`.
@@ -147,10 +149,14 @@ def built(path: Path, *, mode: int) -> Iterator[int]:
         try:
             os.fchmod(fd, mode)
             yield fd
-            os.fsync(fd)
+            if durably:
+                os.fsync(fd)
         finally:
             os.close(fd)
-        rename(new, path)
+        if durably:
+            rename(new, path)
+        else:
+            new.rename(path)
 
 
 def rename(source: Path, target: Path) -> None:

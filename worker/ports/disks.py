@@ -40,16 +40,17 @@ class Disks(Protocol):
         """The label of the ext4 image at `path`; None if there is no whole ext4 image."""
 
     def holds(self, spec: DiskSpec) -> bool:
-        """Whether the whole image at `spec.path` has this size, label and these files: its ext4
-        UUID is derived from the files' names, modes and bytes."""
+        """Whether the image at `spec.path` has this size, label and these files, all of it read; of
+        one without files, which is the guest's to fill, only size and label."""
 
     def same(self, source: Path, target: Path) -> bool:
         """Whether both are there with the same bytes."""
 
     def make(self, spec: DiskSpec) -> None:
-        """A new image is at `spec.path`, durable, whole or not at all (built aside, renamed).
+        """A new image is at `spec.path`, whole or not at all (built aside, renamed).
 
-        It replaces what is there: the caller looks first.
+        It replaces what is there: the caller looks first.  One without files is durable; of one
+        with files a power cut may leave less, which `holds` finds out.
 
         Raises:
             Transient: `no_space`.

@@ -66,7 +66,7 @@ def snapshot(api: Api, spec: VmSpec, take: Taking) -> ImageFiles:
         api.put("/snapshot/create", request, timeout_s=timeout_s)
     files = ImageFiles(take.taken("vmstate"), take.taken("memory", size_bytes))
     for drive in spec.drives:
-        if not drive.read_only:
+        if not drive.shared:  # what the guest sleeps with must be there when it wakes
             _sync_disk(drive.source)
     return files
 
@@ -124,8 +124,10 @@ def _limited(field: str, limiter: RateLimiter | None) -> dict[str, Any]:
 
 
 def _sync_disk(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    """The disk is durable, and so is its name."""
+    for name, kind in ((path, 0), (path.parent, os.O_DIRECTORY)):
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | kind)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
