@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from worker.errors import Broken
+from worker.host import small_files
 
 PERIOD_US: Final = 100_000
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
@@ -65,9 +66,7 @@ def write(file: Path, text: str) -> None:
         Broken: `cgroup`, it did not.
     """
     try:
-        # Unbuffered, so that the error is this write's and not the close's.
-        with file.open("wb", buffering=0) as control:
-            control.write(text.encode())
+        small_files.write(file, text.encode())
     except OSError as error:
         raise refused(file, text, error) from error
 
@@ -75,7 +74,7 @@ def write(file: Path, text: str) -> None:
 def read(file: Path) -> str | None:
     """What the kernel says; None if the file or its group is gone."""
     try:
-        return file.read_text().strip()
+        return small_files.text(file)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENODEV):  # ENODEV: removed while it was open
             return None

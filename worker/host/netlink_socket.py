@@ -32,6 +32,7 @@ _EXT_ACK: Final = 11
 _STRICT_CHECK: Final = 12
 _ATTEMPTS: Final = 20
 _HEADER: Final = struct.Struct("=IHHII")  # length, type, flags, sequence, port (struct nlmsghdr)
+_TIMEVAL: Final = struct.Struct("@ll")  # struct timeval: seconds, microseconds
 _ATTRIBUTE: Final = struct.Struct("=HH")  # length, type (struct nlattr)
 _TYPE_MASK: Final = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 
@@ -73,7 +74,9 @@ class NetlinkSocket:
         self._lock = threading.Lock()
         self._sequence = itertools.count(1)
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
-        self._socket.settimeout(timeout_s)
+        # The kernel's own timeout: with Python's, each answer would cost a poll(2) before it.
+        timeout = _TIMEVAL.pack(int(timeout_s), int(timeout_s % 1 * 1e6))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
         for option in (_CAP_ACK, _EXT_ACK, _STRICT_CHECK):
             self._socket.setsockopt(_SOL_NETLINK, option, 1)
         self._socket.bind((0, 0))
@@ -101,7 +104,10 @@ class NetlinkSocket:
         replies: list[Reply] = []
         interrupted = False
         while True:
-            packet = self._socket.recv(1 << 16)
+            try:
+                packet = self._socket.recv(1 << 16)
+            except BlockingIOError as error:
+                raise TimeoutError("netlink did not answer in time") from error
             offset = 0
             while offset < len(packet):
                 length, kind, seen, answers, _ = _HEADER.unpack_from(packet, offset)

@@ -47,12 +47,12 @@ class Binary:
             Broken: `vmm_binary`, missing or not executable.
         """
         try:
-            path = self._path.resolve(strict=True)
+            path = os.path.realpath(self._path, strict=True)
         except OSError as error:
             raise self.unusable("is not there") from error
-        if not path.is_file() or not os.access(path, os.X_OK):
+        if not os.path.isfile(path) or not os.access(path, os.X_OK):  # noqa: PTH113  asked often
             raise self.unusable("is no executable file")
-        return path
+        return Path(path)
 
     def version(self) -> str:
         """As `--version` reports it: `1.16.1`.

@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from worker.host import small_files
 from worker.host.firecracker import mounts
 from worker.host.firecracker.placing import JailFile, place
 from worker.ports import VmSpec
@@ -97,13 +98,13 @@ class Jail:
             source = place(file, target, spec.uid)
             entries[file.name] = (_inode(source), _inode(target))
         manifest = Manifest(spec=spec, entries=entries)
-        (building / "jail.json").write_bytes(encode(manifest))
+        small_files.write(building / "jail.json", encode(manifest))
         self.home.parent.mkdir(mode=0o700)
         building.rename(self.home)
 
     def _manifest(self) -> Manifest | None:
         try:
-            return decode((self.home / "jail.json").read_bytes())
+            return decode(small_files.read(self.home / "jail.json"))
         except (FileNotFoundError, msgspec.DecodeError):
             return None
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from worker.host import processes
+from worker.host import processes, small_files
 from worker.host.firecracker.jail import Jail
 from worker.host.firecracker.placing import LOG
 from worker.ports import VmSpec
@@ -125,7 +125,7 @@ def members(join_files: tuple[Path, ...]) -> frozenset[int]:
     pids: set[int] = set()
     for file in join_files:
         try:
-            pids.update(map(int, file.read_text().split()))
+            pids.update(map(int, small_files.read(file).split()))
         except OSError:  # removed; ENODEV while the kernel takes it down
             continue
     return frozenset(pids)

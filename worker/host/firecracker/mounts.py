@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from worker.host import small_files
 from worker.host.mountinfo import unescaped
 
 # linux/mount.h
@@ -36,7 +37,7 @@ def below(directory: Path) -> list[Path]:
     top = os.path.realpath(directory)
     points = [
         unescaped(line.split(" ", 5)[4])
-        for line in Path("/proc/self/mountinfo").read_text().splitlines()
+        for line in small_files.text(Path("/proc/self/mountinfo")).splitlines()
     ]
     return [Path(p) for p in reversed(points) if p == top or p.startswith(top + "/")]
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
+from worker.host import small_files
 from worker.host.processes import Identity
 
 _STARTED = "spawn.json"
@@ -96,12 +97,12 @@ def version_of(runtime: Path) -> str:
 
 def _read(path: Path, kind: type[T]) -> T | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return msgspec.json.decode(small_files.read(path), type=kind)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
 
 
 def _write(path: Path, content: bytes) -> None:
     aside = path.with_name(f".{path.name}.new")
-    aside.write_bytes(content)
+    small_files.write(aside, content)
     aside.rename(path)
