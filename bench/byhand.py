@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from http.client import HTTPConnection
@@ -72,6 +72,11 @@ class Plain:
         """`PUT path`, accepted."""
         self._http.sock.settimeout(timeout_s)
         self.ask("PUT", path, body)
+
+    def put_all(self, bodies: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        """`PUT` of each path, accepted; one after another, as one would by hand."""
+        for path, body in bodies:
+            self.put(path, body)
 
     def ask(self, method: str, path: str, body: Mapping[str, Any]) -> None:
         """A call that was accepted."""

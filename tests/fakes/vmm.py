@@ -135,11 +135,19 @@ class FakeVmm:
         guest = self._up(ref)
         return None if guest is None else guest.pid
 
-    def jail_is_fresh(self, spec: VmSpec, image: ImageFiles | None = None) -> bool:
+    def jail_is_fresh(
+        self,
+        spec: VmSpec,
+        image: ImageFiles | None = None,
+        *,
+        making: frozenset[str] = frozenset(),
+    ) -> bool:
         if spec.ref in self.machine.guests:
             return True
         root = self._root(spec.ref)
         if self.spec(spec.ref) != spec or (root / "firecracker.pid").exists():
+            return False
+        if not self._shows(spec, making):
             return False
         if image is None:
             return not (root / "memory").exists()
@@ -161,9 +169,11 @@ class FakeVmm:
     def mounts(self) -> frozenset[InstanceRef]:
         return frozenset(self.machine.mounts & self._with("jail"))
 
-    def build_jail(self, spec: VmSpec, image: ImageFiles | None) -> None:
+    def build_jail(
+        self, spec: VmSpec, image: ImageFiles | None, *, making: frozenset[str] = frozenset()
+    ) -> None:
         self.remove_jail(spec.ref)
-        sources = {"kernel": spec.kernel} | {drive.id: drive.source for drive in spec.drives}
+        sources = {"kernel": spec.kernel} | _disks(spec, making)
         if image is not None:
             sources |= {"vmstate": image.vmstate, "memory": image.memory}
         for name, source in sources.items():
@@ -202,6 +212,8 @@ class FakeVmm:
         self._launched.remove(spec.ref)
 
     def boot(self, spec: VmSpec) -> None:
+        if not self._shows(spec):
+            raise Broken("jail_disks", "a disk in the jail is not the host's")
         self._change(spec.ref, VmmState.RUNNING, {VmmState.IDLE})
 
     def pause(self, ref: InstanceRef) -> None:
@@ -271,6 +283,13 @@ class FakeVmm:
     def platform(self) -> Platform:
         return self.machine.platform
 
+    def _shows(self, spec: VmSpec, making: frozenset[str] = frozenset()) -> bool:
+        root = self._root(spec.ref)
+        return all(
+            source.exists() and (root / name).exists() and (root / name).samefile(source)
+            for name, source in _disks(spec, making).items()
+        )
+
     def _up(self, ref: InstanceRef) -> Guest | None:
         """A VMM that is up; one on its way counts as gone."""
         return None if ref in self._launched else self.machine.guests.get(ref)
@@ -297,3 +316,13 @@ class FakeVmm:
 
     def _root(self, ref: InstanceRef) -> Path:
         return self.layout.jail_base(ref) / "firecracker" / ref.instance_id / "root"
+
+
+def _disks(spec: VmSpec, making: frozenset[str]) -> dict[str, Path]:
+    """Where each drive's disk is: aside, while it is being made."""
+    found = {}
+    for drive in spec.drives:
+        new = drive.source.with_name(f".{drive.source.name}.new")
+        unfinished = drive.id in making and not drive.source.exists()
+        found[drive.id] = new if unfinished else drive.source
+    return found

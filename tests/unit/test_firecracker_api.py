@@ -136,3 +136,51 @@ def test_a_symlink_in_place_of_the_sockets_directory_is_not_followed(
     assert not listening(jail)
     with pytest.raises(Transient):
         Api(jail, pid=1, timeout_s=1)
+
+
+def put_both(root: Path) -> HostdError:
+    with Api(root, pid=os.getpid(), timeout_s=0.2) as api, pytest.raises(HostdError) as failed:
+        api.put_all([("/drives/data", {}), ("/vsock", {})])
+    return failed.value
+
+
+def test_of_calls_sent_at_once_the_first_that_was_refused_is_told(serve: Serve) -> None:
+    fault = answer("400 Bad Request", b'{"fault_message": "no such thing"}')
+    error = put_both(serve(answer("204 No Content", b"") + fault))
+    assert error.message == "Firecracker refused PUT /vsock: no such thing"
+
+
+def test_a_refusal_is_told_even_if_later_calls_have_no_answer(serve: Serve) -> None:
+    error = put_both(serve(answer("400 Bad Request", b'{"fault_message": "no such thing"}')))
+    assert error.message == "Firecracker refused PUT /drives/data: no such thing"
+
+
+def test_of_calls_sent_at_once_the_one_without_an_answer_is_named(serve: Serve) -> None:
+    error = put_both(serve(answer("204 No Content", b"")))
+    assert error.code == "transient/vmm_timeout"
+    assert error.facts["route"] == "PUT /vsock"
+
+
+def test_calls_share_a_connection_and_those_at_once_a_write(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    pieces: list[bytes] = []
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()  # once
+        with connection:
+            while piece := connection.recv(65536):
+                pieces.append(piece)
+                connection.sendall(answer("204 No Content", b"") * piece.count(b" HTTP/1.1\r\n"))
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "run/firecracker.socket"))
+        listener.listen()
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        with Api(tmp_path, pid=os.getpid(), timeout_s=5) as api:
+            api.put("/machine-config", {})
+            api.put_all([("/drives/data", {"drive_id": "data"}), ("/vsock", {})])
+            api.patch("/vm", {"state": "Paused"})
+        thread.join()
+    assert [piece.count(b"PUT ") for piece in pieces] == [1, 2, 0]
+    assert pieces[1].endswith(b"\r\n\r\n{}")

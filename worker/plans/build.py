@@ -18,6 +18,7 @@ from worker.settings import Settings
 MIB = 1024 * 1024
 CONFIG_DISK_MIB = 4
 SECRETS_DISK_MIB = 16
+DATA = "data"  # the data drive's id
 DATA_DISK = "data.ext4"  # also where it is a container: what is in a disk is not in its name
 
 
@@ -75,7 +76,7 @@ def vm_spec(facts: InstanceFacts, pool: PoolDoc, place: Place, settings: Setting
     if resources.data_disk_mib:
         opened = facts.disk_key is not None
         source = settings.device(facts.ref) if opened else volumes / DATA_DISK
-        drives.append(Drive("data", source, read_only=False, durable=True))
+        drives.append(Drive(DATA, source, read_only=False, durable=True))
     drives.append(Drive("secrets", settings.secrets(facts.ref.instance_id), read_only=True))
     return VmSpec(
         ref=facts.ref,

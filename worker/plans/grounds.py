@@ -8,7 +8,7 @@ from typing import Any
 from worker.documents import PoolDoc, RuntimePolicy
 from worker.errors import Conflict
 from worker.facts import InstanceFacts
-from worker.plans.build import Place, limits
+from worker.plans.build import DATA, Place, limits
 from worker.plans.network import network_steps
 from worker.ports import GuestRules, ImageFiles, VmmState, VmSpec
 from worker.settings import Settings
@@ -60,21 +60,24 @@ def spawned(
     spec: VmSpec,
     disks: tuple[Step, ...],
     image: ImageFiles | None = None,
+    unfinished: tuple[Step, ...] = (),
 ) -> tuple[Step, ...]:
     """A VMM without a guest is up in a fresh jail and its control group, and its TAP stands.
 
-    `disks` is what the jail needs of them.  The network is seen to while the VMM comes up, which
-    takes longer; the TAP is held to its guest's addresses before it is there.
+    `disks` are done before the jail is built, `unfinished` ones (a data disk's step) need only have
+    begun.  The network is seen to while the VMM comes up, which takes longer; the TAP is held to
+    its guest's addresses before it is there.
     """
     ref, settings = grounds.facts.ref, grounds.settings
     return (
         CgroupPresent(ref, limits(spec, overhead_mib=settings.overhead_mib)),
         *disks,
-        JailFresh(spec, image),
+        JailFresh(spec, image, frozenset({DATA}) if unfinished else frozenset()),
         VmmLaunched(spec, settings.kill_timeout_s),
         *network_steps(ref.tenant_id, place.net, settings),
         SpoofingBarred(GuestRules(spec.tap, spec.mac, place.ip)),
         TapPresent(ref, spec.tap, place.net.bridge_name, spec.uid),
+        *unfinished,
         VmmSpawned(spec, settings.kill_timeout_s),
     )
 

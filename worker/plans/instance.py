@@ -6,6 +6,7 @@ from worker.errors import Lost
 from worker.names import InstanceRef
 from worker.plans.base import Plan
 from worker.plans.build import (
+    DATA,
     Place,
     config_disk,
     crypt_disk,
@@ -41,8 +42,7 @@ def start(grounds: Grounds, place: Place) -> Plan:
     return Plan(
         (
             *_no_idle_vmm(grounds),
-            *_disk_begun(grounds, spec),
-            *spawned(grounds, place, spec, _disks(grounds, place, spec)),
+            *_started(grounds, place, spec),
             GuestBooted(spec),
             *_ready(grounds),
             recorded_running(grounds, place, revision_hash=spec.kernel.parent.name),
@@ -99,31 +99,31 @@ def destroy(grounds: Grounds, *, wipe_volumes: bool) -> Plan:
     )
 
 
-def _disk_begun(grounds: Grounds, spec: VmSpec) -> tuple[Step, ...]:
-    """A new data disk is formatted while other things are done; an encrypted one is not."""
-    if not _has_data(spec) or crypt_disk(spec, grounds.settings):
-        return ()
-    return (DataDiskBegun(data_disk(grounds.facts.ref, grounds.pool, grounds.settings)),)
+def _started(grounds: Grounds, place: Place, spec: VmSpec) -> tuple[Step, ...]:
+    """A VMM is up, with the guest's disks.
 
-
-def _disks(grounds: Grounds, place: Place, spec: VmSpec) -> tuple[Step, ...]:
-    """The guest's disks; those that hostd fills are as they were for a guest that has booted."""
+    The disks that hostd fills are as they were for a guest that has booted.  A new data disk is
+    formatted while the rest is done, the jail built and the VMM launched; an encrypted one must be
+    open before a jail can have it.
+    """
     facts, settings = grounds.facts, grounds.settings
-    steps: list[Step] = []
+    disks: list[Step] = []
     if facts.vmm not in (VmmState.RUNNING, VmmState.PAUSED):
-        steps += [
+        disks = [
             DiskCurrent(config_disk(facts.ref, grounds.pool, place, settings), "config_disk"),
             DiskCurrent(secrets_disk(facts, settings), "secrets_disk"),
         ]
-    if _has_data(spec):
-        crypt = crypt_disk(spec, settings)
-        steps.append(DataDiskPresent(data_disk(facts.ref, grounds.pool, settings), crypt))
-        steps += [DiskOpen(crypt)] if crypt else []
-    return tuple(steps)
-
-
-def _has_data(spec: VmSpec) -> bool:
-    return any(drive.id == "data" for drive in spec.drives)
+    if all(drive.id != DATA for drive in spec.drives):
+        return spawned(grounds, place, spec, tuple(disks))
+    data = data_disk(facts.ref, grounds.pool, settings)
+    if crypt := crypt_disk(spec, settings):
+        disks += [DataDiskPresent(data, crypt), DiskOpen(crypt)]
+        return spawned(grounds, place, spec, tuple(disks))
+    unfinished = (DataDiskPresent(data),)
+    return (
+        DataDiskBegun(data),
+        *spawned(grounds, place, spec, tuple(disks), unfinished=unfinished),
+    )
 
 
 def _ready(grounds: Grounds) -> tuple[Step, ...]:

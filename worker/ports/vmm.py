@@ -100,10 +100,17 @@ class Vmm(Protocol):
     def ending(self, exit_code: int | None) -> str:
         """What an exit code says, in words."""
 
-    def jail_is_fresh(self, spec: VmSpec, image: ImageFiles | None = None) -> bool:
+    def jail_is_fresh(
+        self,
+        spec: VmSpec,
+        image: ImageFiles | None = None,
+        *,
+        making: frozenset[str] = frozenset(),
+    ) -> bool:
         """Whether a whole jail stands that no VMM has used yet, or the VMM lives in it.
 
-        A jail for a boot is none for a wake, nor the other way round, nor one of another image.
+        The disks of the drives `making` may be unfinished (`Disks.begin`).  A jail for a boot is
+        none for a wake, nor the other way round, nor one of another image.
         """
 
     def trim_logs(self) -> None:
@@ -121,8 +128,12 @@ class Vmm(Protocol):
     def mounts(self) -> frozenset[InstanceRef]:
         """Every instance that has a mount in its jail: on record or not."""
 
-    def build_jail(self, spec: VmSpec, image: ImageFiles | None) -> None:
+    def build_jail(
+        self, spec: VmSpec, image: ImageFiles | None, *, making: frozenset[str] = frozenset()
+    ) -> None:
         """A fresh jail stands, with kernel, drives and (for a wake) the image's files in it.
+
+        Of the drives `making` it takes the disk that is being made, if there is no other.
 
         Raises:
             Transient: `no_space`.
@@ -158,7 +169,12 @@ class Vmm(Protocol):
         """
 
     def boot(self, spec: VmSpec) -> None:
-        """The guest is configured and started."""
+        """The guest is configured and started.
+
+        Raises:
+            Transient: `vmm_timeout`.
+            Broken: `vmm_refused`, `vmm_exited`; `jail_disks`, a disk in the jail is not the host's.
+        """
 
     def pause(self, ref: InstanceRef) -> None:
         """The vCPUs stand still."""

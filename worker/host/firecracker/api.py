@@ -12,7 +12,7 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -117,25 +117,45 @@ class Api:
         """`PATCH path`, accepted.  Raises as `put`."""
         self._call("PATCH", path, body, timeout_s or self._timeout_s)
 
+    def put_all(self, bodies: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        """`PUT` of each path, accepted; all are sent at once, so that one round trip does.
+
+        Raises:
+            As `put`, for the first that was not accepted; those after it were carried out too.
+        """
+        self._calls([("PUT", path, body) for path, body in bodies], self._timeout_s)
+
     def _call(
         self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float
     ) -> Any:
+        (answer,) = self._calls([(method, path, body)], timeout_s)
+        return answer
+
+    def _calls(
+        self, calls: Sequence[tuple[str, str, Mapping[str, Any] | None]], timeout_s: float
+    ) -> list[Any]:
         self._seen = None
         httpx = _httpx()
-        route = f"{method} {path}"
-        timeouts = dict.fromkeys(("connect", "read", "write"), timeout_s)
-        request = httpx.Request(method, _url(path), json=body, extensions={"timeout": timeouts})
-        try:
-            answer = self._transport.handle_request(request)
-        except httpx.TimeoutException as error:
-            raise Transient(
-                "vmm_timeout", f"no answer to {route} within {timeout_s:g} s", route=route
-            ) from error
-        except httpx.TransportError as error:
-            raise Transient(
-                "vmm_timeout", f"the connection broke at {route}: {error}", route=route
-            ) from error
-        return _checked(route, answer.status_code, answer.content)
+        requests = [
+            httpx.Request(method, _url(path), json=body, extensions={"timeout_s": timeout_s})
+            for method, path, body in calls
+        ]
+        answers = self._transport.handle_requests(requests)
+        found: list[Any] = []
+        for method, path, _ in calls:
+            route = f"{method} {path}"
+            try:
+                answer = next(answers)
+            except httpx.TimeoutException as error:
+                raise Transient(
+                    "vmm_timeout", f"no answer to {route} within {timeout_s:g} s", route=route
+                ) from error
+            except httpx.TransportError as error:
+                raise Transient(
+                    "vmm_timeout", f"the connection broke at {route}: {error}", route=route
+                ) from error
+            found.append(_checked(route, answer.status_code, answer.content))
+        return found
 
     def _check_peer(self, connection: socket.socket) -> None:
         peer = processes.listener_of(connection)

@@ -13,7 +13,7 @@ import signal
 import time
 from pathlib import Path
 
-from worker.errors import Transient
+from worker.errors import Broken, Transient
 from worker.host import processes
 from worker.host.firecracker import guest, jailer, logs, record
 from worker.host.firecracker.api import warm
@@ -96,11 +96,17 @@ class Firecracker:
 
     # -------------------------------------------------------------- the jail
 
-    def jail_is_fresh(self, spec: VmSpec, image: ImageFiles | None = None) -> bool:
+    def jail_is_fresh(
+        self,
+        spec: VmSpec,
+        image: ImageFiles | None = None,
+        *,
+        making: frozenset[str] = frozenset(),
+    ) -> bool:
         """See `Vmm.jail_is_fresh`."""
         if self.pid(spec.ref) is not None:
             return True
-        files = (*files_of(spec, image), log_of(self._layout.runtime(spec.ref)))
+        files = (*files_of(spec, image, making), log_of(self._layout.runtime(spec.ref)))
         return self._new_jail(spec.ref).holds(files, spec)
 
     def spec(self, ref: InstanceRef) -> VmSpec | None:
@@ -121,7 +127,9 @@ class Firecracker:
         """See `Vmm.mounts`."""
         return mounts_in_jails(self._layout)
 
-    def build_jail(self, spec: VmSpec, image: ImageFiles | None) -> None:
+    def build_jail(
+        self, spec: VmSpec, image: ImageFiles | None, *, making: frozenset[str] = frozenset()
+    ) -> None:
         """See `Vmm.build_jail`."""
         self._finder.refuse_in_use(spec.ref)
         jail = self._new_jail(spec.ref)
@@ -131,7 +139,7 @@ class Firecracker:
             runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
             log = log_of(runtime)
             log.source.touch(mode=0o600)
-            jail.build((*files_of(spec, image), log), spec)
+            jail.build((*files_of(spec, image, making), log), spec)
 
     def remove_jail(self, ref: InstanceRef) -> None:
         """See `Vmm.remove_jail`."""
@@ -200,6 +208,7 @@ class Firecracker:
 
     def boot(self, spec: VmSpec) -> None:
         """See `Vmm.boot`."""
+        self._check_disks(spec)
         self._conversations.boot(spec)
 
     def pause(self, ref: InstanceRef) -> None:
@@ -253,6 +262,18 @@ class Firecracker:
         return self._programs.platform()
 
     # -------------------------------------------------------------- inside
+
+    def _check_disks(self, spec: VmSpec) -> None:
+        """No guest is booted with a disk that the host does not have: what it writes would be lost.
+
+        The disk may have been made after the jail was built.
+        """
+        if not self._jail(spec.ref).shows(files_of(spec)):
+            raise Broken(
+                "jail_disks",
+                f"a disk in the jail of {spec.ref} is not the one that the host has",
+                hint="start the instance again: it gets a fresh jail",
+            )
 
     def _new_jail(self, ref: InstanceRef) -> Jail:
         name = self._firecracker.path().name

@@ -26,8 +26,7 @@ _SLOWEST_DISK_MIB_S: Final = 16
 
 def boot(api: Api, spec: VmSpec) -> None:
     """The guest is configured and started."""
-    for path, body in _configuration(spec):
-        api.put(path, body)
+    api.put_all(list(_configuration(spec)))
     api.put("/actions", {"action_type": "InstanceStart"})
 
 

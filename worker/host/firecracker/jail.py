@@ -77,6 +77,14 @@ class Jail:
             return False
         return all(_matches(self.root, file, manifest.entries[file.name]) for file in files)
 
+    def shows(self, files: tuple[JailFile, ...]) -> bool:
+        """Whether what the jail was built with is, for each of these, what the host has now."""
+        manifest = self._manifest()
+        known = {} if manifest is None else manifest.entries
+        return all(
+            file.name in known and _matches(self.root, file, known[file.name]) for file in files
+        )
+
     def build(self, files: tuple[JailFile, ...], spec: VmSpec) -> None:
         """The jail stands, fresh, in place of whatever was below `base`.
 
@@ -164,7 +172,7 @@ def _matches(root: Path, file: JailFile, recorded: tuple[Inode, Inode]) -> bool:
     # After a reboot a bind-mounted disk shows as the empty file that it was mounted on, and a
     # block device's number may be another tenant's disk.
     try:
-        source, entry = file.source.stat(), (root / file.name).stat()
+        source, entry = file.there.stat(), (root / file.name).lstat()
     except FileNotFoundError:
         return False
     found = (source.st_dev, source.st_ino), (entry.st_dev, entry.st_ino)

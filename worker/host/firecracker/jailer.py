@@ -61,7 +61,7 @@ def command(spec: VmSpec, jail: Jail, *, jailer: Path, firecracker: Path) -> tup
     A file's size limit must be at least the largest disk and the guest's memory: even a sparse
     ftruncate beyond it ends the VMM.  A block device counts for nothing: the limit binds files.
     """
-    disks = (drive.source.stat().st_size for drive in spec.drives)
+    disks = ((jail.root / drive.id).stat().st_size for drive in spec.drives)
     fsize = max(spec.mem_mib << 20, _LEAST_FSIZE_BYTES, *disks)
     return (
         str(jailer),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, assert_never
 
 from worker.errors import Broken, Conflict, Transient
+from worker.host.files import aside
 from worker.host.firecracker import mounts
 from worker.ports import ImageFiles, VmSpec
 
@@ -41,14 +42,25 @@ class JailFile:
     source: Path
     access: Access
     read_only: bool
+    making: bool = False  # its disk may still be formatted, aside
+
+    @property
+    def there(self) -> Path:
+        """Where its bytes are now."""
+        if self.making and not os.path.lexists(self.source):
+            return aside(self.source)
+        return self.source
 
 
-def files_of(spec: VmSpec, image: ImageFiles | None = None) -> tuple[JailFile, ...]:
+def files_of(
+    spec: VmSpec, image: ImageFiles | None = None, making: frozenset[str] = frozenset()
+) -> tuple[JailFile, ...]:
     """What a guest's jail holds."""
     files = [JailFile(KERNEL, spec.kernel, Access.SHARED, read_only=True)]
     for drive in spec.drives:
         access = Access.SHARED if drive.shared else Access.PRIVATE
-        files.append(JailFile(drive.id, drive.source, access, drive.read_only))
+        unfinished = drive.id in making
+        files.append(JailFile(drive.id, drive.source, access, drive.read_only, unfinished))
     if image is not None:
         files.append(JailFile(VMSTATE, image.vmstate, Access.IMAGE, read_only=True))
         files.append(JailFile(MEMORY, image.memory, Access.IMAGE, read_only=True))
@@ -70,7 +82,7 @@ def place(file: JailFile, target: Path, uid: int) -> Path:
     try:
         # Only where it must be: a link is made to the file itself, and a look at each directory
         # above it takes longer than the link.
-        source = file.source.resolve(strict=True) if file.source.is_symlink() else file.source
+        source = file.there.resolve(strict=True) if file.there.is_symlink() else file.there
         seen = source.stat()
     except FileNotFoundError as error:
         raise _missing(file) from error

@@ -1,83 +1,80 @@
-"""httpx's transport for one VMM: one connection over a Unix socket, kept.
+"""httpx's transport for one VMM: one connection over a Unix socket, kept; several requests at once.
 
 httpx's own keeps a pool of connections with its locks and queues, and builds what TLS and proxies
 need: more than half of a call's time, for a server that is asked one thing at a time.  HTTP itself
-is httpcore's, as there.
+is h11's, as there.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
-import httpcore
+import h11
 import httpx
 
-_ORIGIN: Final = httpcore.Origin(b"http", b"localhost", 80)
+_CHUNK_BYTES: Final = 1 << 16
 
 
 class OneConnection(httpx.BaseTransport):
     """Requests go to whoever listens at `path`, if `check` returns; it sees the fresh socket.
 
-    An answer is read to its end before it is given back.
+    Each request's extension `timeout_s` bounds the wait for each piece of its answer, in seconds.
     """
 
     def __init__(self, path: str, check: Callable[[socket.socket], None]) -> None:
         self._path = path
         self._check = check
-        self._connection: httpcore.HTTP11Connection | None = None
+        self._socket: socket.socket | None = None
+        self._received = b""
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """The answer.
+        """The whole answer.
 
         Raises:
             httpx.TimeoutException, httpx.TransportError: there is none, or none that is whole.
         """
+        (answer,) = self.handle_requests([request])
+        return answer
+
+    def handle_requests(self, requests: Sequence[httpx.Request]) -> Iterator[httpx.Response]:
+        """The whole answers in order, the requests having been sent in one piece (RFC 9112, 9.3.2).
+
+        The server works through them whatever becomes of each.
+
+        Raises:
+            As `handle_request`, the error naming the request that has no answer.
+        """
+        asked, unread = requests[0], len(requests)
         try:
-            return self._answer(request)
-        except (TimeoutError, httpcore.TimeoutException) as error:
-            raise httpx.TimeoutException(str(error), request=request) from error
-        except (OSError, httpcore.NetworkError, httpcore.ProtocolError) as error:
-            raise httpx.TransportError(str(error), request=request) from error
+            connection = self._connected(asked.extensions["timeout_s"])
+            states = [h11.Connection(h11.CLIENT) for _ in requests]
+            self._send(connection, b"".join(map(_wire, states, requests)))
+            for state, asked in zip(states, requests, strict=True):
+                connection.settimeout(asked.extensions["timeout_s"])
+                answer = self._answer(connection, state)
+                unread -= 1
+                yield answer
+        except TimeoutError as error:
+            raise httpx.TimeoutException(str(error), request=asked) from error
+        except (OSError, h11.ProtocolError) as error:
+            raise httpx.TransportError(str(error), request=asked) from error
+        finally:
+            if unread:  # else an answer that nobody read would be taken for the next one
+                self.close()
 
     def close(self) -> None:
         """The connection is closed."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        if self._socket is not None:
+            self._socket.close()
+        self._socket, self._received = None, b""
 
-    def _answer(self, request: httpx.Request) -> httpx.Response:
-        if (connection := self._standing()) is None:
-            self.close()
-            connection = self._connected(request.extensions["timeout"]["connect"])
-            self._connection = connection
-        url = httpcore.URL(
-            scheme=_ORIGIN.scheme, host=_ORIGIN.host, port=None, target=request.url.raw_path
-        )
-        answer = connection.handle_request(
-            httpcore.Request(
-                request.method,
-                url,
-                headers=request.headers.raw,
-                content=request.read(),
-                extensions=request.extensions,
-            )
-        )
-        try:
-            content = answer.read()
-        finally:
-            answer.close()
-        return httpx.Response(answer.status, headers=answer.headers, content=content)
-
-    def _standing(self) -> httpcore.HTTP11Connection | None:
-        connection = self._connection
-        if connection is None or connection.is_closed() or connection.has_expired():
-            return None
-        return connection
-
-    def _connected(self, timeout_s: float) -> httpcore.HTTP11Connection:
+    def _connected(self, timeout_s: float) -> socket.socket:
+        if self._socket is not None and not self._received and not self._readable():
+            self._socket.settimeout(timeout_s)
+            return self._socket
+        self.close()
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.settimeout(timeout_s)
@@ -86,43 +83,19 @@ class OneConnection(httpx.BaseTransport):
         except BaseException:
             connection.close()
             raise
-        return httpcore.HTTP11Connection(_ORIGIN, _Stream(connection))
-
-
-class _Stream(httpcore.NetworkStream):
-    """A connected socket as httpcore sees it; a request's head and body go out in one piece."""
-
-    def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
-        self._unsent = b""
+        return connection
 
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        self._socket.settimeout(timeout)
+    def _send(self, connection: socket.socket, raw: bytes) -> None:
         try:
-            self._send()
-            return self._socket.recv(max_bytes)
-        except TimeoutError as error:
-            raise httpcore.ReadTimeout(error) from error
-        except OSError as error:
-            raise httpcore.ReadError(error) from error
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._unsent += buffer
-
-    def _send(self) -> None:
-        unsent, self._unsent = self._unsent, b""
-        # Who hangs up in the middle of a request may have answered it before.
-        with suppress(ConnectionError):
-            self._socket.sendall(unsent)
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._readable() if info == "is_readable" else None
+            connection.sendall(raw)
+        except ConnectionError:  # who hangs up in the middle may have answered before
+            if not self._readable():
+                raise
 
     def _readable(self) -> bool:
-        # An idle connection has something to read only once the other end has closed it.
+        """Whether an idle connection has something to read, as only one that was closed has."""
+        assert self._socket is not None  # noqa: S101  asked of a connection only
         self._socket.settimeout(0)
         try:
             self._socket.recv(1, socket.MSG_PEEK)
@@ -132,5 +105,31 @@ class _Stream(httpcore.NetworkStream):
             return True
         return True
 
-    def start_tls(self, *_: Any, **__: Any) -> httpcore.NetworkStream:
-        raise NotImplementedError("there is no TLS on a Unix socket")
+    def _answer(self, connection: socket.socket, state: h11.Connection) -> httpx.Response:
+        state.receive_data(self._received or connection.recv(_CHUNK_BYTES))
+        head, content = None, b""
+        while not isinstance(event := state.next_event(), h11.EndOfMessage):
+            match event:
+                case h11.Response():
+                    head = event
+                case h11.Data():
+                    content += event.data
+                case h11.InformationalResponse():
+                    continue
+                case h11.NEED_DATA:
+                    state.receive_data(connection.recv(_CHUNK_BYTES))
+                case _:
+                    raise ConnectionError("the VMM hung up")
+        self._received = state.trailing_data[0]
+        if state.their_state is not h11.DONE:  # this was its last answer
+            self.close()
+        assert head is not None  # noqa: S101  h11 gives a head before any end
+        return httpx.Response(head.status_code, headers=list(head.headers), content=content)
+
+
+def _wire(state: h11.Connection, request: httpx.Request) -> bytes:
+    head = h11.Request(
+        method=request.method, target=request.url.raw_path, headers=request.headers.raw
+    )
+    events = head, h11.Data(data=request.read()), h11.EndOfMessage()
+    return b"".join(state.send(event) or b"" for event in events)
