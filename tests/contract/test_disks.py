@@ -117,6 +117,38 @@ def test_a_truncated_image_is_not_whole(disks: Disks, data: DiskSpec) -> None:
     assert not disks.holds(data)
 
 
+def test_a_disk_that_was_begun_is_made_of_what_was_begun(disks: Disks, data: DiskSpec) -> None:
+    disks.begin(data)
+    assert disks.begun(data)
+    assert not disks.exists(data.path)
+    (new,) = data.path.parent.iterdir()
+    inode = new.stat().st_ino
+    disks.make(data)
+    assert disks.holds(data)
+    assert not disks.begun(data)
+    assert data.path.stat().st_ino == inode
+    assert names(data.path.parent) == ["data.ext4"]
+
+
+def test_of_an_abandoned_disk_nothing_is_left(disks: Disks, data: DiskSpec) -> None:
+    disks.begin(data)
+    disks.abandon(data)
+    assert not disks.begun(data)
+    assert names(data.path.parent) == []
+    disks.abandon(data)
+    disks.make(data)
+    assert disks.holds(data)
+
+
+def test_what_was_begun_for_one_size_is_not_made_the_other(disks: Disks, data: DiskSpec) -> None:
+    disks.begin(data)
+    larger = replace(data, size_mib=2 * data.size_mib)
+    assert not disks.begun(larger)
+    disks.make(larger)
+    assert disks.holds(larger)
+    assert not disks.begun(data)
+
+
 def test_a_secrets_disk_is_made_found_and_removed(disks: Disks) -> None:
     spec = secrets(disks)
     disks.make(spec)
@@ -448,3 +480,34 @@ def test_the_uuid_tells_apart_where_one_name_ends_and_its_bytes_begin() -> None:
     other = ext4.content_uuid({"a": (b"bc", 0o400)})
     assert one != other
     assert one == ext4.content_uuid({"ab": (b"c", 0o400)})
+
+
+def test_a_filled_disk_of_which_a_block_was_lost_is_found_out_and_made_anew(
+    config: DiskSpec, tmp_path: Path
+) -> None:
+    disks = Ext4Disks(tmp_path / "run")
+    disks.make(config)
+    whole = config.path.read_bytes()
+    for at in [at for at in range(0, len(whole), 4096) if any(whole[at : at + 4096])]:
+        with config.path.open("r+b") as file:
+            file.seek(at)
+            file.write(bytes(4096))
+        assert not disks.holds(config), f"block at {at}"
+        disks.make(config)
+        assert disks.holds(config)
+        assert config.path.read_bytes() == whole
+
+
+def test_another_hostd_makes_its_own_disk_of_what_a_killed_one_had_begun(
+    data: DiskSpec, tmp_path: Path
+) -> None:
+    killed, disks = Ext4Disks(tmp_path / "run"), Ext4Disks(tmp_path / "run")
+    killed.begin(data)
+    assert not disks.begun(data)
+    disks.make(data)
+    inode = data.path.stat().st_ino
+    killed.abandon(data)
+    assert disks.holds(data)
+    assert data.path.stat().st_ino == inode
+    check = ["fsck.ext4", "-f", "-n", str(data.path)]
+    assert subprocess.run(check, check=False, capture_output=True).returncode == 0

@@ -13,6 +13,7 @@ import pytest
 
 from tests.fixtures.vmm import MEM_MIB, Rig
 from worker.errors import Broken, Conflict, Transient
+from worker.host.files import aside
 from worker.ports import ImageFiles, VmmState
 
 
@@ -103,6 +104,44 @@ def test_a_jail_is_not_built_without_a_file_that_the_guest_needs(rig: Rig) -> No
         rig.vmm.build_jail(spec, None)
     assert refused.value.code == "conflict/missing_file"
     assert not rig.vmm.jail_is_fresh(spec)
+
+
+def test_a_jail_takes_a_disk_that_is_still_being_made(rig: Rig) -> None:
+    data, making = rig.spec.drives[2].source, frozenset({"data"})
+    unfinished = data.rename(aside(data))
+    with pytest.raises(Conflict):
+        rig.vmm.build_jail(rig.spec, None)
+    rig.vmm.build_jail(rig.spec, None, making=making)
+    assert rig.vmm.jail_is_fresh(rig.spec, making=making)
+    assert not rig.vmm.jail_is_fresh(rig.spec)
+    rig.vmm.spawn(rig.spec, rig.join_files)
+    unfinished.rename(data)
+    rig.vmm.boot(rig.spec)
+    assert rig.vmm.state(rig.ref) is VmmState.RUNNING
+
+
+def test_a_jail_with_another_disk_than_the_one_being_made_is_not_fresh(rig: Rig) -> None:
+    data, making = rig.spec.drives[2].source, frozenset({"data"})
+    data.rename(aside(data))
+    rig.vmm.build_jail(rig.spec, None, making=making)
+    shutil.copy2(aside(data), data)
+    assert not rig.vmm.jail_is_fresh(rig.spec, making=making)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_no_guest_is_booted_with_a_disk_that_the_host_does_not_have(
+    rig: Rig, missing: bool
+) -> None:
+    rig.vmm.build_jail(rig.spec, None)
+    rig.vmm.spawn(rig.spec, rig.join_files)
+    data = rig.spec.drives[2].source
+    data.rename(data.with_name("moved"))
+    if not missing:
+        shutil.copy2(data.with_name("moved"), data)
+    with pytest.raises(Broken) as refused:
+        rig.vmm.boot(rig.spec)
+    assert refused.value.code == "broken/jail_disks"
+    assert rig.vmm.state(rig.ref) is VmmState.IDLE
 
 
 def test_a_spawned_vmm_waits_for_its_guest(rig: Rig) -> None:
