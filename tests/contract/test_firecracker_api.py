@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.contract.firecracker_table import (
@@ -26,6 +27,7 @@ from tests.contract.firecracker_table import (
     Row,
 )
 from tests.fixtures.simulator import Connection, eventually, halting_kernel, real_binaries
+from worker.host.firecracker.transport import OneConnection
 from worker.simulator import install, kvm
 
 
@@ -149,6 +151,27 @@ def test_loaded_snapshot_is_paused_and_follows_the_rules_of_a_running_one(
     program.start()
     program.follow([("PUT", "/snapshot/load", LOAD, None), *PAUSED])
     program.follow([("PATCH", "/vm", {"state": "Resumed"}, None), *RUNNING])
+
+
+def test_calls_sent_in_one_piece_are_all_carried_out_and_answered_in_order(
+    program: Program,
+) -> None:
+    program.start()
+    sent = [row for row in NOT_STARTED if row[1] != "/actions"]
+    transport = OneConnection(str(program.api), check=lambda _: None)
+    requests = [
+        httpx.Request(
+            method,
+            f"http://localhost{path}",
+            content=None if body is None else json.dumps(body),
+            extensions={"timeout_s": 20},
+        )
+        for method, path, body, _ in sent
+    ]
+    for row, answer in zip(sent, transport.handle_requests(requests), strict=True):
+        told = answer.json()["fault_message"] if answer.status_code == 400 else None
+        assert told == row[3], row
+    transport.close()
 
 
 @pytest.mark.parametrize(("spoilt", "body", "fault"), FAILED_LOADS)
