@@ -94,7 +94,7 @@ def instance_facts(
         pool=read(lambda: records.pool(ref.tenant_id, ref.pool_id), None),
         instance=read(lambda: records.instance(ref), None),
         artifacts=read(lambda: records.artifacts(ref.tenant_id, ref.pool_id), None),
-        vmm=read(lambda: host.vmm.state(ref), VmmState.HUNG),
+        vmm=read(lambda: host.vmm.state(ref, anew=True), VmmState.HUNG),
         spec=host.vmm.spec(ref),
         image=read(lambda: host.images.find(ref), DAMAGED),
         secrets=read(lambda: records.secrets(ref.tenant_id), b"{}"),

@@ -127,7 +127,7 @@ class FakeVmm:
     def ending(self, exit_code: int | None) -> str:
         return f"exit code {exit_code}"
 
-    def state(self, ref: InstanceRef) -> VmmState:
+    def state(self, ref: InstanceRef, *, anew: bool = False) -> VmmState:
         guest = self._up(ref)
         return VmmState.GONE if guest is None else guest.state
 

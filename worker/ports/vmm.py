@@ -88,8 +88,11 @@ class Vmm(Protocol):
     def warm(self) -> None:
         """The first start need not wait for what is loaded late; for a worker that is idle."""
 
-    def state(self, ref: InstanceRef) -> VmmState:
-        """What the VMM does; death is what its pidfd says, never a timed-out API."""
+    def state(self, ref: InstanceRef, *, anew: bool = False) -> VmmState:
+        """What the VMM does; death is what its pidfd says, never a timed-out API.
+
+        `anew`: asked now, whatever a look just before has shown.
+        """
 
     def pid(self, ref: InstanceRef) -> int | None:
         """The verified VMM's pid in hostd's namespace; None if it is gone."""

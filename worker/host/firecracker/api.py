@@ -90,17 +90,18 @@ class Api:
         self._seen = at_s, _STATES[answer["state"]]
         return answer
 
-    def state(self) -> VmmState:
-        """What the VMM says it does, or said just now and nothing was asked of it since.
+    def state(self, *, anew: bool = True) -> VmmState:
+        """What the VMM says it does.
 
-        A VMM changes its state only when told to; that it lives is for its pidfd to say.  So the
-        look after one step serves the look before the next, a round trip each.
+        Unless `anew`, what it said just now will do if nothing was asked of it since: a VMM changes
+        its state only when told to, and that it lives is for its pidfd to say.  So the look after
+        one step serves the look before the next, a round trip each.
 
         Raises:
             Transient: `vmm_timeout`.
             Broken: `vmm_refused`.
         """
-        if self._seen is not None and time.monotonic() - self._seen[0] < _JUST_NOW_S:
+        if not anew and self._seen is not None and time.monotonic() - self._seen[0] < _JUST_NOW_S:
             return self._seen[1]
         return _STATES[self.instance()["state"]]
 

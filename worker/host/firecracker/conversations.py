@@ -31,7 +31,7 @@ class Conversations:
         self._jail = jail
         self._clocks = clock.Clocks()
 
-    def state(self, ref: InstanceRef) -> VmmState:
+    def state(self, ref: InstanceRef, *, anew: bool) -> VmmState:
         """See `Vmm.state`."""
         vmm = self._finder.hold(ref)
         if vmm is None:
@@ -39,7 +39,7 @@ class Conversations:
         with vmm:
             try:
                 with self._finder.conversation(ref, partial(self._jail, ref), vmm) as api:
-                    return api.state()
+                    return api.state(anew=anew)
             except HostdError:
                 if vmm.alive():
                     raise

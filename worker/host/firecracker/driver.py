@@ -63,9 +63,11 @@ class Firecracker:
 
     # -------------------------------------------------------------- looking
 
-    def state(self, ref: InstanceRef) -> VmmState:
+    def state(self, ref: InstanceRef, *, anew: bool = False) -> VmmState:
         """See `Vmm.state`."""
-        return VmmState.GONE if ref in self._starts else self._conversations.state(ref)
+        if ref in self._starts:
+            return VmmState.GONE
+        return self._conversations.state(ref, anew=anew)
 
     def pid(self, ref: InstanceRef) -> int | None:
         """See `Vmm.pid`."""
