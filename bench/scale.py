@@ -24,5 +24,5 @@ class Scale:
 FULL = Scale()
 QUICK = Scale(
     rounds=2, pings=30, backlog_rounds=1, backlog=400, bunches=5, networks=9, instances=4,
-    launches=8,     starts=3, rest_s=4.0,
+    launches=8, starts=3, rest_s=4.0,
 )  # fmt: skip

@@ -10,22 +10,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from enqueue.requests import InstanceId
-from worker.errors import Broken, Conflict
+from worker.errors import Conflict
 from worker.host import ext4, files, luks, luks_header, sparse, wiping
 from worker.host import mapper as device_mapper
+from worker.host.disk_making import MIB, Making, full_if_no_room
 from worker.host.memory_directory import MemoryDirectory
 from worker.names import MAPPER_PREFIX
 from worker.ports import CryptSpec, DiskSpec
 
-_MIB: Final = 1 << 20
-# What mke2fs writes at the least; a filesystem with less left is full, whatever the tool said.
-_LEAST_FREE_BYTES: Final = 1 << 20
 _UNFINISHED: Final = ".new"
 _DELETED: Final = " (deleted)"  # as the kernel marks a path that is gone (drivers/block/loop.c)
 _SECRETS_DISK: Final = re.compile(r"\A\.?(i-[0-9a-f]{8})\.ext4(?:\.new)?\Z")
@@ -36,7 +33,7 @@ class Ext4Disks:
 
     def __init__(self, runtime: Path, *, secrets_size_mib: int = 512) -> None:
         self._memory = MemoryDirectory(runtime / "secrets", size_mib=secrets_size_mib)
-        self._begun: dict[Path, _Begun] = {}
+        self._begun: dict[Path, Making] = {}
 
     def close(self) -> None:
         """Every secrets disk is gone, and the tmpfs made for them unmounted: no guest may run."""
@@ -50,7 +47,7 @@ class Ext4Disks:
     def holds(self, spec: DiskSpec) -> bool:
         """See `Disks.holds`.  A disk without files is the guest's to fill: any content will do."""
         found = ext4.superblock(spec.path)
-        if found is None or (found.label, found.size_bytes) != (spec.label, spec.size_mib * _MIB):
+        if found is None or (found.label, found.size_bytes) != (spec.label, spec.size_mib * MIB):
             return False
         return not spec.files or ext4.is_filled(spec.path, spec.label, spec.files)
 
@@ -72,14 +69,14 @@ class Ext4Disks:
         self._prepare(spec.path)
         # `holds` reads all of it: what a power cut leaves of it is found out, and made anew.
         with files.built(spec.path, mode=spec.mode, durably=False) as fd:
-            os.ftruncate(fd, spec.size_mib * _MIB)
+            os.ftruncate(fd, spec.size_mib * MIB)
             ext4.make_filled(fd, spec.label, spec.files)
 
     def begin(self, spec: DiskSpec) -> None:
         """See `Disks.begin`."""
         self._abandon(spec.path)
         self._prepare(spec.path)
-        self._begun[spec.path] = _Begun(spec)
+        self._begun[spec.path] = Making(spec)
 
     def begun(self, spec: DiskSpec) -> bool:
         """See `Disks.begun`."""
@@ -104,9 +101,9 @@ class Ext4Disks:
         self._prepare(spec.path)
         luks.close(temporary)
         with files.built(spec.path, mode=0o600) as fd:
-            os.ftruncate(fd, luks.DATA_AT_BYTES + size_mib * _MIB)
+            os.ftruncate(fd, luks.DATA_AT_BYTES + size_mib * MIB)
             new = files.aside(spec.path)
-            with _full_if_no_room(spec.path):
+            with full_if_no_room(spec.path):
                 luks.format_new(new, label, secret)
                 with luks.opened(new, temporary, secret) as device:
                     ext4.make_empty(device, label, zeroed=False)
@@ -219,46 +216,6 @@ class Ext4Disks:
             files.make_directory(target.parent, mode=0o700)
 
 
-class _Begun:
-    """An empty image that another process is formatting, aside."""
-
-    def __init__(self, spec: DiskSpec) -> None:
-        self.spec = spec
-        with ExitStack() as building:
-            fd = building.enter_context(files.built(spec.path, mode=spec.mode))
-            os.ftruncate(fd, spec.size_mib * _MIB)
-            self._formatting = ext4.Formatting(files.aside(spec.path), spec.label)
-            self._building = building.pop_all()
-
-    def finish(self) -> None:
-        """It is whole, and has its name."""
-        with self._building, _full_if_no_room(self.spec.path):
-            self._formatting.finish()
-
-    def abandon(self) -> None:
-        """Nothing of it is left."""
-        with suppress(_AbandonedError), self._building:
-            self._formatting.abandon()
-            raise _AbandonedError
-
-
-class _AbandonedError(Exception):
-    """Ends the building of a file without giving it its name."""
-
-
 def _unfinished(mapper_name: str) -> str:
     """The device's name while its container is made; no instance's, since ids have no dots."""
     return f"{mapper_name}{_UNFINISHED}"
-
-
-@contextmanager
-def _full_if_no_room(path: Path) -> Iterator[None]:
-    """mke2fs reports a full filesystem as any other failure: the filesystem itself is asked."""
-    try:
-        yield
-    except Broken as error:
-        seen = os.statvfs(path.parent)
-        free = seen.f_bavail * seen.f_frsize
-        if free >= _LEAST_FREE_BYTES:
-            raise
-        raise files.no_space(path, free_bytes=free) from error

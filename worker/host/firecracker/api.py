@@ -10,22 +10,16 @@ import json
 import os
 import socket
 import stat
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from types import TracebackType
+from typing import Any, Final, Self
 
 from worker.errors import Broken, Transient
 from worker.host import processes
+from worker.host.firecracker import late
 from worker.ports import VmmState
-
-if TYPE_CHECKING:
-    import httpx
-
-    from worker.host.firecracker.transport import OneConnection
 
 SOCKET_NAME: Final = "firecracker.socket"
 _MAX_QUOTED: Final = 2048
@@ -53,7 +47,7 @@ class Api:
         self._seen: tuple[float, VmmState] | None = None  # when, on the monotonic clock
         self._directory = _open_run(jail_root)
         try:
-            self._transport = _transport(
+            self._transport = late.one_connection(
                 f"/proc/self/fd/{self._directory}/{SOCKET_NAME}", self._check_peer
             )
         except BaseException:
@@ -136,9 +130,9 @@ class Api:
         self, calls: Sequence[tuple[str, str, Mapping[str, Any] | None]], timeout_s: float
     ) -> list[Any]:
         self._seen = None
-        httpx = _httpx()
+        httpx = late.httpx()
         requests = [
-            httpx.Request(method, _url(path), json=body, extensions={"timeout_s": timeout_s})
+            httpx.Request(method, late.url(path), json=body, extensions={"timeout_s": timeout_s})
             for method, path, body in calls
         ]
         answers = self._transport.handle_requests(requests)
@@ -223,39 +217,3 @@ def _open_run(jail_root: Path) -> int:
     except OSError as error:
         raise Transient("vmm_timeout", f"there is no API socket in {jail_root}: {error}") from error
     return run
-
-
-def warm() -> None:
-    """What the first conversation would have to import is there."""
-    _one_connection()
-
-
-def _httpx() -> ModuleType:
-    """httpx, imported when first needed, so that a worker is ready before it pays for it.
-
-    Its `__init__` imports its command line if that can be had, and with it rich and pygments: 4 MiB
-    and 40 ms.  None in sys.modules makes an import fail ("The import system" in Python's
-    reference), and httpx then does without.
-    """
-    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]  # typeshed knows no None here
-    import httpx
-
-    return httpx
-
-
-def _one_connection() -> type[OneConnection]:
-    _httpx()
-    from worker.host.firecracker.transport import OneConnection
-
-    return OneConnection
-
-
-def _transport(path: str, check: Callable[[socket.socket], None]) -> OneConnection:
-    return _one_connection()(path, check)
-
-
-@lru_cache(maxsize=64)
-def _url(path: str) -> httpx.URL:
-    # Taking a URL to pieces takes longer than the rest of making a request.
-    url: httpx.URL = _httpx().URL(f"http://localhost{path}")
-    return url

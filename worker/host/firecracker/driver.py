@@ -16,13 +16,13 @@ from pathlib import Path
 from worker.errors import Broken, Transient
 from worker.host import processes
 from worker.host.firecracker import guest, jailer, logs, record
-from worker.host.firecracker.api import warm
 from worker.host.firecracker.binary import Binary, Programs
 from worker.host.firecracker.conversations import Conversations
 from worker.host.firecracker.finding import Finder
 from worker.host.firecracker.jail import Jail, remove
+from worker.host.firecracker.late import warm
 from worker.host.firecracker.places import jails_in, mounts_in_jails
-from worker.host.firecracker.placing import disk_errors, files_of, log_of
+from worker.host.firecracker.placing import Access, disk_errors, files_of, log_of
 from worker.host.firecracker.starting import Start
 from worker.host.firecracker.taking import Taking
 from worker.host.processes import Process
@@ -270,7 +270,8 @@ class Firecracker:
 
         The disk may have been made after the jail was built.
         """
-        if not self._jail(spec.ref).shows(files_of(spec)):
+        own = tuple(file for file in files_of(spec) if file.access is Access.PRIVATE)
+        if not self._jail(spec.ref).shows(own):
             raise Broken(
                 "jail_disks",
                 f"a disk in the jail of {spec.ref} is not the one that the host has",
