@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -25,8 +26,9 @@ class Processor:
     stepping: str
 
 
+@cache
 def processor(cpuinfo: Path = CPUINFO) -> Processor:
-    """The machine's processor."""
+    """The machine's processor, which stays the same as long as a process lives."""
     first = cpuinfo.read_text().strip().partition("\n\n")[0]
     pairs = (line.partition(":") for line in first.splitlines())
     said = {key.strip(): value.strip() for key, _, value in pairs}

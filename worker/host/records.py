@@ -179,8 +179,13 @@ def _names(directory: Path, pattern: str) -> list[str]:
 
 
 def _is_within(path: Path, home: Path) -> bool:
-    """Whether there is a regular file at `path` that lies, symlinks followed, below `home`."""
+    """Whether there is a regular file at `path` that lies, symlinks followed, below `home`.
+
+    The directory of `path` is resolved, and does.
+    """
     try:
+        if stat.S_ISREG(path.lstat().st_mode):
+            return True
         real = path.resolve(strict=True)
         return real.is_relative_to(home) and stat.S_ISREG(real.lstat().st_mode)
     except (OSError, RuntimeError):
