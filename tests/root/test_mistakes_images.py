@@ -88,7 +88,7 @@ def test_mistake_04_every_image_is_full_and_survives_compression(
     change_pool(world, snapshot_compression=codec)
     arranged(world, "SleepInstance")
     world.misbehave(requests="/requests")
-    assert world.real.state(world.ref) is VmmState.RUNNING  # the first request that is noted
+    assert world.real.state(world.ref, anew=True) is VmmState.RUNNING  # the first that is noted
     jail = standing(world.layout.jail_base(world.ref), world.ref.instance_id)
     assert jail is not None
     with (jail.root / "requests").open() as asked:
