@@ -32,6 +32,7 @@ from enqueue.requests import (
 from enqueue.results import Failed, Result
 from worker.demo import sandbox
 from worker.demo.documents import net, write_instance, write_tenant
+from worker.demo.interrupts import Interrupts
 from worker.demo.proof import leftovers
 from worker.demo.sandbox import HOST, Sandbox, SandboxError
 from worker.demo.view import View
@@ -65,7 +66,7 @@ def run(*, keep: bool, kernel: Path | None) -> int:
         console.print("hostd demo needs root: it makes devices, namespaces and control groups")
         return 1
     began = time.monotonic()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupts = Interrupts()
     choice = choose(kernel)
     try:
         with ExitStack() as stack:
@@ -75,9 +76,10 @@ def run(*, keep: bool, kernel: Path | None) -> int:
                 console.print(f"removed what a killed demo had left: {', '.join(removed)}")
             if choice.simulated:
                 console.print(f"[yellow]SIMULATED: {choice.simulated}.[/yellow] {REAL_PARTS}")
-            box = Sandbox(choice.settings)
+            box = Sandbox(choice.settings, interrupts)
             stack.callback(box.close)
             count = play(box, choice, console)
+            interrupts.check()
             took_s = time.monotonic() - began
             if keep:
                 _keep(box, console)
@@ -133,7 +135,7 @@ def play(box: Sandbox, choice: Choice, console: Console) -> int:
         HostClient(box.redis_url, signer=signing.load_signer(key)) as client,
         View(console) as view,
     ):
-        stage = Stage(client, view)
+        stage = Stage(client, view, box.interrupts)
         networks = [
             SetupNetwork(tenant_id=TenantId(tenant), net=net(id_))
             for tenant, id_ in TENANTS.items()
@@ -172,13 +174,15 @@ def _kill_during_sleep(stage: Stage, box: Sandbox, ref: InstanceRef) -> None:
 class Stage:
     """Asks hostd, and shows what comes of it."""
 
-    def __init__(self, client: HostClient, view: View) -> None:
+    def __init__(self, client: HostClient, view: View, interrupts: Interrupts) -> None:
         self._client = client
+        self._interrupts = interrupts
         self.view = view
         self.count = 0
 
     def ask(self, request: Request) -> tuple[object, Ticket]:
         """Enqueues one request."""
+        self._interrupts.check()
         self.count += 1
         row = self.view.request(request)
         return row, self._client.enqueue(request, host=HOST)

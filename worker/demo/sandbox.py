@@ -22,6 +22,7 @@ import msgspec
 from redis import Redis
 from redis.exceptions import RedisError
 
+from worker.demo.interrupts import Interrupts
 from worker.host import processes
 from worker.host.firecracker import mounts
 from worker.host.netns import NetworkNamespace
@@ -41,6 +42,7 @@ class Sandbox:
     """What the demo runs in.  `metrics` and `dashboard` are sockets of the caller's namespace."""
 
     settings: Mapping[str, object]
+    interrupts: Interrupts
     namespace: NetworkNamespace = field(default_factory=NetworkNamespace)
     metrics: socket.socket = field(default_factory=lambda: _loopback())
     dashboard: socket.socket = field(default_factory=lambda: _loopback())
@@ -131,16 +133,16 @@ class Sandbox:
         return "\n".join(lines) + "\n"
 
     def _spawn(self, name: str, command: list[str], log: Path, *inherited: int) -> None:
-        with log.open("ab") as output:
+        with log.open("ab") as output, self.interrupts.held():
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 pass_fds=inherited, start_new_session=True, env=_environment(),
             )  # fmt: skip
-        self._children[name] = child
-        held = processes.hold(child.pid)
-        if held is not None:
-            with held:
-                _remember(held)
+            self._children[name] = child
+            held = processes.hold(child.pid)
+            if held is not None:
+                with held:
+                    _remember(held)
 
     def _await(self, name: str, ready: object) -> None:
         assert callable(ready)  # noqa: S101  both callers pass one
