@@ -96,4 +96,4 @@ def _spare_collections() -> None:
     All of that stays to the end, and walking it stopped every request for 30 ms now and then.
     """
     gc.freeze()
-    gc.set_threshold(10_000)
+    gc.set_threshold(2_000)
