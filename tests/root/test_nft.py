@@ -20,6 +20,7 @@ from worker.host.libnftables import Libnftables, NftError
 from worker.host.netns import NetworkNamespace
 from worker.host.nft import Nft
 from worker.host.nft_frame import FRAME
+from worker.host.nft_reader import NftReader
 from worker.ports import GuestRules
 
 pytestmark = pytest.mark.root
@@ -352,3 +353,49 @@ def test_a_context_goes_on_beside_many_descriptors_and_none_is_made_too_late(ker
         for fd in held:
             os.close(fd)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_damage_that_somebody_does_beside_our_own_change_is_noticed(
+    kernel: Nft, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    kernel.put(rules())
+    assert kernel.stands(rules())
+    run = Libnftables.run
+
+    def run_and_damage(library: Libnftables, text: str) -> str:
+        if not text.startswith("add element"):
+            return run(library, text)
+        if when == "before":
+            nft("flush chain inet hostd forward")
+        done = run(library, text)
+        if when == "after":
+            nft("flush chain inet hostd forward")
+        return done
+
+    monkeypatch.setattr(Libnftables, "run", run_and_damage)
+    kernel.put_guest(guest())
+    monkeypatch.undo()
+    assert not kernel.stands(rules())
+    kernel.put(rules())
+    assert kernel.stands(rules())
+    assert kernel.guest_stands(guest())
+
+
+def test_our_own_change_of_elements_needs_no_second_look_at_the_frame(
+    kernel: Nft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel.put(rules())
+    assert kernel.stands(rules())
+    kernel.put_guest(guest())
+
+    def unasked(_: NftReader) -> bytes | None:
+        raise AssertionError("the whole frame was read again")
+
+    monkeypatch.setattr(NftReader, "frame_digest", unasked)
+    assert kernel.guest_stands(guest())
+    kernel.remove_guest("tn5i3")
+    assert kernel.stands(rules())
+    monkeypatch.undo()
+    nft("add chain inet hostd foreign")
+    assert not kernel.stands(rules())

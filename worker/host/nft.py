@@ -209,12 +209,23 @@ class Nft:
                 try:
                     text = change()
                     if text:
-                        self._library.run(text)
+                        self._run(text)
                 except (NftError, OSError) as error:
                     if attempt == _ATTEMPTS:
                         raise _broken("change", error) from error
                 else:
                     return
+
+    def _run(self, text: str) -> None:
+        """One commit.  One that only changes elements leaves a frame that stood as it was."""
+        before = self._reader.generation()
+        self._library.run(text)
+        if before != self._good_generation or text.startswith(_DROP_TABLES):
+            return
+        # Each commit adds one: if anybody else's came between, the frame is read again.
+        after = self._reader.generation()
+        if int.from_bytes(after, "big") == int.from_bytes(before, "big") + 1:
+            self._good_generation = after
 
 
 def _listed(library: Libnftables) -> str:
