@@ -3,6 +3,7 @@ or its image is whole, and nothing is left over: docs/faults.md."""
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Iterator
@@ -50,7 +51,7 @@ def test_every_fault_ends_well_and_the_document_shows_how(
         disks = [pool.submit(played_disks, worlds, plan, disk_faults) for plan in DISK_PLANS]
         api = [pool.submit(played_api, worlds, plan) for plan in API_PLANS]
         rows = [row for played in (*api, *disks) for row in played.result()]
-    assert _descriptors() == descriptors, "descriptors are left open"
+    assert _descriptors() <= descriptors, "descriptors are left open"
     assert _children(began_ticks) == [], "children are left unreaped"
     compare(DOCUMENT, rendered(rows))
 
@@ -105,7 +106,8 @@ def _fill(fd: int, size_bytes: int) -> None:
 
 
 def _descriptors() -> int:
-    """How many this process has."""
+    """How many this process has, those of what nobody holds any more apart."""
+    gc.collect()
     return len(list(Path("/proc/self/fd").iterdir()))
 
 

@@ -30,7 +30,7 @@ class Making:
         with ExitStack() as building:
             fd = building.enter_context(files.built(spec.path, mode=spec.mode))
             os.ftruncate(fd, spec.size_mib * MIB)
-            self._formatting = ext4.Formatting(files.aside(spec.path), spec.label)
+            self._formatting = ext4.Formatting(files.aside(spec.path), spec.label, fd=fd)
             self._building = building.pop_all()
 
     def finish(self) -> None:

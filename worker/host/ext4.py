@@ -130,23 +130,34 @@ def _parse(raw: bytes) -> Superblock | None:
 class Formatting:
     """The file or device at `path` is on its way to be an empty filesystem, by another process.
 
+    With `fd` it is that open file, whatever becomes of its name: a tool that outlives its hostd
+    must not write into what the next one builds under the same name.
+
     Raises:
         Broken: `mke2fs`, it is not there.
     """
 
-    def __init__(self, path: Path, label: str, *, zeroed: bool = True) -> None:
+    def __init__(
+        self, path: Path, label: str, *, fd: int | None = None, zeroed: bool = True
+    ) -> None:
         # A new sparse file reads as zeros: neither mke2fs nor the guest need write any.  Unwritten
         # blocks of an encrypted one read as noise: the journal is written now, inode tables by the
         # guest's kernel after its first mount.
         blank = "assume_storage_prezeroed=1" if zeroed else "lazy_itable_init=1,lazy_journal_init=0"
         extended = f"root_owner=0:0,nodiscard,{blank}"
         form = ("-F", "-q", "-t", "ext4", "-b", "4096", "-m", "0", "-O", _FEATURES)
-        argv = ("mke2fs", *form, "-L", label, "-E", extended, str(path))
+        target = str(path) if fd is None else "/proc/self/fd/0"
+        argv = ("mke2fs", *form, "-L", label, "-E", extended, target)
         environ = {"PATH": "/usr/sbin:/sbin:/usr/bin:/bin", "LC_ALL": "C"}
         self._path = path
         try:
             self._tool = subprocess.Popen(
-                argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environ
+                argv,
+                stdin=subprocess.DEVNULL if fd is None else fd,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environ,
             )
         except FileNotFoundError as error:
             raise Broken("mke2fs", "mke2fs is not there", hint="install e2fsprogs") from error
