@@ -74,7 +74,7 @@ class Ext4Disks:
 
     def begin(self, spec: DiskSpec) -> None:
         """See `Disks.begin`."""
-        self._abandon(spec.path)
+        self.abandon(spec)
         self._prepare(spec.path)
         self._begun[spec.path] = Making(spec)
 
@@ -85,7 +85,8 @@ class Ext4Disks:
 
     def abandon(self, spec: DiskSpec) -> None:
         """See `Disks.abandon`."""
-        self._abandon(spec.path)
+        if (begun := self._begun.pop(spec.path, None)) is not None:
+            begun.abandon()
 
     def crypt_label(self, path: Path) -> str | None:
         """See `Disks.crypt_label`."""
@@ -204,10 +205,6 @@ class Ext4Disks:
         if path.parent == self._memory.path:
             paths.append(files.aside(path))
         return any(os.path.lexists(one) for one in paths)
-
-    def _abandon(self, path: Path) -> None:
-        if (begun := self._begun.pop(path, None)) is not None:
-            begun.abandon()
 
     def _prepare(self, target: Path) -> None:
         if target.parent == self._memory.path:

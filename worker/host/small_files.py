@@ -39,13 +39,13 @@ def text(path: Path) -> str:
     return read(path).decode(errors="surrogateescape").strip()
 
 
-def write(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+def write(path: Path, content: bytes) -> None:
     """The file, made if it is missing, has this content: in one call, as the kernel's want it.
 
     Raises:
         OSError: the kernel refused.
     """
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     try:
         left = memoryview(content)
         while left:
