@@ -65,6 +65,7 @@ class Conversations:
         """See `Vmm.boot`."""
         with self._with(spec.ref) as api:
             guest.boot(api, spec)
+            api.became(VmmState.RUNNING)
 
     def pause(self, ref: InstanceRef) -> None:
         """See `Vmm.pause`."""
@@ -77,6 +78,7 @@ class Conversations:
         marks.before_resume(self._layout.runtime(ref))
         with self._with(ref) as api:
             guest.resume(api)
+            api.became(VmmState.RUNNING)
 
     def taking(self, spec: VmSpec) -> Taking:
         """The way of the guest's snapshots out of its jail."""
