@@ -88,6 +88,27 @@ def test_after_a_power_cut_everything_promised_is_there(
     assert faults == []
 
 
+@pytest.mark.timeout(120)
+def test_a_guest_runs_only_once_the_mark_on_its_image_is_on_the_disk(
+    machine: MachineOnDisk,
+) -> None:
+    """hostd is killed when it has marked the image and not synced that; another takes it up.
+
+    The order is looked at and not a disk without power: here the ledger lies on the same
+    filesystem, and what syncs it when hostd starts syncs the mark.
+    """
+    enumeration = Enumeration(machine, _fresh("Wake"))
+    (marked,) = [
+        number
+        for number, name in enumerate(enumeration.effects, 1)
+        if name.startswith("open") and name.endswith("/consumed")
+    ]
+    assert enumeration.begin() is not None
+    machine.counted(Counting.REQUEST, At(marked, When.AFTER))
+    taken_up = machine.counted(Counting.START)
+    assert "fsync sleep" in taken_up[: taken_up.index("http PATCH /vm")], taken_up
+
+
 def _wrong(machine: MachineOnDisk, enumeration: Enumeration, at: At) -> Iterator[str]:
     """What is not as promised after a power cut there."""
     host, ref = machine.hostd, enumeration.ref

@@ -90,17 +90,17 @@ def wake(grounds: Grounds, place: Place, image: Image) -> Plan:
             *spawned(grounds, place, spec, tuple(disks), image.files),
             GuestLoaded(spec),
             ImageConsumed(facts.ref),
-            *finish_wake(grounds, place).steps,
+            *finish_wake(grounds, place, just_marked=True).steps,
         ),
         "running",
     )
 
 
-def finish_wake(grounds: Grounds, place: Place) -> Plan:
+def finish_wake(grounds: Grounds, place: Place, *, just_marked: bool = False) -> Plan:
     """The image is used up, or stale: the guest runs and the image goes."""
     return Plan(
         (
-            GuestRunning(grounds.facts.ref),
+            GuestRunning(grounds.facts.ref, just_marked=just_marked),
             *told(grounds),
             ImageAbsent(grounds.facts.ref),
             recorded_running(grounds, place),

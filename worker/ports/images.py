@@ -89,7 +89,8 @@ class Images(Protocol):
         """The request's generation is the instance's image, durably."""
 
     def sync(self, ref: InstanceRef) -> None:
-        """What `find` shows is durable: the last thing before a VMM is killed."""
+        """What `find` shows is durable: the last thing before a VMM is killed, and before a guest
+        runs whose Wake was killed."""
 
     def usable(self, ref: InstanceRef) -> bool:
         """Whether the image's memory lies there as a VMM maps it, checked against its digest."""

@@ -92,15 +92,23 @@ class GuestLoaded:
 
 @dataclass(frozen=True, slots=True)
 class GuestRunning:
-    """The guest's vCPUs run."""
+    """The guest's vCPUs run.
+
+    Before they do, the mark on an image that was used is on the disk, or a power cut would bring
+    back an image as good as new: a killed attempt may have made the mark and not synced it.
+    `just_marked`: this attempt has.
+    """
 
     ref: InstanceRef
+    just_marked: bool = False
     name: str = "guest_running"
 
     def done(self, host: Host) -> bool:
         return host.vmm.state(self.ref) is VmmState.RUNNING
 
     def apply(self, host: Host) -> None:
+        if not self.just_marked:
+            host.images.sync(self.ref)
         host.vmm.resume(self.ref)
 
     def undo(self, host: Host) -> None:

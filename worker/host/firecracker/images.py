@@ -188,8 +188,10 @@ class DiskImages:
         """See `Images.discard`."""
         published = self._published(ref)
         withdrawn = published.with_name(_WITHDRAWN)
-        durable.delete(withdrawn)
         # Synced before its marks go: what a power cut brought back must never look unused.
+        if os.path.lexists(withdrawn):  # by an attempt that may have been killed before it synced
+            durable.sync_directory(withdrawn.parent)
+            durable.delete(withdrawn)
         if renamed := os.path.lexists(published):
             durable.rename(published, withdrawn)
         for path in self._everything(ref):
