@@ -161,9 +161,12 @@ def test_what_was_not_sealed_cannot_be_published(world: World, layout: Layout) -
 
 
 def test_a_consumed_image_stays_consumed(world: World, layout: Layout) -> None:
+    assert not world.images.consumed(REF)
     made(world.images, layout, FIRST)
+    assert not world.images.consumed(REF)
     for _ in range(2):
         world.images.consume(REF)
+        assert world.images.consumed(REF)
         image = world.images.find(REF)
         assert image is not None
         assert image.state is ImageState.CONSUMED
@@ -183,6 +186,7 @@ def test_a_new_image_takes_the_place_of_a_consumed_one(world: World, layout: Lay
     image = world.images.find(REF)
     assert image is not None
     assert image.state is ImageState.PUBLISHED
+    assert not world.images.consumed(REF)
     assert image.files.vmstate.read_bytes() == b"state of new"
     world.images.discard(REF)
     assert not world.images.anything(REF)

@@ -130,6 +130,9 @@ class FakeImages:
             raise Lost("image_damaged", f"the sleep image of {ref} is damaged") from error
         (self.layout.images(ref) / generation.request_id / "memory").write_bytes(memory)
 
+    def consumed(self, ref: InstanceRef) -> bool:
+        return ref in self.published and self.published[ref].consumed
+
     def consume(self, ref: InstanceRef) -> None:
         if ref not in self.published:
             raise Conflict("no_image", f"{ref} has no sleep image")

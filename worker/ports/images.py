@@ -104,6 +104,9 @@ class Images(Protocol):
             Transient: `no_space`.
         """
 
+    def consumed(self, ref: InstanceRef) -> bool:
+        """Whether there is an image that is marked as used, whole or not."""
+
     def consume(self, ref: InstanceRef) -> None:
         """The image is marked as used, durably; it can never be loaded again."""
 

@@ -125,8 +125,7 @@ class ImageConsumed:
     name: str = "image_consumed"
 
     def done(self, host: Host) -> bool:
-        image = host.images.find(self.ref)
-        return image is not None and image.state is ImageState.CONSUMED
+        return host.images.consumed(self.ref)
 
     def apply(self, host: Host) -> None:
         host.images.consume(self.ref)

@@ -55,9 +55,8 @@ class DiskImages:
         if manifest is None or faults:
             raise _damaged(ref, *faults)
         secrets = directory / generation.SECRETS
-        consumed = os.path.lexists(directory / _CONSUMED)
         return Image(
-            state=ImageState.CONSUMED if consumed else ImageState.PUBLISHED,
+            state=ImageState.CONSUMED if self.consumed(ref) else ImageState.PUBLISHED,
             files=ImageFiles(directory / generation.VMSTATE, directory / generation.MEMORY),
             secrets=secrets if generation.SECRETS in manifest["files"] else None,
             manifest=manifest,
@@ -171,6 +170,10 @@ class DiskImages:
             unpacking.make_usable(self._published(ref), image.manifest)
         except UnreadableError as error:
             raise _damaged(ref, str(error)) from error
+
+    def consumed(self, ref: InstanceRef) -> bool:
+        """See `Images.consumed`."""
+        return os.path.lexists(self._published(ref) / _CONSUMED)
 
     def consume(self, ref: InstanceRef) -> None:
         """See `Images.consume`.

@@ -152,6 +152,8 @@ def stands(base: Path, instance_id: str) -> bool:
 
 def remove(base: Path) -> None:
     """Nothing is left of `base`, nor any mount below it."""
+    if not os.path.lexists(base):  # so nothing is mounted there
+        return
     for point in mounts.below(base):
         mounts.unmount(point)
     # rmtree works by directory descriptors and never follows a symlink that a VMM made.

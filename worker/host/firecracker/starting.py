@@ -15,7 +15,7 @@ from worker.host.firecracker import api, jailer, logs
 from worker.host.firecracker.jail import Jail
 from worker.host.processes import Identity, Process
 
-_POLL_S: Final = 0.0003
+_POLL_S: Final = 0.0001
 _FORKS_END_S: Final = 0.5
 _KILL_TIMEOUT_S: Final = 5.0
 
