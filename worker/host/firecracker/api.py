@@ -100,8 +100,9 @@ class Api:
         return _STATES[self.instance()["state"]]
 
     def became(self, state: VmmState) -> None:
-        """What the VMM accepted just now put its guest into this state: it accepts a resume only
-        once each vCPU has said that it runs (`resume_vcpus` in src/vmm/src/vstate/vm.rs)."""
+        """What the VMM accepted just now put its guest into this state: it accepts a boot or a
+        resume only once each vCPU has said that it runs (`resume_vcpus` in
+        src/vmm/src/vstate/vm.rs)."""
         self._seen = time.monotonic(), state
 
     def put(self, path: str, body: Mapping[str, Any], *, timeout_s: float | None = None) -> None:
