@@ -120,10 +120,6 @@ class Turns(Generic[T]):
         """Whether it is this entry's turn."""
         return self._missing[item] == 0
 
-    def waiting(self) -> int:
-        """How many wait for their turn."""
-        return sum(1 for missing in self._missing.values() if missing)
-
     def _grant(self, key: Key) -> list[T]:
         ready = []
         for item in self._queues[key].promote():

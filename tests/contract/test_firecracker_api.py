@@ -28,7 +28,7 @@ from tests.contract.firecracker_table import (
 )
 from tests.fixtures.simulator import Connection, eventually, halting_kernel, real_binaries
 from worker.host.firecracker.transport import OneConnection
-from worker.simulator import install, kvm
+from worker.simulator import install
 
 
 class Program:
@@ -93,19 +93,12 @@ class Program:
 @pytest.fixture(
     params=[
         "simulator",
-        pytest.param("simulator with a vCPU", marks=pytest.mark.kvm),
         pytest.param("real", marks=[pytest.mark.firecracker, pytest.mark.kvm]),
     ]
 )
 def program(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Program]:
-    """The stand-in, the same with a guest in a vCPU, or the operator's Firecracker."""
-    if request.param == "real":
-        binaries = real_binaries()
-    else:
-        real_guest = request.param != "simulator"
-        if real_guest and not kvm.opens():
-            pytest.skip("/dev/kvm does not open, or makes no machine")
-        binaries = install(tmp_path, kvm=real_guest)
+    """The stand-in, or the operator's Firecracker."""
+    binaries = real_binaries() if request.param == "real" else install(tmp_path)
     made = Program(binaries[0], halting_kernel())
     try:
         yield made

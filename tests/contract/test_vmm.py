@@ -290,6 +290,5 @@ def test_an_idle_vmm_cannot_be_asked_to_stop(rig: Rig) -> None:
     assert rig.vmm.state(rig.ref) is VmmState.IDLE
 
 
-def test_the_program_has_a_version_and_a_digest(rig: Rig) -> None:
+def test_the_program_has_a_version(rig: Rig) -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", rig.vmm.version())
-    assert re.fullmatch(r"[0-9a-f]{64}", rig.vmm.binary_sha256())

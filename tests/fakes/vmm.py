@@ -277,9 +277,6 @@ class FakeVmm:
     def version(self) -> str:
         return self.machine.platform.firecracker_version
 
-    def binary_sha256(self) -> str:
-        return self.machine.platform.firecracker_sha256
-
     def platform(self) -> Platform:
         return self.machine.platform
 

@@ -18,7 +18,6 @@ from typing import Final, NamedTuple, Self
 REQUEST: Final = 0x01
 ACK: Final = 0x04
 DUMP: Final = 0x300
-REPLACE: Final = 0x100
 EXCL: Final = 0x200
 CREATE: Final = 0x400
 

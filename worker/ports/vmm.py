@@ -224,8 +224,5 @@ class Vmm(Protocol):
     def version(self) -> str:
         """Firecracker's version, as the configured binary reports it."""
 
-    def binary_sha256(self) -> str:
-        """The digest of the configured firecracker binary."""
-
     def platform(self) -> Platform:
         """What a guest saved here depends on, and what one woken here will find."""

@@ -11,11 +11,6 @@ fail), and then, where the real one calls exec, goes on as the VMM in the same i
 the jail there is no Python to exec.  The guest is a counter in memory, on the console and in the
 vmstate; `guest.py` says how it notices a damaged memory file.
 
-Where it is told so (`"kvm": true` in `simulate.json`) and /dev/kvm opens, the guest is real: the
-kernel's ELF image runs in a vCPU, and sleeps and wakes with its own memory and registers
-(`kvmguest.py`).  That is never chosen by itself: there are no virtio devices, so an ordinary kernel
-would find no disk.
-
 It can be Firecracker 1.12 to 1.17 (`version`): fields, requests and snapshot formats are those of
 the version, and so are vsock's failures in 1.16.0 and 1.16.1.  The default is 1.16.1.
 
@@ -25,15 +20,13 @@ request):
 * /proc/<pid>/exe is the Python interpreter and cmdline the jailer's, not the jail's copy of
   `firecracker`; comm is `firecracker`.  exe does not change at the jailer's exec.
 * The PID namespace is made by unshare and fork instead of clone.
-* No vCPU threads, unless told as above, and then one: the first vCPU, whose model-specific
-  registers are not saved.
+* No vCPU threads.
 * No seccomp filter (no_new_privs is set), so no exit code 148; SIGBUS, SIGSEGV and SIGILL kill by
   signal instead of with 149, 150 and 157.  No rate limits, no MMDS for the guest, no Uffd backend,
   no connections from guest to host.
 * Devices that are plugged in or changed while the guest runs are refused, pmem and hotplugged
   memory are configured and shown only.
-* The kernel is opened but not looked at, unless it runs in a vCPU; initrd and drives are never
-  used.
+* The kernel is opened but not looked at; initrd and drives are never used.
 * Malformed JSON is refused at the same place with Python's words; a damaged vmstate is always
   `CRC64 validation failed`; the vmstate's format is the simulator's own.
 * A memory file that does not belong to its vmstate (an un-rebased Diff) fails the load; the real

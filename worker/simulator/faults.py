@@ -74,7 +74,6 @@ class Faults(NamedTuple):
     ignore_ctrl_alt_del: bool = False
     shutdown_ms: float = 50.0
     tick_ms: float = 10.0
-    kvm: bool = False  # the kernel runs in a KVM vCPU: see kvmguest.py
     serial: str = ""  # what the guest writes on its serial port goes to this file, too
     requests: str = ""  # each API request is noted in this file: method, path, body, a line of JSON
     agent: bool = False  # a guest agent listens on vsock port 5252

@@ -14,7 +14,6 @@ import threading
 import time
 import zlib
 from contextlib import suppress
-from typing import Any
 
 PAGE = 4096
 MIB = 1 << 20
@@ -26,8 +25,6 @@ BOOTED = b"simulated guest up\n"
 
 class Guest:
     """One guest; `memory` is its own (anonymous) or a private mapping of a memory file."""
-
-    greeting = BOOTED
 
     def __init__(self, memory: mmap.mmap, *, counter: int, token: bytes, tick_s: float) -> None:
         self.memory, self.counter, self.token, self.tick_s = memory, counter, token, tick_s
@@ -73,18 +70,6 @@ class Guest:
         for page in (0, *map(self._page, range(WORKING_PAGES))):
             crc = zlib.crc32(self.memory[page * PAGE : (page + 1) * PAGE], crc)
         return crc
-
-    def dirty_pages(self) -> set[int]:
-        """The pages written since the last snapshot, or the boot, that began with none of them."""
-        return self.dirty
-
-    def forget_dirty(self) -> None:
-        """A snapshot has them."""
-        self.dirty_pages().clear()
-
-    def extra(self) -> dict[str, Any]:
-        """What the vmstate holds of this kind of guest, besides what it holds of every one."""
-        return {}
 
     def write_serial(self, text: bytes) -> None:
         """The text is on the console and in the log, where there is one and its reader keeps up."""

@@ -50,7 +50,6 @@ def create(machine: Machine, body: dict[str, Any]) -> None:
             "vsock": machine.vsock_config,
             "balloon": machine.balloon,
             "entropy": machine.entropy,
-            **guest.extra(),
         },
     )
     diff = body.get("snapshot_type") == "Diff"
@@ -81,7 +80,7 @@ def load(machine: Machine, body: dict[str, Any]) -> None:
         raise FatalFault("Load snapshot error: simulator: no Uffd backend")
     dirty = bool(body.get("track_dirty_pages") or body.get("enable_diff_snapshots"))
     tick_s = machine.faults.tick_ms / 1000
-    guest = load_guest(backend["backend_path"], state, tick_s, tracked=dirty)
+    guest = load_guest(backend["backend_path"], state, tick_s)
     _reopen(machine, state)
     guest.all_touched = not dirty
     machine.config = state["config"] | {"track_dirty_pages": dirty}

@@ -11,10 +11,9 @@ from worker.simulator.defaults import BALLOON, BOOT_SOURCE, DRIVE, INTERFACE, MA
 from worker.simulator.devices import open_console, open_drive, open_kernel, open_log, open_tap
 from worker.simulator.extras import Extras
 from worker.simulator.faults import Faults
-from worker.simulator.guest import Guest
-from worker.simulator.kvmguest import KvmGuest
+from worker.simulator.guest import BOOTED, Guest
 from worker.simulator.vsock import Vsock
-from worker.simulator.words import ApiFault, os_words
+from worker.simulator.words import ApiFault
 
 VCPUS_MAX = 32
 BLOCK = "Drive config error: Unable to create the virtio block device: "
@@ -161,27 +160,11 @@ class Machine:
                 "Start microvm error: Cannot start microvm without kernel configuration."
             )
         self.extras.open_all()
-        args = self.boot_source["boot_args"] or ""
-        console = open_console(self.serial_path, args)
-        guest = self._new_guest(self.boot_source["kernel_image_path"], args)
+        console = open_console(self.serial_path, self.boot_source["boot_args"] or "")
+        guest = Guest.booted(self.config["mem_size_mib"], self.faults.tick_ms / 1000)
         self.adopt(guest, console)
-        guest.write_serial(guest.greeting)
+        guest.write_serial(BOOTED)
         self.resume()
-
-    def _new_guest(self, kernel: str, args: str) -> Guest:
-        size = self.config["mem_size_mib"]
-        if not self.faults.kvm:
-            return Guest.booted(size, self.faults.tick_ms / 1000)
-        tracked = bool(self.config["track_dirty_pages"])
-        try:
-            return KvmGuest.loaded(kernel, args, size, tracked=tracked)
-        except ValueError as error:
-            raise ApiFault(
-                f"Start microvm error: Cannot load kernel due to invalid memory configuration or "
-                f"invalid kernel image: Kernel Loader: failed to load ELF kernel image: {error}"
-            ) from error
-        except OSError as error:
-            raise ApiFault(f"Start microvm error: Vm error: {os_words(error)}") from error
 
     def adopt(self, guest: Guest, console: int) -> None:
         """The guest is this VM's, paused."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import mmap
 import os
 import time
 import zlib
@@ -16,11 +17,10 @@ from typing import Any
 
 from worker.simulator.faults import Faults
 from worker.simulator.guest import MIB, PAGE, Guest
-from worker.simulator.kvm import private
-from worker.simulator.kvmguest import KvmGuest
 from worker.simulator.words import ApiFault, FatalFault, refused
 
 MAGIC = b"HSIMSTAT"
+MAP_NORESERVE = 0x4000  # linux/mman.h; Python has no name for it
 CREATE = "Create snapshot error: "
 LOAD = "Load snapshot error: Failed to restore from snapshot: "
 STATE = f"{LOAD}Failed to get snapshot state from file: "
@@ -101,7 +101,7 @@ def save_memory(path: str, guest: Guest, *, diff: bool, tracked: bool, faults: F
     finally:
         os.close(file)
     if tracked:
-        guest.forget_dirty()
+        guest.dirty.clear()
     elif not diff:
         guest.all_touched = True
 
@@ -110,7 +110,7 @@ def _dump(file: int, guest: Guest, *, diff: bool, delay_s: float) -> None:
     whole = memoryview(guest.memory)
     try:
         if diff:
-            for page in sorted(guest.dirty_pages()):
+            for page in sorted(guest.dirty):
                 _write_at(file, whole[page * PAGE : (page + 1) * PAGE], page * PAGE)
             return
         for at in range(0, len(whole), MIB):
@@ -134,7 +134,7 @@ def _write_at(file: int, data: bytes | memoryview, at: int) -> None:
         view, at = view[done:], at + done
 
 
-def load_guest(path: str, state: dict[str, Any], tick_s: float, *, tracked: bool) -> Guest:
+def load_guest(path: str, state: dict[str, Any], tick_s: float) -> Guest:
     """The guest of the state, in a private mapping of its memory file.
 
     Raises:
@@ -149,16 +149,12 @@ def load_guest(path: str, state: dict[str, Any], tick_s: float, *, tracked: bool
                     f"{MEMORY}Failed to restore guest memory: Total sum of memory "
                     "regions exceeds largest possible file offset"
                 )
-            memory = private(file, size)
+            # Copy-on-write, as Firecracker's File backend maps it.
+            memory = mmap.mmap(file, size, flags=mmap.MAP_PRIVATE | MAP_NORESERVE)
         finally:
             os.close(file)
-    guest: Guest
-    if "kvm" in state:
-        with refused(f"{LOAD}Failed to build microVM from snapshot: Vm error", fatal=True):
-            guest = KvmGuest.restored(memory, state, tracked=tracked)
-    else:
-        token = bytes.fromhex(state["token"])
-        guest = Guest(memory, counter=state["counter"], token=token, tick_s=tick_s)
+    token = bytes.fromhex(state["token"])
+    guest = Guest(memory, counter=state["counter"], token=token, tick_s=tick_s)
     if guest.digest() != state["digest"]:
         # The real VMM does not notice; its guest crashes, or worse, later.
         raise FatalFault(

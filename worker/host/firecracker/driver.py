@@ -255,10 +255,6 @@ class Firecracker:
         """See `Vmm.version`."""
         return self._firecracker.version()
 
-    def binary_sha256(self) -> str:
-        """See `Vmm.binary_sha256`."""
-        return self._firecracker.sha256()
-
     def platform(self) -> Platform:
         """See `Vmm.platform`."""
         return self._programs.platform()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -157,7 +158,9 @@ def remove(base: Path) -> None:
     for point in mounts.below(base):
         mounts.unmount(point)
     # rmtree works by directory descriptors and never follows a symlink that a VMM made.
-    shutil.rmtree(base, onerror=_unless_gone)
+    while os.path.lexists(base):
+        with suppress(FileNotFoundError):  # something in it went by itself: again from the top
+            shutil.rmtree(base)
 
 
 def _homes(base: Path, instance_id: str) -> Iterator[Path]:
@@ -184,8 +187,3 @@ def _matches(root: Path, file: JailFile, recorded: tuple[Inode, Inode]) -> bool:
 def _inode(path: Path) -> Inode:
     seen = path.stat()
     return seen.st_dev, seen.st_ino
-
-
-def _unless_gone(_: object, __: str, failure: tuple[type, BaseException, object]) -> None:
-    if not isinstance(failure[1], FileNotFoundError):
-        raise failure[1]
