@@ -23,16 +23,17 @@ import msgspec
 from bench.sandbox import Sandbox
 from enqueue.requests import bridge_name
 from worker.config import VmmConfig
-from worker.host import processes
-from worker.host.cgroups import KernelCgroups
-from worker.host.firecracker import guest, jailer
-from worker.host.firecracker.api import SOCKET_NAME, Api
+from worker.host.cgroups.cgroups import KernelCgroups
+from worker.host.firecracker import guest_calls as guest
+from worker.host.firecracker.api.client import SOCKET_NAME, Api
 from worker.host.firecracker.driver import Firecracker
-from worker.host.firecracker.jail import Jail
-from worker.host.firecracker.starting import pid_in
-from worker.host.tap_device import new_tap
-from worker.names import Layout, net_id_of
-from worker.plans.build import limits
+from worker.host.firecracker.jail import jailer
+from worker.host.firecracker.jail.jail import Jail
+from worker.host.firecracker.launch import pid_in
+from worker.linux import processes
+from worker.linux.tap import new_tap
+from worker.model.names import Layout, net_id_of
+from worker.plans.guest_spec import limits
 from worker.ports import ImageFiles, VmSpec
 
 POLL_S: Final = 0.0005

@@ -29,9 +29,9 @@ from enqueue.requests import (
     WakeInstance,
 )
 from worker.demo.documents import net, write_instance, write_tenant
-from worker.host.firecracker.generation import MEMORY
-from worker.host.firecracker.jail import standing
-from worker.names import InstanceRef
+from worker.host.firecracker.jail.jail import standing
+from worker.host.images.generation import MEMORY
+from worker.model.names import InstanceRef
 
 TENANT: Final = TenantId("acme")
 NET_ID: Final = 10

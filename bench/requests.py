@@ -12,7 +12,7 @@ from bench.sandbox import HOST
 from enqueue.client import HostClient
 from enqueue.requests import InstanceRequest, Request
 from enqueue.results import Done
-from worker.names import InstanceRef
+from worker.model.names import InstanceRef
 
 WAIT_S: Final = 60
 

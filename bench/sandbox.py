@@ -26,10 +26,10 @@ from redis.exceptions import RedisError
 from bench.guest import Guest, choose
 from enqueue import signing
 from enqueue.client import HostClient
-from worker.host import cgroup_layout
-from worker.host.firecracker import mounts
-from worker.host.netns import NetworkNamespace
-from worker.names import Layout
+from worker.host.cgroups import hierarchies as cgroup_layout
+from worker.linux import mounts
+from worker.linux.netns import NetworkNamespace
+from worker.model.names import Layout
 
 HOST: Final = "bench"
 PREFIX: Final = "hostd-bench-"

@@ -14,16 +14,10 @@ from typing import Self, TypeVar
 
 import redis.asyncio
 
-from enqueue import dialogue, listing
 from enqueue.aio_link import AsyncLink
-from enqueue.dialogue import Cancellation, Run
-from enqueue.exchange import Ask, LinkDown, Pause, Replies, Talk, advance
-from enqueue.listing import PENDING, Event, JobLine, JobState
-from enqueue.requests import Request
-from enqueue.results import Result
-from enqueue.signing import Signer
-from enqueue.wire import NotAfter
-from enqueue.writer import (
+from enqueue.conversation import listing
+from enqueue.conversation import operations as dialogue
+from enqueue.conversation.base import (
     DEFAULT_ISSUER,
     DEFAULT_QUEUE_LIMIT,
     DEFAULT_TIMEOUT_S,
@@ -31,6 +25,13 @@ from enqueue.writer import (
     TicketFacts,
     Writer,
 )
+from enqueue.conversation.job import NotAfter
+from enqueue.conversation.listing import PENDING, Event, JobLine, JobState
+from enqueue.conversation.operations import Cancellation, Run
+from enqueue.conversation.sansio import Ask, LinkDown, Pause, Replies, Talk, advance
+from enqueue.requests import Request
+from enqueue.results import Result
+from enqueue.signing import Signer
 
 T = TypeVar("T")
 

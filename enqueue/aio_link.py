@@ -9,10 +9,10 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from enqueue.exchange import Ask, Replies
+from enqueue.conversation.base import MAX_CONNECTIONS
+from enqueue.conversation.sansio import Ask, Replies
+from enqueue.conversation.scripts import Command
 from enqueue.link import link_down, refusal, refused_whole
-from enqueue.scripts import Command
-from enqueue.writer import MAX_CONNECTIONS
 
 
 class AsyncConnection(Protocol):

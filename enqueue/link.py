@@ -10,9 +10,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import MasterDownError, NoScriptError
 from redis.retry import Retry
 
-from enqueue.exchange import Ask, LinkDown, Refusal, Replies
-from enqueue.scripts import Command
-from enqueue.writer import MAX_CONNECTIONS
+from enqueue.conversation.base import MAX_CONNECTIONS
+from enqueue.conversation.sansio import Ask, LinkDown, Refusal, Replies
+from enqueue.conversation.scripts import Command
 
 
 class Connection(Protocol):

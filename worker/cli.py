@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from worker.commands import parser as commands_of_operators
 from worker.config import load
 from worker.errors import ConfigError, HostdError, StartupError, Unreachable
-from worker.operate import commands as commands_of_operators
 
 DONE, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
 
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> int:
     config = load(arguments.config)
-    from worker.running import Hostd  # other commands start faster without the worker's parts
+    from worker.daemon.hostd import Hostd  # other commands start faster without the worker's parts
 
     Hostd(config).run()
     return DONE

@@ -4,8 +4,9 @@
           -> ledger -> result -> metrics, events
 
 `story` is all of it, as a generator: where it must wait it yields what it waits for, and
-`worker.executors` resumes it when that has come, so a request that waits costs no thread.  Up to
-the first `yield` it runs on the consumer's thread, inside the ledger transaction of its batch.
+`worker.scheduling.executors` resumes it when that has come, so a request that waits costs no
+thread.  Up to the first `yield` it runs on the consumer's thread, inside the ledger transaction of
+its batch.
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ from collections.abc import Generator, Iterator
 
 from enqueue.requests import Ping, describe, op_of
 from enqueue.results import Result
-from worker.answers import refused, replayed
-from worker.attempt import attempt
-from worker.cancel import CANCELLED, cancel_waiting, cancelled, idle
-from worker.context import Context, Delivery
-from worker.decide import decide
 from worker.errors import Conflict, HostdError, Rejected
-from worker.events import say
-from worker.ledger import Delivery as Kind
-from worker.ledger_entries import Entry
-from worker.supersede import Subject, supersede
-from worker.suspicion import is_suspect, too_dangerous
-from worker.turns import keys_of
-from worker.verify import Forged, Order, check_known, check_times, verified
-from worker.waits import Answer, Release, Turn, Until, Wait
+from worker.ledger.entries import Entry
+from worker.ledger.ledger import Delivery as Kind
+from worker.protocol.events import say
+from worker.protocol.results import refused, replayed
+from worker.protocol.verification import Forged, Order, check_known, check_times, verified
+from worker.request.attempt import attempt
+from worker.request.cancel import CANCELLED, cancel_waiting, cancelled, idle
+from worker.request.conclude import decide
+from worker.request.context import Context, Delivery
+from worker.request.supersede import Subject, supersede
+from worker.scheduling.suspects import is_suspect, too_dangerous
+from worker.scheduling.turns import keys_of
+from worker.scheduling.waits import Answer, Release, Turn, Until, Wait
 
 log = logging.getLogger("hostd")
 

@@ -10,18 +10,18 @@ from enqueue.signing import load_verifier
 from worker import simulator
 from worker.config import Config
 from worker.errors import ConfigError, HostdError, StartupError
-from worker.host.cgroups import KernelCgroups
-from worker.host.disks import Ext4Disks
-from worker.host.firecracker.agent import GuestAgents
+from worker.host.agents.agents import GuestAgents
+from worker.host.cgroups.cgroups import KernelCgroups
+from worker.host.disks.disks import Ext4Disks
 from worker.host.firecracker.driver import Firecracker
-from worker.host.firecracker.images import DiskImages
-from worker.host.netlink import Netlink
-from worker.host.nft import Nft
-from worker.host.records import DiskRecords
-from worker.names import Layout
+from worker.host.firewall.firewall import Nft
+from worker.host.images.images import DiskImages
+from worker.host.links.links import Netlink
+from worker.host.records.records import DiskRecords
+from worker.model.names import Layout
+from worker.plans.settings import Settings
 from worker.ports import Host
-from worker.settings import Settings
-from worker.verify import Policy
+from worker.protocol.verification import Policy
 
 log = logging.getLogger("hostd")
 

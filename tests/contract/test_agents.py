@@ -16,8 +16,8 @@ from tests.fakes.agents import FakeAgents
 from tests.fakes.vmm import FakeVmm
 from tests.fixtures.vmm import REAL, STAND_IN, Programs, Rig, driver_rig, real_programs
 from worker import simulator
-from worker.host.firecracker.agent import GuestAgents
-from worker.names import Layout
+from worker.host.agents.agents import GuestAgents
+from worker.model.names import Layout
 from worker.ports import Agents, Heard, VmSpec
 
 LONG_S = 60.0

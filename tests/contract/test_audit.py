@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.records import FakeRecords
-from worker.host import audit
-from worker.host.records import DiskRecords
-from worker.names import Layout
+from worker.host.records import audit_log as audit
+from worker.host.records.records import DiskRecords
+from worker.model.names import Layout
 from worker.ports import Records
 
 

@@ -16,9 +16,9 @@ from enqueue.requests import InstanceId
 from tests.fakes.cgroups import FakeCgroups
 from tests.fixtures.hostparts import Sleeper, until
 from worker.errors import Broken, Transient
-from worker.host import cgroup_limits
-from worker.host.cgroup_layout import Hierarchies, detect
-from worker.host.cgroups import KernelCgroups, enable
+from worker.host.cgroups import limits as cgroup_limits
+from worker.host.cgroups.cgroups import KernelCgroups, enable
+from worker.host.cgroups.hierarchies import Hierarchies, detect
 from worker.ports import Cgroups, Limits
 
 ONE = InstanceId("i-1a2b3c4d")

@@ -16,10 +16,10 @@ import pytest
 from enqueue.requests import InstanceId
 from tests.fakes.disks import FakeDisks
 from worker.errors import Broken, Transient
-from worker.host import ext4, sparse
-from worker.host.disks import Ext4Disks
-from worker.host.firecracker import mounts
-from worker.host.memory_directory import in_memory
+from worker.host.disks import ext4
+from worker.host.disks.disks import Ext4Disks
+from worker.host.disks.secrets_tmpfs import in_memory
+from worker.linux import mounts, sparse
 from worker.ports import Disks, DiskSpec
 
 ONE = InstanceId("i-1a2b3c4d")
@@ -297,7 +297,7 @@ def test_plain_secrets_are_written_below_the_secrets_directory_alone(
 ) -> None:
     spec, log = secrets(real), tmp_path / "trace"
     script = (
-        "import sys; from pathlib import Path; from worker.host.disks import Ext4Disks\n"
+        "import sys; from pathlib import Path; from worker.host.disks.disks import Ext4Disks\n"
         "from worker.ports import DiskSpec\n"
         "files = {'secrets.json': (b'x' * 100, 0o400)}\n"
         "Ext4Disks(Path(sys.argv[1])).make(DiskSpec(Path(sys.argv[2]), 16, 's', files=files))\n"

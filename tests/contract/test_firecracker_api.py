@@ -27,7 +27,7 @@ from tests.contract.firecracker_table import (
     Row,
 )
 from tests.fixtures.simulator import Connection, eventually, halting_kernel, real_binaries
-from worker.host.firecracker.transport import OneConnection
+from worker.host.firecracker.api.transport import OneConnection
 from worker.simulator import install
 
 

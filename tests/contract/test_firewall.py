@@ -9,8 +9,8 @@ import pytest
 
 from enqueue.requests import bridge_name
 from tests.fakes.firewall import FakeFirewall
-from worker.host.nft import Nft
-from worker.names import guest_ip, guest_mac, tap_name
+from worker.host.firewall.firewall import Nft
+from worker.model.names import guest_ip, guest_mac, tap_name
 from worker.ports import Firewall, GuestRules, TenantRules
 
 

@@ -14,9 +14,9 @@ import pytest
 from enqueue.requests import InstanceId, PoolId, TenantId
 from tests.fakes.images import FakeImages
 from worker.errors import Broken, Conflict, HostdError, Lost, Transient
-from worker.host import files
-from worker.host.firecracker.images import DiskImages
-from worker.names import InstanceRef, Layout
+from worker.host.images.images import DiskImages
+from worker.linux import files
+from worker.model.names import InstanceRef, Layout
 from worker.ports import ImageFiles, Images, ImageState
 
 REF = InstanceRef(TenantId("acme"), PoolId("workers"), InstanceId("i-1a2b3c4d"))

@@ -12,13 +12,13 @@ from tests.contract.test_images import FIRST, MIB, REF
 from tests.fixtures.filesystems import LoopExt4, LoopMaker
 from tests.fixtures.vmm import UID
 from worker.errors import Conflict
-from worker.host.firecracker import mounts
-from worker.host.firecracker.images import DiskImages
-from worker.host.firecracker.jail import Jail
-from worker.host.firecracker.placing import Access, JailFile, place
-from worker.host.firecracker.taking import Taking
-from worker.host.fscrypt import can_encrypt
-from worker.names import Layout
+from worker.host.disks.fscrypt import can_encrypt
+from worker.host.firecracker.jail.files import Access, JailFile, place
+from worker.host.firecracker.jail.jail import Jail
+from worker.host.firecracker.jail.snapshot_output import Taking
+from worker.host.images.images import DiskImages
+from worker.linux import mounts
+from worker.model.names import Layout
 from worker.ports import ImageFiles, ImageState
 
 pytestmark = pytest.mark.root

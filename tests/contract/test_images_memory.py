@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from enqueue.documents import Compression
 from tests.contract.test_images import FIRST, MIB, REF, SECOND, World, made, snapshot
 from tests.contract.test_images import layout as layout
 from tests.contract.test_images import world as world
-from worker.documents import Compression
 from worker.errors import Lost
-from worker.host.firecracker import compression
-from worker.host.firecracker.compression import Codec, UnreadableError
-from worker.host.firecracker.images import DiskImages
-from worker.names import Layout
+from worker.host.images import compression
+from worker.host.images.compression import Codec, UnreadableError
+from worker.host.images.images import DiskImages
+from worker.model.names import Layout
 from worker.ports import Images
 
 CODECS: tuple[Codec, ...] = ("zstd", "lz4")
@@ -140,7 +140,7 @@ def test_what_was_checked_in_another_boot_is_checked_anew(
     made(digesting, layout, FIRST)
     digesting.make_usable(REF)
     (tmp_path / "boot_id").write_text("another")
-    monkeypatch.setattr("worker.host.machine.BOOT_ID", tmp_path / "boot_id")
+    monkeypatch.setattr("worker.linux.machine.BOOT_ID", tmp_path / "boot_id")
     assert not digesting.usable(REF)
 
 

@@ -10,10 +10,10 @@ from tests.contract.test_images import world as world
 from tests.fixtures.filesystems import LoopMaker
 from tests.fixtures.vmm import UID
 from worker.errors import Transient
-from worker.host.firecracker.images import DiskImages
-from worker.host.firecracker.jail import Jail
-from worker.host.firecracker.taking import Taking
-from worker.names import Layout
+from worker.host.firecracker.jail.jail import Jail
+from worker.host.firecracker.jail.snapshot_output import Taking
+from worker.host.images.images import DiskImages
+from worker.model.names import Layout
 from worker.ports import Images
 
 

@@ -10,8 +10,8 @@ import pytest
 from tests.fakes.links import FakeLinks, Foreign
 from tests.fixtures.netns import ip
 from worker.errors import Conflict
-from worker.host.netlink import Netlink
-from worker.names import guest_mac
+from worker.host.links.links import Netlink
+from worker.model.names import guest_mac
 from worker.ports import Bridge, Links
 
 BRIDGE = "br-tenant-5"

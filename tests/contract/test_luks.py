@@ -15,11 +15,13 @@ import pytest
 from enqueue.requests import InstanceId, PoolId, TenantId
 from tests.fakes.disks import FakeDisks
 from worker.errors import Conflict, HostdError, Transient
-from worker.host import luks, luks_header, mapper
-from worker.host.disks import Ext4Disks
-from worker.host.firecracker.jail import Jail
-from worker.host.firecracker.placing import files_of
-from worker.names import InstanceRef
+from worker.host.disks import luks
+from worker.host.disks.disks import Ext4Disks
+from worker.host.firecracker.jail.files import files_of
+from worker.host.firecracker.jail.jail import Jail
+from worker.linux import device_mapper as mapper
+from worker.linux import luks_header
+from worker.model.names import InstanceRef
 from worker.ports import CryptSpec, Disks, DiskSpec, Drive, VmSpec
 
 SIZE_MIB = 32
@@ -308,8 +310,8 @@ def test_a_killed_attempts_half_made_container_and_its_device_are_replaced(
 def test_a_failed_making_leaves_neither_file_nor_device(
     real: Ext4Disks, spec: CryptSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.host.ext4._FEATURES", "no_such_feature")
-    monkeypatch.setattr("worker.host.ext4._WRITABLE", "no_such_feature")
+    monkeypatch.setattr("worker.host.disks.ext4._FEATURES", "no_such_feature")
+    monkeypatch.setattr("worker.host.disks.ext4._WRITABLE", "no_such_feature")
     with pytest.raises(HostdError) as refused:
         make(real, spec)
     assert code(refused) == "broken/mke2fs"

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 import msgspec
 import pytest
 
+from enqueue.documents import parse_instance
 from enqueue.requests import InstanceId, PoolId, TenantId
 from tests.fakes.records import FakeRecords
-from worker.documents import parse_instance
 from worker.errors import Conflict
-from worker.host.records import DiskRecords
-from worker.names import InstanceRef, Layout
+from worker.host.records.records import DiskRecords
+from worker.model.names import InstanceRef, Layout
 from worker.ports import Artifacts, Records
 
 REF = InstanceRef(TenantId("acme"), PoolId("workers"), InstanceId("i-1a2b3c4d"))

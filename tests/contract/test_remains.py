@@ -15,12 +15,12 @@ from tests.fakes.images import FakeImages
 from tests.fakes.records import FakeRecords
 from tests.fakes.vmm import FakeVmm
 from tests.fixtures.vmm import Rig
-from worker.host.disks import Ext4Disks
-from worker.host.firecracker import mounts
+from worker.host.disks.disks import Ext4Disks
 from worker.host.firecracker.driver import Firecracker
-from worker.host.firecracker.images import DiskImages
-from worker.host.records import DiskRecords
-from worker.names import InstanceRef, Layout, mapper_name
+from worker.host.images.images import DiskImages
+from worker.host.records.records import DiskRecords
+from worker.linux import mounts
+from worker.model.names import InstanceRef, Layout, mapper_name
 from worker.ports import CryptSpec, Disks, DiskSpec, Images, Records
 
 REF = InstanceRef(TenantId("acme"), PoolId("workers"), InstanceId("i-1a2b3c4d"))

@@ -13,7 +13,7 @@ import pytest
 
 from tests.fixtures.vmm import MEM_MIB, Rig
 from worker.errors import Broken, Conflict, Transient
-from worker.host.files import aside
+from worker.linux.files import aside
 from worker.ports import ImageFiles, VmmState
 
 

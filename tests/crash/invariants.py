@@ -11,7 +11,7 @@ import msgspec
 
 from enqueue.results import Done, Failed, Result
 from tests.crash.played_host import PlayedHost
-from worker.names import InstanceRef
+from worker.model.names import InstanceRef
 from worker.ports import Tap
 
 FINAL_CLASSES = ("rejected", "lost")

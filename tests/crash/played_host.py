@@ -12,11 +12,11 @@ from enqueue.requests import InstanceId
 from tests.fakes.fuse import Fuse, FusedLedger, KilledError
 from tests.fakes.vmm import FakeVmm, Guest
 from tests.fakes.world import NOW_S, InlineExecutors, World
-from worker.ledger_entries import Entry
-from worker.names import InstanceRef
+from worker.ledger.entries import Entry
+from worker.model.names import InstanceRef
 from worker.ports import VmmState, VmSpec
-from worker.settle import settle_one
-from worker.waits import Until, Wait
+from worker.request.reconcile import settle_one
+from worker.scheduling.waits import Until, Wait
 
 LIFE = 1_000_000  # a guest's memory counts on from its life's number times this
 

@@ -9,15 +9,15 @@ from typing import Final, get_args
 
 import msgspec
 
+from enqueue.documents import Status
 from enqueue.requests import InstanceRequest
 from enqueue.results import Done, Failed
 from tests.fakes.scenarios import SLEEP, START, STOP, WAKE
 from tests.fakes.world import World
-from worker.documents import Status
-from worker.ledger import Change
-from worker.names import InstanceRef
+from worker.ledger.ledger import Change
+from worker.model.names import InstanceRef
+from worker.plans.spec_json import spec_to_builtins
 from worker.ports import VmmState
-from worker.specs import spec_to_builtins
 
 IMAGES: Final = ("none", "partial", "published", "consumed", "damaged")
 INTERRUPTED: Final[dict[str, InstanceRequest | None]] = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final, get_args
 
+from enqueue.documents import Status
 from tests.crash.recovery_cases import IMAGES, INTERRUPTED, Case
-from worker.documents import Status
 from worker.ports import VmmState
 
 ROWS: Final = (

@@ -23,10 +23,10 @@ from enqueue.results import Done, Failed, Result
 from tests.fakes.fuse import KilledError
 from tests.fakes.scenarios import ACME, POOL, SETUP, TEARDOWN
 from tests.fakes.world import World
-from worker import drain_note
-from worker.ledger_entries import Entry
-from worker.plans import drain as plans
-from worker.plans.drain import Drain, Strategy
+from worker.drain import policy as plans
+from worker.drain import store as drain_note
+from worker.drain.policy import Drain, Strategy
+from worker.ledger.entries import Entry
 
 NAMES = ("i-0000000a", "i-0000000b", "i-0000000c")
 IDLE = "i-0000000d"

@@ -34,7 +34,7 @@ from enqueue.requests import (
 from tests.crash.invariants import faults
 from tests.crash.played_host import Kill, PlayedHost
 from tests.fakes.world import HOST, net
-from worker.names import InstanceRef
+from worker.model.names import InstanceRef
 
 pytestmark = pytest.mark.timeout(1800)  # a failure is shrunk for minutes
 TENANTS = {"acme": 5, "beta": 6}

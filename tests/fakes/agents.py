@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.fakes.vmm import Guest, Machine
-from worker.names import InstanceRef
+from worker.model.names import InstanceRef
 from worker.ports import AgentAnswer, Heard, VmmState
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from worker.ledger import Ledger
+from worker.ledger.ledger import Ledger
 from worker.ports import Host
 
 T = TypeVar("T")

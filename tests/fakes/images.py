@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from worker.documents import Compression
+from enqueue.documents import Compression
 from worker.errors import Broken, Conflict, Lost, Transient
-from worker.names import InstanceRef, Layout
+from worker.model.names import InstanceRef, Layout
 from worker.ports import Image, ImageFiles, ImageState
 
 

@@ -10,11 +10,11 @@ import msgspec
 from enqueue.requests import InstanceId, PoolId, TenantId
 from tests.fakes.world import World
 from worker.config import SweepConfig
-from worker.names import InstanceRef
-from worker.plans.sweep import Orphan
+from worker.model.names import InstanceRef
 from worker.ports import Bridge, GuestRules, Limits, Tap, TenantRules
-from worker.sightings import Sightings
-from worker.sweeper import Sweeper
+from worker.sweep.history import Sightings
+from worker.sweep.orphans import Orphan
+from worker.sweep.sweeper import Sweeper
 
 GRACE_S = 600.0
 ONE, GHOST = "i-0000000a", "i-0000dead"

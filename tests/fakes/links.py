@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from worker.errors import Conflict
-from worker.names import guest_mac
+from worker.model.names import guest_mac
 from worker.ports import Bridge, Tap
 
 

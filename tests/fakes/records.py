@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
+from enqueue.documents import InstanceDoc, PoolDoc, TenantDoc, parse_instance
 from enqueue.requests import TenantId
-from worker.documents import InstanceDoc, PoolDoc, TenantDoc, parse_instance
 from worker.errors import Conflict
-from worker.names import InstanceRef
+from worker.model.names import InstanceRef
 from worker.ports import Artifacts
 
 

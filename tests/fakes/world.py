@@ -34,23 +34,23 @@ from tests.fakes.images import FakeImages
 from tests.fakes.links import FakeLinks
 from tests.fakes.records import FakeRecords
 from tests.fakes.vmm import FakeVmm
-from worker import recover
 from worker.config import Config, RetryConfig
-from worker.context import Context, Delivery
-from worker.draining import Draining
-from worker.engine import Clock
-from worker.executors import Executors
-from worker.gate import Barred, Gate
+from worker.daemon import startup as recover
+from worker.drain.controller import Draining
 from worker.job import accepted, story
-from worker.lock import Locks
-from worker.metrics import Metrics
-from worker.names import InstanceRef, Layout
+from worker.model.names import InstanceRef, Layout
+from worker.plans.settings import Settings
 from worker.ports import Artifacts, Host
-from worker.settings import Settings
-from worker.suspicion import suspicion_at_start
-from worker.turns import Turns
-from worker.verify import Policy, verified
-from worker.waits import Answer, Release, Turn, Until, Wait
+from worker.protocol.metrics import Metrics
+from worker.protocol.verification import Policy, verified
+from worker.request.context import Context, Delivery
+from worker.scheduling.admission import Barred, Gate
+from worker.scheduling.executors import Executors
+from worker.scheduling.locks import Locks
+from worker.scheduling.suspects import suspicion_at_start
+from worker.scheduling.turns import Turns
+from worker.scheduling.waits import Answer, Release, Turn, Until, Wait
+from worker.steps.engine import Clock
 
 HOST = "h1"
 NOW_S = 1_800_000_000.0
@@ -70,7 +70,7 @@ def net(net_id: int) -> TenantNet:
 
 
 class InlineExecutors:
-    """`worker.executors.Executors` on one thread: turns are kept, time is the world's."""
+    """The executors on one thread: turns are kept, time is the world's."""
 
     def __init__(self, world: World) -> None:
         self._world = world

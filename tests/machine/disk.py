@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from worker.host.firecracker import mounts
+from worker.linux import mounts
 
 _SIZE_MIB: Final = 512
 _IOC_SHUTDOWN: Final = 0x8004587D  # EXT4_IOC_SHUTDOWN, _IOR('X', 125, __u32)

@@ -19,10 +19,10 @@ import msgspec
 from tests.machine import seams
 from tests.machine.fuse import At, Fuse
 from worker.cli import main
-from worker.housekeeping import Housekeeping
-from worker.publish import RedisPublisher
-from worker.rq_worker import HostWorker
-from worker.running import Hostd
+from worker.daemon.hostd import Hostd
+from worker.daemon.housekeeping import Housekeeping
+from worker.queue.consumer import HostWorker
+from worker.queue.publisher import RedisPublisher
 
 
 class Counting(Enum):

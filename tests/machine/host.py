@@ -22,9 +22,9 @@ from tests.machine.entry import Counting, Order
 from tests.machine.fuse import LOG_MARK, At
 from tests.machine.zygote import Call
 from worker.demo import documents
-from worker.host.cgroup_layout import detect
-from worker.host.firecracker import mounts
-from worker.names import InstanceRef
+from worker.host.cgroups.hierarchies import detect
+from worker.linux import mounts
+from worker.model.names import InstanceRef
 
 ROOT: Final = Path(__file__).parents[2]
 WAIT_S: Final = 60.0

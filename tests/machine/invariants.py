@@ -8,8 +8,8 @@ from typing import Final
 
 from tests.fixtures.worker import HostdProcess
 from tests.machine import seen
-from worker.host.firecracker.images import DiskImages
-from worker.names import InstanceRef
+from worker.host.images.images import DiskImages
+from worker.model.names import InstanceRef
 from worker.ports import ImageState
 
 AWAKE: Final = ("running", "warm")

@@ -24,7 +24,7 @@ from tests.fixtures.worker import NET_ID, TENANT, ids
 from tests.machine.host import SETTINGS, Machine
 from tests.machine.seen import vmms
 from worker.demo import documents
-from worker.names import InstanceRef
+from worker.model.names import InstanceRef
 
 Ask = Callable[[InstanceRef], Request]
 

@@ -15,10 +15,10 @@ from tests.fixtures.worker import eventually
 from tests.machine.disk import LoopDisk
 from tests.machine.host import Machine
 from tests.machine.seen import links
-from worker.host.cgroup_kill import members, signal_all
-from worker.host.cgroup_layout import detect
-from worker.host.firecracker import mounts
-from worker.names import InstanceRef
+from worker.host.cgroups.hierarchies import detect
+from worker.host.cgroups.kill import members, signal_all
+from worker.linux import mounts
+from worker.model.names import InstanceRef
 
 
 class MachineOnDisk(Machine):

@@ -23,8 +23,8 @@ from typing import Any, Final
 
 from tests.machine import wire
 from tests.machine.fuse import Fuse
-from worker.host.libnftables import Libnftables
-from worker.ledger_file import LedgerFile
+from worker.ledger.database import LedgerFile
+from worker.linux.libnftables import Libnftables
 
 OS: Final = [
     "write",
@@ -62,7 +62,7 @@ OS: Final = [
     "killpg",
 ]
 LIBC: Final = ["mount", "umount2", "renameat2", "fallocate", "unshare", "setns"]
-MODULES: Final = ("worker.host.", "worker.lock", "worker.ledger")
+MODULES: Final = ("worker.host.", "worker.linux.", "worker.scheduling.locks", "worker.ledger.")
 CREATING: Final = os.O_CREAT | os.O_TRUNC
 _KVM_CHECK_EXTENSION: Final = 0xAE03
 _DM_TABLE_STATUS: Final = 0xC138FD0C

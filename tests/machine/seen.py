@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from enqueue import keys
+from enqueue.documents import InstanceDoc, parse_instance
 from tests.fixtures.worker import HostdProcess
-from worker.documents import InstanceDoc, parse_instance
-from worker.host.cgroup_kill import members
-from worker.host.cgroup_layout import detect
-from worker.host.firecracker import mounts
-from worker.host.netns import NetworkNamespace
-from worker.names import InstanceRef
+from worker.host.cgroups.hierarchies import detect
+from worker.host.cgroups.kill import members
+from worker.linux import mounts
+from worker.linux.netns import NetworkNamespace
+from worker.model.names import InstanceRef
 
 Seen = dict[str, Any]
 # What differs from one life to the next: ids of instances and requests, and what follows from them.

@@ -22,7 +22,7 @@ from tests.machine.fuse import At, When
 from tests.machine.operations import OPERATIONS, Operation, wake
 from tests.machine.points import Enumeration
 from tests.machine.powercut import MachineOnDisk
-from worker.host import files
+from worker.linux import files
 
 pytestmark = [pytest.mark.root, pytest.mark.redis, pytest.mark.slow]
 MEMORY: Final = Path("/dev/shm")  # the disk's bytes: nothing is gained by a second disk below it

@@ -14,8 +14,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.retry import Retry
 
-from enqueue import HostClient, acl, keys
+from enqueue import HostClient, keys
 from enqueue.errors import EnqueueError
+from enqueue.hostctl import acl
 from enqueue.requests import Ping
 from enqueue.results import Failed, Pong, Result
 from tests.fixtures.dashboard import (
@@ -30,12 +31,12 @@ from tests.fixtures.dashboard import (
 )
 from tests.fixtures.redis import RedisServer
 from worker.config import RedisConfig, WorkerConfig
-from worker.context import Delivery
 from worker.errors import StartupError
-from worker.host import redis as redis_host
-from worker.ledger import Change, Ledger
-from worker.publish import RedisPublisher
-from worker.rq_worker import HostWorker
+from worker.ledger.ledger import Change, Ledger
+from worker.queue import connection as redis_host
+from worker.queue.consumer import HostWorker
+from worker.queue.publisher import RedisPublisher
+from worker.request.context import Delivery
 
 pytestmark = pytest.mark.redis
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import redis.asyncio
 
-from enqueue import AsyncHostClient, dialogue, keys
+from enqueue import AsyncHostClient, keys
+from enqueue.conversation import operations as dialogue
 from enqueue.errors import NotRetryable, QueueUnavailable, RequestIdReused, WaitTimeout
 from enqueue.requests import Ping
 from tests.fixtures.proxy import Proxy

@@ -18,7 +18,7 @@ from enqueue.results import Failed
 from tests.fixtures.asking import answers, ask, done, failed, held, status, taken, waits_for_lock
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.worker import HOST, HostdMaker, HostdProcess, eventually, ids
-from worker.registries import Registries
+from worker.queue.registries import Registries
 
 pytestmark = [pytest.mark.redis, pytest.mark.root]
 

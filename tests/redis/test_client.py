@@ -8,6 +8,7 @@ import pytest
 
 from enqueue import HostClient, keys
 from enqueue.client import Ticket
+from enqueue.conversation.job import RETENTION_S
 from enqueue.errors import (
     BadRequest,
     QueueFull,
@@ -20,7 +21,6 @@ from enqueue.requests import (
     StartInstance,
     TenantId,
 )
-from enqueue.wire import RETENTION_S
 from tests.fixtures.jobs import HOST, START, STOP, queued
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.redis import RedisServer

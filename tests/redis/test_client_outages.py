@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from enqueue import HostClient, dialogue, keys
+from enqueue import HostClient, keys
+from enqueue.conversation import operations as dialogue
+from enqueue.conversation.listing import Event
+from enqueue.conversation.sansio import Ask, Clock, LinkDown, Pause
 from enqueue.errors import QueueUnavailable, RequestExpired, WaitTimeout
-from enqueue.exchange import Ask, Clock, LinkDown, Pause
-from enqueue.listing import Event
 from enqueue.requests import Ping
 from tests.fixtures.background import Background
 from tests.fixtures.proxy import Proxy

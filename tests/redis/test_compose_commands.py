@@ -21,7 +21,7 @@ from enqueue import HostClient
 from enqueue.requests import Ping
 from tests.fixtures.dashboard import HOST, Dashboard
 from worker.config import RedisConfig
-from worker.host.redis import check, connect
+from worker.queue.connection import check, connect
 
 pytestmark = pytest.mark.redis
 

@@ -27,7 +27,7 @@ from tests.fixtures.dashboard import (
     HostTraces,
 )
 from tests.fixtures.redis import RedisServer
-from worker.verify import inflated
+from worker.protocol.verification import inflated
 
 pytestmark = pytest.mark.redis
 

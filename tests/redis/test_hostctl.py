@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from enqueue import keys
-from enqueue.cli import main
+from enqueue.conversation.job import unseal
 from enqueue.envelope import decode_call
+from enqueue.hostctl.cli import main
 from enqueue.requests import SetupNetwork, SleepInstance
 from enqueue.results import Pong
 from enqueue.signing import load_verifier
-from enqueue.wire import unseal
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.tiny_host import DONE, FAILED, TinyHost
 
@@ -374,7 +374,15 @@ def test_interrupting_a_wait_says_how_to_go_on(redis_server: RedisServer) -> Non
     with os.fdopen(parent, "rb", buffering=0) as screen, os.fdopen(child, "wb") as stderr:
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "enqueue.cli", "start", *WHERE, "--request-id", "r-1"),
+                *(
+                    sys.executable,
+                    "-m",
+                    "enqueue.hostctl.cli",
+                    "start",
+                    *WHERE,
+                    "--request-id",
+                    "r-1",
+                ),
                 *("--wait", "--redis", redis_server.url, "--host", HOST),
             ],
             stderr=stderr,
@@ -391,7 +399,7 @@ def test_interrupting_a_wait_says_how_to_go_on(redis_server: RedisServer) -> Non
 def test_following_events_prints_each_as_it_comes(redis_server: RedisServer) -> None:
     with subprocess.Popen(
         [
-            *(sys.executable, "-m", "enqueue.cli", "events", "--follow", "--since", "now"),
+            *(sys.executable, "-m", "enqueue.hostctl.cli", "events", "--follow", "--since", "now"),
             *("--redis", redis_server.url, "--host", HOST),
         ],
         stdout=subprocess.PIPE,
@@ -412,7 +420,7 @@ def test_a_reader_that_leaves_early_causes_no_traceback(
         redis.xadd(KEYS.events, {"event": json.dumps({"seq": number, "pad": "x" * 100})})
     with subprocess.Popen(
         [
-            *(sys.executable, "-m", "enqueue.cli", "events"),
+            *(sys.executable, "-m", "enqueue.hostctl.cli", "events"),
             *("--redis", redis_server.url, "--host", HOST),
         ],
         stdout=subprocess.PIPE,
@@ -426,7 +434,7 @@ def test_a_reader_that_leaves_early_causes_no_traceback(
 
 
 def test_tables_load_rich_and_nothing_else_does() -> None:
-    code = "import enqueue.cli, sys; sys.exit('rich' in sys.modules or 'rq' in sys.modules)"
+    code = "import enqueue.hostctl.cli, sys; sys.exit('rich' in sys.modules or 'rq' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

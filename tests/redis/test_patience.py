@@ -8,7 +8,7 @@ import pytest
 
 from enqueue.keys import HostKeys
 from tests.fixtures.redis import RedisServer
-from worker.rq_worker import HostWorker
+from worker.queue.consumer import HostWorker
 
 pytestmark = pytest.mark.redis
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from enqueue import HostClient, keys
+from enqueue.conversation.job import RETENTION_S
+from enqueue.conversation.scripts import RETRY
 from enqueue.errors import (
     NotRetryable,
     UnknownRequest,
@@ -13,8 +15,6 @@ from enqueue.errors import (
 from enqueue.requests import (
     Ping,
 )
-from enqueue.scripts import RETRY
-from enqueue.wire import RETENTION_S
 from tests.fixtures.jobs import BOUND_S, HOST, KEYS, START, STOP, queued
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.redis import RedisServer

@@ -183,7 +183,7 @@ def test_a_key_file_that_is_none_is_named(unstarted: HostdProcess) -> None:
 def test_without_root_it_says_so(unstarted: HostdProcess) -> None:
     unstarted.base.chmod(0o755)
     # Imports come first: nobody may not be allowed to read where hostd is installed.
-    script = "import os, sys, worker.running; from worker.cli import main; os.setgroups([]); "
+    script = "import os, sys, worker.daemon.hostd; from worker.cli import main; os.setgroups([]); "
     script += f"os.setresgid(*3 * [{NOBODY}]); os.setresuid(*3 * [{NOBODY}]); "
     script += f"sys.exit(main({unstarted.arguments!r}))"
     refusal = refused(unstarted, sys.executable, "-c", script)

@@ -17,7 +17,7 @@ from enqueue.results import Done
 from tests.fixtures.recovery import document, found, reboot, settled, started
 from tests.fixtures.worker import HOST, HostdMaker, HostdProcess, eventually, ids
 from tests.root.test_graceful_stop import slow_down
-from worker.names import InstanceRef
+from worker.model.names import InstanceRef
 
 pytestmark = [pytest.mark.root, pytest.mark.redis]
 WAIT_S = 60.0

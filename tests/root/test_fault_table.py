@@ -23,8 +23,8 @@ from tests.root.faults.api import API_PLANS, played_api
 from tests.root.faults.disks import DISK_PLANS, played_disks
 from tests.root.faults.lives import arranged, carried_out, done, mended
 from tests.root.faults.table import rendered
-from worker.host import processes
-from worker.host.firecracker import guest
+from worker.host.firecracker import guest_calls as guest
+from worker.linux import processes
 
 pytestmark = [
     pytest.mark.root,

@@ -16,9 +16,9 @@ from tests.contract.test_vmm import until
 from tests.fixtures.other_hostd import another_process
 from tests.fixtures.vmm import REF, UID, Rig
 from worker.errors import Broken, Transient
-from worker.host import processes
-from worker.host.firecracker.api import Api
+from worker.host.firecracker.api.client import Api
 from worker.host.firecracker.driver import Firecracker
+from worker.linux import processes
 from worker.ports import VmmState
 
 pytestmark = pytest.mark.root
@@ -94,10 +94,10 @@ def _zombies() -> set[int]:
 @pytest.mark.parametrize(
     "moment",
     [
-        "starting.Start._await_jailer = die",
-        "starting.Start._await_pid = die",
-        "starting.Start._await_api = die",
-        "record.put_vmm = die",
+        "launch.Start._await_jailer = die",
+        "launch.Start._await_pid = die",
+        "launch.Start._await_api = die",
+        "vmm_record.put_vmm = die",
     ],
 )
 def test_a_vmm_that_hostd_was_killed_in_starting_is_found(driven: Rig, moment: str) -> None:

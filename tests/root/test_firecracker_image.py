@@ -10,8 +10,8 @@ import pytest
 from tests.contract.test_vmm import moved, slept, until
 from tests.fixtures.vmm import REF, UID, Rig
 from worker.errors import Broken
-from worker.host.firecracker.api import Api
-from worker.host.firecracker.taking import Taking
+from worker.host.firecracker.api.client import Api
+from worker.host.firecracker.jail.snapshot_output import Taking
 
 pytestmark = pytest.mark.root
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.fixtures.other_hostd import another_process
 from tests.fixtures.vmm import REF, UID, Rig
-from worker.host.firecracker import mounts
+from worker.linux import mounts
 from worker.ports import Drive, VmmState
 
 pytestmark = pytest.mark.root

@@ -16,9 +16,9 @@ from enqueue.requests import SleepInstance, StartInstance
 from enqueue.results import Done, Result
 from tests.fixtures.recovery import document, started
 from tests.fixtures.worker import HOST, HostdMaker, HostdProcess, eventually, ids
-from worker.host.firecracker.jail import standing
-from worker.names import InstanceRef
-from worker.running import STOP_SPARE_S
+from worker.daemon.hostd import STOP_SPARE_S
+from worker.host.firecracker.jail.jail import standing
+from worker.model.names import InstanceRef
 
 pytestmark = [pytest.mark.root, pytest.mark.redis]
 WAIT_S = 60.0

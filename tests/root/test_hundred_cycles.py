@@ -23,8 +23,8 @@ from tests.fixtures.vmm import Programs, counting_kernel, real_programs
 from tests.fixtures.worker import HOST, TENANT, HostdMaker, HostdProcess, eventually, ids
 from worker import simulator
 from worker.demo import documents
-from worker.host.firecracker.jail import standing
-from worker.names import InstanceRef
+from worker.host.firecracker.jail.jail import standing
+from worker.model.names import InstanceRef
 from worker.simulator.guest import HEAD
 
 pytestmark = [pytest.mark.root, pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(600)]

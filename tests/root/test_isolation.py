@@ -29,8 +29,8 @@ from tests.fixtures.tenants import (
     Net,
     rules,
 )
-from worker.host.netns import NetworkNamespace
-from worker.names import METADATA_PORT, guest_ip
+from worker.linux.netns import NetworkNamespace
+from worker.model.names import METADATA_PORT, guest_ip
 
 pytestmark = pytest.mark.root
 

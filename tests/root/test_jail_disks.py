@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from worker.host import ext4, ext4_image
-from worker.host.ext4_image import Files
+from worker.host.disks import ext4
+from worker.linux import ext4_image
+from worker.linux.ext4_image import Files
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20

@@ -17,11 +17,11 @@ from tests.fixtures.worker import NET_ID, TENANT, HostdMaker, HostdProcess, ids
 from tests.root.test_life import ask, document, done
 from worker.demo import documents
 from worker.errors import Broken, Transient
-from worker.host import processes
-from worker.host.cgroup_layout import detect
-from worker.host.firecracker import jailer, mounts
-from worker.host.firecracker.starting import Start
-from worker.names import jail_uid
+from worker.host.cgroups.hierarchies import detect
+from worker.host.firecracker.jail import jailer
+from worker.host.firecracker.launch import Start
+from worker.linux import mounts, processes
+from worker.model.names import jail_uid
 from worker.ports import VmmState
 
 pytestmark = pytest.mark.root

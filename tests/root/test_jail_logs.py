@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.vmm import REF, Rig
-from worker.host import processes
-from worker.host.firecracker import logs
-from worker.host.firecracker.placing import LOG
+from worker.host.firecracker.jail import logs
+from worker.host.firecracker.jail.files import LOG
+from worker.linux import processes
 from worker.ports import VmmState
 
 pytestmark = pytest.mark.root

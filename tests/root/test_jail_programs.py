@@ -13,9 +13,9 @@ import pytest
 from tests.fixtures.vmm import REF, Programs, Rig, driver_rig
 from worker import simulator
 from worker.errors import Broken
-from worker.host import machine
-from worker.host.firecracker import trust
+from worker.host.firecracker import ownership as trust
 from worker.host.firecracker.driver import Firecracker
+from worker.linux import machine
 from worker.ports import VmmState, VmSpec
 
 pytestmark = pytest.mark.root

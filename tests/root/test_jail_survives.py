@@ -18,9 +18,9 @@ from tests.fixtures.hostparts import until
 from tests.fixtures.worker import NET_ID, TENANT, HostdMaker, HostdProcess, eventually, ids
 from tests.root.test_life import ask, document, done, traces
 from worker.demo import documents
-from worker.host import processes
-from worker.host.cgroup_kill import members, signal_all
-from worker.host.cgroup_layout import Hierarchies
+from worker.host.cgroups.hierarchies import Hierarchies
+from worker.host.cgroups.kill import members, signal_all
+from worker.linux import processes
 
 pytestmark = [pytest.mark.root, pytest.mark.redis]
 

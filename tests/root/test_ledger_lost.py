@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from enqueue import HostClient
-from enqueue.exchange import Clock
+from enqueue.conversation.sansio import Clock
 from enqueue.requests import Request, StartInstance, StopInstance
 from enqueue.results import Done, Failed, Result
 from tests.fixtures.worker import BOUND_S, HOST, HostdProcess, eventually, ids
-from worker.names import InstanceRef
+from worker.model.names import InstanceRef
 
 pytestmark = [pytest.mark.root, pytest.mark.redis]
 SKEW_S = 30.0

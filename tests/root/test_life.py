@@ -28,9 +28,9 @@ from enqueue.results import Done, Failed, Pong, Result
 from tests.fixtures.netns import ip, nft
 from tests.fixtures.worker import HOST, NET_ID, TENANT, HostdMaker, HostdProcess, eventually, ids
 from worker.demo import documents
-from worker.host.cgroup_layout import detect
-from worker.host.firecracker import mounts
-from worker.names import InstanceRef
+from worker.host.cgroups.hierarchies import detect
+from worker.linux import mounts
+from worker.model.names import InstanceRef
 
 pytestmark = [pytest.mark.root, pytest.mark.redis]
 WAIT_S = 60.0

@@ -18,8 +18,9 @@ from enqueue.requests import (
 )
 from enqueue.results import Done, Failed, Result
 from tests.fixtures.worker import HOST, TENANT, HostdProcess, ids
-from worker.host import luks_header, mapper
-from worker.names import InstanceRef, mapper_name
+from worker.linux import device_mapper as mapper
+from worker.linux import luks_header
+from worker.model.names import InstanceRef, mapper_name
 
 pytestmark = [pytest.mark.root, pytest.mark.redis, pytest.mark.dm]
 BOUND_S = 240.0

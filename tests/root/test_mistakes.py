@@ -23,10 +23,10 @@ from tests.fixtures.realworld import RealWorld, RealWorlds
 from tests.fixtures.worker import HOST as QUEUE
 from tests.fixtures.worker import TENANT, HostdProcess, ids
 from tests.root.faults.lives import arranged, carried_out, change_pool, done
-from worker.context import Delivery
-from worker.host.firecracker.vsock import connected
-from worker.names import InstanceRef
+from worker.host.agents.vsock import connected
+from worker.model.names import InstanceRef
 from worker.ports import VmmState
+from worker.request.context import Delivery
 
 pytestmark = pytest.mark.root
 WAIT_S = 60.0

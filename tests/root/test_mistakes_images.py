@@ -11,7 +11,7 @@ import pytest
 from enqueue.results import Failed
 from tests.fixtures.realworld import RealWorld, RealWorlds
 from tests.root.faults.lives import arranged, carried_out, change_pool, done
-from worker.host.firecracker.jail import standing
+from worker.host.firecracker.jail.jail import standing
 from worker.ports import VmmState
 
 pytestmark = pytest.mark.root

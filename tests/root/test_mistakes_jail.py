@@ -11,9 +11,9 @@ import pytest
 from tests.contract.test_vmm import moved
 from tests.fixtures.hostparts import until
 from tests.fixtures.vmm import MEM_MIB, REAL, REF, UID, Rig
-from worker.host.cgroup_layout import Hierarchies
-from worker.host.cgroups import KernelCgroups
-from worker.plans.build import limits
+from worker.host.cgroups.cgroups import KernelCgroups
+from worker.host.cgroups.hierarchies import Hierarchies
+from worker.plans.guest_spec import limits
 from worker.ports import ImageFiles, VmmState
 
 pytestmark = pytest.mark.root

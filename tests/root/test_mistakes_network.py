@@ -30,14 +30,14 @@ from tests.fixtures.tenants import (
     Net,
     guest,
 )
-from worker.host.netns import NetworkNamespace
-from worker.names import METADATA_PORT, InstanceRef, Layout
+from worker.linux.netns import NetworkNamespace
+from worker.model.names import METADATA_PORT, InstanceRef, Layout
 from worker.plans.network import network_steps
+from worker.plans.settings import Settings
 from worker.ports import Host
-from worker.settings import Settings
-from worker.steps.base import Step
-from worker.steps.confine import GuestRulesAbsent, SpoofingBarred, TapAbsent, TapPresent
+from worker.steps.confinement import GuestRulesAbsent, SpoofingBarred, TapAbsent, TapPresent
 from worker.steps.network import BridgeAbsent, BridgePresent, FirewallAbsent
+from worker.steps.step import Step
 
 pytestmark = pytest.mark.root
 

@@ -16,10 +16,10 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from tests.contract.test_links import BRIDGE, MAC, TAP, TAP_MARK, put_bridge, put_tap, whole_bridge
 from tests.fixtures.netns import ip
 from worker.errors import Conflict
-from worker.host.link_message import parsed
-from worker.host.netlink import Netlink
-from worker.host.netlink_socket import DUMP, NetlinkSocket
-from worker.host.netns import NetworkNamespace
+from worker.host.links.link_message import parsed
+from worker.host.links.links import Netlink
+from worker.linux.netlink import DUMP, NetlinkSocket
+from worker.linux.netns import NetworkNamespace
 
 pytestmark = pytest.mark.root
 
@@ -112,7 +112,7 @@ def test_a_persistent_tap_without_a_mark_is_left_alone(kernel: Netlink) -> None:
 def test_a_kill_while_a_tap_is_made_leaves_none(netns: NetworkNamespace) -> None:
     program = (
         "import os\n"
-        "from worker.host.tap_device import new_tap\n"
+        "from worker.linux.tap import new_tap\n"
         f"with new_tap({TAP!r}, owner_uid=1):\n"
         f"    assert os.path.exists('/proc/sys/net/ipv4/conf/{TAP}')\n"
         "    os.kill(os.getpid(), 9)\n"

@@ -14,13 +14,13 @@ import pytest
 from tests.contract.test_firewall import guest, rules
 from tests.fixtures.netns import nft
 from worker.errors import Broken, StartupError, Transient
-from worker.host import nft as adapter
-from worker.host import nft_turn
-from worker.host.libnftables import Libnftables, NftError
-from worker.host.netns import NetworkNamespace
-from worker.host.nft import Nft
-from worker.host.nft_frame import FRAME
-from worker.host.nft_reader import NftReader
+from worker.host.firewall import firewall as adapter
+from worker.host.firewall import lock as nft_turn
+from worker.host.firewall.firewall import Nft
+from worker.host.firewall.reader import NftReader
+from worker.host.firewall.ruleset import FRAME
+from worker.linux.libnftables import Libnftables, NftError
+from worker.linux.netns import NetworkNamespace
 from worker.ports import GuestRules
 
 pytestmark = pytest.mark.root

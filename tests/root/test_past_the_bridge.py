@@ -11,7 +11,7 @@ from tests.fixtures import frames
 from tests.fixtures.frames import ethernet, udp_packet
 from tests.fixtures.netns import ip, nft
 from tests.fixtures.tenants import A1, DROPPED_AFTER_S, GUESTS, HOST, Net
-from worker.host.netns import NetworkNamespace
+from worker.linux.netns import NetworkNamespace
 
 pytestmark = pytest.mark.root
 

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from enqueue.documents import RateLimiter, TokenBucket
 from tests.contract.test_vmm import slept
 from tests.fixtures.vmm import Rig
-from worker.documents import RateLimiter, TokenBucket
-from worker.host.firecracker.api import Api
+from worker.host.firecracker.api.client import Api
 
 pytestmark = pytest.mark.root
 

@@ -11,11 +11,11 @@ from typing import Any
 import jsonschema
 import pytest
 
+from enqueue.documents import RateLimiter, TokenBucket
 from tests.contract.test_vmm import moved
 from tests.fixtures.simulator import Simulator
 from tests.fixtures.vmm import Programs, Rig, driver_rig
 from worker import simulator as stand_in
-from worker.documents import RateLimiter, TokenBucket
 from worker.ports import VmSpec
 
 pytestmark = pytest.mark.root

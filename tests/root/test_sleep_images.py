@@ -17,8 +17,8 @@ from enqueue.results import Done, Failed
 from tests.fixtures.filesystems import LoopMaker
 from tests.fixtures.worker import HOST, TENANT, HostdMaker, HostdProcess, eventually, ids
 from worker.demo import documents
-from worker.host.firecracker.jail import standing
-from worker.names import InstanceRef
+from worker.host.firecracker.jail.jail import standing
+from worker.model.names import InstanceRef
 
 pytestmark = [pytest.mark.root, pytest.mark.redis]
 WAIT_S = 60.0

@@ -15,7 +15,7 @@ from enqueue.results import Done, Failed
 from tests.fixtures.dashboard import Dashboard
 from tests.fixtures.recovery import WAIT_S, document, reboot, settled, started
 from tests.fixtures.worker import HOST, HostdMaker, HostdProcess, eventually, ids
-from worker.names import InstanceRef
+from worker.model.names import InstanceRef
 
 pytestmark = [pytest.mark.root, pytest.mark.redis]
 
@@ -32,7 +32,7 @@ def by_itself(process: HostdProcess, request_id: str) -> None:
 def by_hostctl(process: HostdProcess, request_id: str) -> None:
     where = ["--redis", process.redis.url, "--host", HOST]
     command = ["retry", "--op", "SleepInstance", "--since", "1h", *where]
-    subprocess.run([sys.executable, "-m", "enqueue.cli", *command], check=True)
+    subprocess.run([sys.executable, "-m", "enqueue.hostctl.cli", *command], check=True)
 
 
 def by_stock_rq(process: HostdProcess, request_id: str) -> None:

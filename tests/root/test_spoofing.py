@@ -34,8 +34,8 @@ from tests.fixtures.tenants import (
     guest,
     rules,
 )
-from worker.host.netns import NetworkNamespace
-from worker.names import METADATA_PORT, guest_mac
+from worker.linux.netns import NetworkNamespace
+from worker.model.names import METADATA_PORT, guest_mac
 
 pytestmark = pytest.mark.root
 

@@ -22,11 +22,11 @@ from tests.fixtures.hostparts import Sleeper
 from tests.fixtures.netns import ip
 from tests.fixtures.tenants import guest, rules
 from tests.fixtures.worker import HOST, HostdMaker, HostdProcess, eventually, ids
-from worker.host.cgroup_layout import detect
-from worker.host.cgroups import KernelCgroups
-from worker.host.firecracker import mounts
-from worker.host.nft import Nft
-from worker.names import InstanceRef
+from worker.host.cgroups.cgroups import KernelCgroups
+from worker.host.cgroups.hierarchies import detect
+from worker.host.firewall.firewall import Nft
+from worker.linux import mounts
+from worker.model.names import InstanceRef
 from worker.ports import Limits
 
 pytestmark = [pytest.mark.root, pytest.mark.redis]

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from enqueue.aio import AsyncHostClient, AsyncTicket
+from enqueue.conversation.job import new_request_id
 from enqueue.errors import QueueFull, QueueUnavailable, WaitTimeout
 from enqueue.requests import (
     InstanceRequest,
@@ -23,7 +24,6 @@ from enqueue.requests import (
     StopInstance,
     WakeInstance,
 )
-from enqueue.wire import new_request_id
 from tests.soak.logs import Log
 
 AGAIN_S = 0.2

@@ -17,10 +17,10 @@ from tests.fixtures.redis import RedisServer
 from tests.fixtures.worker import HOST, NET_ID, TENANT, HostdProcess
 from tests.soak.journal import EFFECTS
 from worker.demo import documents
-from worker.host.cgroup_layout import detect
-from worker.host.firecracker import mounts
-from worker.host.netlink import Netlink
-from worker.host.nft import Nft
+from worker.host.cgroups.hierarchies import detect
+from worker.host.firewall.firewall import Nft
+from worker.host.links.links import Netlink
+from worker.linux import mounts
 from worker.simulator.launchers import write_launchers
 
 TICK_MS: Final = 200

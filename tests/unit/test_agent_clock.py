@@ -7,7 +7,7 @@ import pytest
 from enqueue.requests import InstanceId, PoolId, TenantId
 from worker.errors import Broken, Transient
 from worker.host.firecracker import clock
-from worker.names import InstanceRef
+from worker.model.names import InstanceRef
 
 ONE = InstanceRef(TenantId("acme"), PoolId("p"), InstanceId("i-00000001"))
 OTHER = InstanceRef(TenantId("acme"), PoolId("p"), InstanceId("i-00000002"))

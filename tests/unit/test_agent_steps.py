@@ -14,7 +14,7 @@ from enqueue.results import Done, Failed, Result
 from tests.fakes.scenarios import SLEEP, START, STOP, WAKE, prepare
 from tests.fakes.world import World
 from worker.errors import Broken
-from worker.names import InstanceRef
+from worker.model.names import InstanceRef
 from worker.ports import Heard, VmmState
 
 

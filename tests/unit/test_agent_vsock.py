@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from worker.host.firecracker import frames, versions
-from worker.host.firecracker.vsock import (
+from worker.host.agents import messages as frames
+from worker.host.agents.vsock import (
     GarbledError,
     LateError,
     NobodyError,
@@ -21,6 +21,7 @@ from worker.host.firecracker.vsock import (
     Wire,
     connected,
 )
+from worker.host.firecracker import versions
 
 BOUND_S = 10.0
 Serve = Callable[[Callable[[socket.socket], object]], Path]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.boot import SETTLED_S, await_clock
+from worker.daemon.clock_sync import SETTLED_S, await_clock
 
 
 class Booting:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from worker.host.processor import Processor, processor
-from worker.plans.compatible import incompatibilities
+from worker.linux.processor import Processor, processor
+from worker.plans.image_manifest import incompatibilities
 from worker.ports import Platform
 
 HERE = Platform(

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
-from enqueue import acl
-from enqueue.acl_files import write
+from enqueue.hostctl import acl
+from enqueue.hostctl.acl_files import write
 from worker import config
-from worker.metrics import Metrics
-from worker.rq_worker import BLOCK_S
-from worker.running import STOP_SPARE_S
+from worker.daemon.hostd import STOP_SPARE_S
+from worker.protocol.metrics import Metrics
+from worker.queue.consumer import BLOCK_S
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

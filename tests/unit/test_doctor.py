@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.operate.doctor import joining
+from worker.commands.doctor import joining
 
 HYBRID = """\
 tmpfs /sys/fs/cgroup tmpfs rw 0 0

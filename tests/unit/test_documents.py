@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
-from enqueue import cli as hostctl
+from enqueue.hostctl import cli as hostctl
 from tests.unit.test_table import TABLE
 from worker import cli as hostd
-from worker.metrics import Metrics
-from worker.plans.verdict import Verdict
+from worker.plans.action import Verdict
+from worker.protocol.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
@@ -187,7 +187,7 @@ def test_the_metrics_are_those_of_the_code() -> None:
         for sample in metric.describe()
     }
     exposed = {name for name, _ in families}
-    source = (ROOT / "worker" / "gauges.py").read_text()
+    source = (ROOT / "worker" / "daemon" / "gauges.py").read_text()
     exposed |= set(re.findall(r'"(hostd_[a-z_]+)"', source))
     plain = {re.sub(r"(_total|_info)?(\{.*\})?$", "", name) for name in said}
     assert plain == exposed

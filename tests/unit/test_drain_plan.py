@@ -7,8 +7,8 @@ import pytest
 
 from enqueue.requests import SleepInstance, StartInstance, StopInstance, WakeInstance
 from enqueue.results import Done, Failed, StepReport
-from worker.plans import drain as plans
-from worker.plans.drain import Drain, Guest, Strategy
+from worker.drain import policy as plans
+from worker.drain.policy import Drain, Guest, Strategy
 
 NOW_MS = 1_800_000_000_000
 SIZES = {"i-00000001": 100, "i-00000002": 400, "i-00000003": 200}

@@ -11,7 +11,7 @@ from enqueue.requests import Request
 from enqueue.results import Done, Failed, Result
 from tests.fakes.scenarios import DESTROY, SLEEP, START, STOP, WAKE
 from tests.fakes.world import World
-from worker.names import InstanceRef, mapper_name
+from worker.model.names import InstanceRef, mapper_name
 
 REF = InstanceRef(START.tenant_id, START.pool_id, START.instance_id)
 MAPPER = mapper_name(REF)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from worker.engine import Clock, Outcome, execute
 from worker.errors import Broken, Conflict, Transient
 from worker.ports import Host
-from worker.steps.base import IrrevocableError, Step
+from worker.steps.engine import Clock, Outcome, execute
+from worker.steps.step import IrrevocableError, Step
 
 
 @dataclass

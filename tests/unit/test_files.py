@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from worker.errors import Broken, Transient
-from worker.host import files
+from worker.linux import files
 
 
 def names(directory: Path) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from worker.errors import Broken, HostdError, Transient
-from worker.host.firecracker.api import Api, listening
+from worker.host.firecracker.api.client import Api, listening
 from worker.ports import VmmState
 
 Serve = Callable[[bytes], Path]

@@ -8,9 +8,9 @@ from contextlib import nullcontext
 
 import pytest
 
-from worker.executors import Executors
-from worker.turns import EXCLUSIVE, Key
-from worker.waits import Turn, Wait
+from worker.scheduling.executors import Executors
+from worker.scheduling.turns import EXCLUSIVE, Key
+from worker.scheduling.waits import Turn, Wait
 
 BOUND_S = 10.0
 KEY: Key = ("instance", "a")

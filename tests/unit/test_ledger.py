@@ -11,8 +11,8 @@ import pytest
 
 from enqueue.results import Done, Failed, Result
 from worker.errors import StartupError
-from worker.ledger import Change, Delivery, Ledger
-from worker.ledger_entries import Entry
+from worker.ledger.entries import Entry
+from worker.ledger.ledger import Change, Delivery, Ledger
 
 DONE = Done(op="StopInstance", changed=True, state="stopped")
 
@@ -149,7 +149,7 @@ def test_pruning_forgets_old_told_requests_and_nothing_else(path: Path) -> None:
 
 def test_an_accepted_request_survives_a_kill(path: Path) -> None:
     program = (
-        "import os, signal; from pathlib import Path; from worker.ledger import Ledger;"
+        "import os, signal; from pathlib import Path; from worker.ledger.ledger import Ledger;"
         f"l = Ledger(Path({str(path)!r}));"
         "l.accept('r1', digest=b'd', call=b'[]', op='Ping', tenant_id=None, instance_id=None,"
         " now_ms=1); os.kill(os.getpid(), signal.SIGKILL)"

@@ -18,10 +18,10 @@ import pytest
 from enqueue.requests import InstanceId, PoolId, StartInstance, TenantId
 from tests.fakes.world import HOST, NOW_S, World
 from worker import cli
-from worker.host.audit import ROTATE_BYTES
-from worker.host.records import DiskRecords
-from worker.ledger_checks import faults
-from worker.names import Layout
+from worker.host.records.audit_log import ROTATE_BYTES
+from worker.host.records.records import DiskRecords
+from worker.ledger.checks import faults
+from worker.model.names import Layout
 
 NOW_MS = int(NOW_S * 1000)
 ONE, TWO = "i-00000001", "i-00000002"

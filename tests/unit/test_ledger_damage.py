@@ -12,15 +12,15 @@ import pytest
 
 from enqueue.requests import InstanceId, PoolId, StartInstance, StopInstance, TenantId
 from tests.fakes.world import HOST, World
+from worker.commands.ledger import verify
+from worker.commands.ledger_health import health
+from worker.commands.rebuild import is_whole
 from worker.config import Config, PathsConfig
 from worker.errors import StartupError
-from worker.ledger import Ledger
-from worker.ledger_backup import backup
-from worker.ledger_checks import faults
-from worker.ledger_file import looking
-from worker.operate.ledger import verify
-from worker.operate.ledger_health import health
-from worker.operate.rebuild import is_whole
+from worker.ledger.backup import backup
+from worker.ledger.checks import faults
+from worker.ledger.database import looking
+from worker.ledger.ledger import Ledger
 
 PAGE_BYTES = 4096
 REQUESTS = 60

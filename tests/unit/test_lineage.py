@@ -21,13 +21,13 @@ from enqueue.requests import (
 )
 from enqueue.results import Done, Failed
 from tests.fakes.world import NOW_S, World, net
+from worker.commands.rebuild import is_whole, rebuilt
 from worker.errors import StartupError
-from worker.host.records import DiskRecords
-from worker.ledger import Ledger
-from worker.ledger_backup import backup
-from worker.lineage import EVENTS_GAP, marker_path, open_ledger, read_marker, write_marker
-from worker.names import InstanceRef
-from worker.operate.rebuild import is_whole, rebuilt
+from worker.host.records.records import DiskRecords
+from worker.ledger.backup import backup
+from worker.ledger.identity import EVENTS_GAP, marker_path, open_ledger, read_marker, write_marker
+from worker.ledger.ledger import Ledger
+from worker.model.names import InstanceRef
 
 NOW_MS = int(NOW_S * 1000)
 ONE, TWO = "i-00000001", "i-00000002"

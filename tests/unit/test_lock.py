@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from worker.errors import Transient
-from worker.lock import Locks
+from worker.scheduling.locks import Locks
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from worker.lock import Locks
+from worker.scheduling.locks import Locks
 locks = Locks(Path(sys.argv[1]), timeout_s=5)
 with locks.instance("t", "i-1", request_id="other"):
     print("held", flush=True)

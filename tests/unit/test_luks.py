@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from worker.errors import Broken, Conflict, HostdError
-from worker.host import files, luks, luks_header, mapper, sparse
-from worker.host.disks import Ext4Disks
+from worker.host.disks import luks
+from worker.host.disks.disks import Ext4Disks
+from worker.linux import device_mapper as mapper
+from worker.linux import files, luks_header, sparse
 from worker.ports import CryptSpec, DiskSpec
 
 SECRET = bytes(range(32))

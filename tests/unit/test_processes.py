@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from worker.host import processes
+from worker.linux import processes
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_a_name_with_blanks_and_parentheses_does_not_shift_the_fields() -> None:
 def test_an_orphan_that_was_adopted_tells_its_exit_code() -> None:
     script = """
 import os, subprocess
-from worker.host import processes
+from worker.linux import processes
 processes.adopt_orphans()
 reader, writer = os.pipe()
 child = os.fork()

@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from enqueue.documents import PoolDoc, RateLimiter, RateLimiters, TokenBucket
 from enqueue.requests import InstanceId, PoolId, TenantId
-from worker.documents import PoolDoc, RateLimiter, RateLimiters, TokenBucket
-from worker.names import InstanceRef
+from worker.model.names import InstanceRef
+from worker.plans.spec_json import spec_from_builtins, spec_to_builtins
 from worker.ports import Drive, VmSpec
-from worker.specs import spec_from_builtins, spec_to_builtins
 
 BUCKET = {"size": 1_048_576, "refill_time": 100}
 LIMITER = RateLimiter(

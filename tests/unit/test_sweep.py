@@ -22,13 +22,13 @@ from tests.fakes.leftovers import GHOST, GONE, GRACE_S, LIMITS, ONE, Sweeps, bar
 from tests.fakes.links import Foreign
 from tests.fakes.world import World, net
 from worker.errors import Transient
-from worker.host import mapper
-from worker.names import InstanceRef
-from worker.plans.sweep import Kind, Lie, OnRecord, Standing, Thing, lies, orphans, unfit
+from worker.linux import device_mapper as mapper
+from worker.model.names import InstanceRef
 from worker.ports import Bridge, Tap, VmmState
-from worker.removal import Broom, sweep_instance
-from worker.same_state import accept_state, is_same_state
-from worker.sightings import Sightings
+from worker.sweep.history import Sightings
+from worker.sweep.orphans import Kind, Lie, OnRecord, Standing, Thing, lies, orphans, unfit
+from worker.sweep.removal import Broom, sweep_instance
+from worker.sweep.state_guard import accept_state, is_same_state
 
 
 @pytest.fixture

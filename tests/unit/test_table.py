@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import pytest
 
+from enqueue.documents import InstanceDoc, InstanceFields, Status
 from enqueue.requests import (
     DestroyInstance,
     InstanceId,
@@ -18,11 +19,10 @@ from enqueue.requests import (
     TenantId,
     WakeInstance,
 )
-from worker.documents import InstanceDoc, InstanceFields, Status
 from worker.errors import Conflict
-from worker.facts import InstanceFacts
-from worker.names import InstanceRef
-from worker.plans.verdict import Verdict, verdict_for
+from worker.model.names import InstanceRef
+from worker.plans.action import Verdict, verdict_for
+from worker.plans.facts import InstanceFacts
 from worker.ports import Image, ImageFiles, ImageState, VmmState
 
 IDS: dict[str, Any] = {

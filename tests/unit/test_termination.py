@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from worker.termination import heard
+from worker.daemon.signals import heard
 
 BOUND_S = 10.0
 

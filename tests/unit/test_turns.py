@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enqueue.requests import InstanceId, PoolId, SetupNetwork, StartInstance, TenantId, TenantNet
-from worker.turns import EXCLUSIVE, SHARED, Key, Turns, keys_of
+from worker.scheduling.turns import EXCLUSIVE, SHARED, Key, Turns, keys_of
 
 A: Key = ("instance", "a")
 T: Key = ("tenant", "t")

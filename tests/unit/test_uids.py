@@ -10,8 +10,8 @@ import pytest
 from enqueue.requests import SetupNetwork, TenantId, TenantNet, bridge_name
 from enqueue.results import Done, Failed
 from tests.fakes.world import World
-from worker.names import FIRST_OFFSET, LAST_OFFSET, jail_uid
-from worker.uids import given_out, met
+from worker.linux.subids import given_out, met
+from worker.model.names import FIRST_OFFSET, LAST_OFFSET, jail_uid
 
 NET_ID = 100
 FIRST, LAST = (jail_uid(10_000, NET_ID, offset) for offset in (FIRST_OFFSET, LAST_OFFSET))

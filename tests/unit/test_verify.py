@@ -13,7 +13,7 @@ from enqueue.envelope import Body, encode_body, encode_call
 from enqueue.requests import HostName, Ping, RequestId
 from enqueue.signing import Signer, load_signer, load_verifier
 from worker.errors import Rejected
-from worker.verify import MAX_BYTES, Forged, Policy, check_times, inflated, verified
+from worker.protocol.verification import MAX_BYTES, Forged, Policy, check_times, inflated, verified
 
 NOW_MS = 1_800_000_000_000
 BODY = Body(

@@ -10,6 +10,16 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from enqueue import results
+from enqueue.conversation.job import (
+    NotAfter,
+    Sealed,
+    answer,
+    job_hash,
+    new_request_id,
+    seal,
+    unseal,
+    utc_format,
+)
 from enqueue.envelope import decode_body, decode_call
 from enqueue.errors import BadRequest
 from enqueue.requests import (
@@ -29,16 +39,6 @@ from enqueue.requests import (
 )
 from enqueue.results import Done, Failed, Pong, Result, StepReport
 from enqueue.signing import Signer, Verifier
-from enqueue.wire import (
-    NotAfter,
-    Sealed,
-    answer,
-    job_hash,
-    new_request_id,
-    seal,
-    unseal,
-    utc_format,
-)
 
 NOW_MS = 1_800_000_000_123
 DAY_MS = 86_400_000

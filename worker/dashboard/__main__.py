@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from worker.config import RedisConfig
 from worker.dashboard.serve import listening_socket, serve, shown_address
 from worker.errors import ConfigError, StartupError
-from worker.host.redis import connect
+from worker.queue.connection import connect
 
 ENDED, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
 

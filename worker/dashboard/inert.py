@@ -17,7 +17,7 @@ from rq.job import Job
 from rq.results import Result
 from rq.utils import as_text
 
-from worker.host.serializer import MsgspecSerializer
+from worker.queue.serializer import MsgspecSerializer
 
 T = TypeVar("T")
 

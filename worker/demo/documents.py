@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from enqueue.requests import InstanceId, PoolId, TenantId, TenantNet, bridge_name
-from worker.names import InstanceRef, Layout
+from worker.model.names import InstanceRef, Layout
 
 POOL = PoolId("workers")
 MEM_MIB = 128

@@ -36,7 +36,7 @@ from worker.demo.interrupts import Interrupts
 from worker.demo.proof import leftovers
 from worker.demo.sandbox import HOST, Sandbox, SandboxError
 from worker.demo.view import View
-from worker.names import InstanceRef, Layout
+from worker.model.names import InstanceRef, Layout
 
 TENANTS: Mapping[str, int] = {"acme": 10, "globex": 20}
 WAIT_S = 40.0

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 from worker.demo.sandbox import BASE, cgroup_directories
-from worker.host.firecracker import mounts
-from worker.host.netlink import Netlink
-from worker.host.netns import NetworkNamespace
-from worker.host.nft import Nft
+from worker.host.firewall.firewall import Nft
+from worker.host.links.links import Netlink
+from worker.linux import mounts
+from worker.linux.netns import NetworkNamespace
 
 
 def leftovers(namespace: NetworkNamespace | None = None, *, running: bool = False) -> list[str]:

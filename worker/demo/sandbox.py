@@ -23,9 +23,8 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from worker.demo.interrupts import Interrupts
-from worker.host import processes
-from worker.host.firecracker import mounts
-from worker.host.netns import NetworkNamespace
+from worker.linux import mounts, processes
+from worker.linux.netns import NetworkNamespace
 
 BASE: Final = Path("/var/tmp/hostd-demo")  # noqa: S108  fixed on purpose; only root may use it
 CGROUP: Final = "hostd-demo"

@@ -13,13 +13,14 @@ from enqueue.requests import (
     WakeInstance,
     describe,
 )
-from worker.facts import InstanceFacts
-from worker.plans import instance, sleep
-from worker.plans.base import Plan
-from worker.plans.build import Place
-from worker.plans.grounds import Grounds
-from worker.plans.verdict import Verdict
-from worker.settings import Settings
+from worker.plans import sleep
+from worker.plans import start_stop as instance
+from worker.plans.action import Verdict
+from worker.plans.facts import InstanceFacts
+from worker.plans.guest_spec import Place
+from worker.plans.plan import Plan
+from worker.plans.settings import Settings
+from worker.plans.shared import Grounds
 from worker.steps.record import Audited
 
 T = TypeVar("T")

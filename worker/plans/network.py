@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from enqueue.requests import SetupNetwork, TeardownNetwork, TenantId, TenantNet
 from worker.errors import Conflict
-from worker.facts import NetworkFacts
-from worker.plans.base import Plan
+from worker.plans.facts import NetworkFacts
+from worker.plans.plan import Plan
+from worker.plans.settings import Settings
 from worker.ports import TenantRules
-from worker.settings import Settings
-from worker.steps.base import Step
 from worker.steps.network import (
     BridgeAbsent,
     BridgePresent,
@@ -19,6 +18,7 @@ from worker.steps.network import (
     FirewallPresent,
     ForwardingOn,
 )
+from worker.steps.step import Step
 
 
 def firewall_step(tenant_id: TenantId, net: TenantNet, settings: Settings) -> FirewallPresent:

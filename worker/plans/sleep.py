@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from worker.documents import Compression
+from enqueue.documents import Compression
 from worker.errors import Conflict
-from worker.names import InstanceRef
-from worker.plans.base import Plan
-from worker.plans.build import MIB, SECRETS_DISK_MIB, Place, crypt_disk
-from worker.plans.compatible import incompatibilities
-from worker.plans.grounds import Grounds, gone, recorded_running, spawned, standing_spec, told
+from worker.model.names import InstanceRef
+from worker.plans.guest_spec import MIB, SECRETS_DISK_MIB, Place, crypt_disk
+from worker.plans.image_manifest import incompatibilities
+from worker.plans.plan import Plan
+from worker.plans.shared import Grounds, gone, recorded_running, spawned, standing_spec, told
+from worker.plans.spec_json import spec_from_builtins, spec_to_builtins
 from worker.ports import Image, VmmState, VmSpec
-from worker.specs import spec_from_builtins, spec_to_builtins
-from worker.steps.base import Step
 from worker.steps.disks import DiskOpen, SecretsRestored
-from worker.steps.guest import GuestLoaded, GuestPaused, GuestRunning, VmmGone
 from worker.steps.image import (
     ImageAbsent,
     ImageConsumed,
@@ -25,6 +23,8 @@ from worker.steps.image import (
     RoomForImage,
 )
 from worker.steps.record import StatusRecorded
+from worker.steps.step import Step
+from worker.steps.vm import GuestLoaded, GuestPaused, GuestRunning, VmmGone
 
 BESIDE_ROOM_BYTES = 1 * MIB  # manifest, directories, what a codec adds to what it cannot shrink
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from worker.names import InstanceRef
+from worker.model.names import InstanceRef
 
 
 class Heard(Enum):

@@ -8,8 +8,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
-from worker.documents import Compression
-from worker.names import InstanceRef
+from enqueue.documents import Compression
+from worker.model.names import InstanceRef
 from worker.ports.vmm import ImageFiles
 
 

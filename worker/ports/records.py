@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from enqueue.documents import InstanceDoc, PoolDoc, TenantDoc
 from enqueue.requests import TenantId
-from worker.documents import InstanceDoc, PoolDoc, TenantDoc
-from worker.names import InstanceRef
+from worker.model.names import InstanceRef
 
 
 @dataclass(frozen=True, slots=True)

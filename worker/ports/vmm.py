@@ -7,8 +7,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
-from worker.documents import RateLimiter
-from worker.names import InstanceRef
+from enqueue.documents import RateLimiter
+from worker.model.names import InstanceRef
 from worker.ports.platform import Platform
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from worker.errors import Transient
-from worker.names import InstanceRef
+from worker.model.names import InstanceRef
 from worker.ports import AgentAnswer, Heard, Host
 
 

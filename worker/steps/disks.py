@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.errors import Conflict
-from worker.names import InstanceRef, mapper_name
+from worker.model.names import InstanceRef, mapper_name
 from worker.ports import CryptSpec, DiskSpec, Host
 
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from worker.documents import Compression
+from enqueue.documents import Compression
 from worker.errors import HostdError
-from worker.names import InstanceRef
+from worker.model.names import InstanceRef
 from worker.ports import Drive, Host, ImageState, VmmState, VmSpec
-from worker.steps.base import IrrevocableError
+from worker.steps.step import IrrevocableError
 
 
 @dataclass(frozen=True, slots=True)

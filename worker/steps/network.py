@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from enqueue.requests import TenantId, TenantNet
-from worker.names import guest_mac, mark_of
+from worker.model.names import guest_mac, mark_of
 from worker.ports import Host, TenantRules
 
 

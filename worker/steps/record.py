@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from worker.documents import Status
+from enqueue.documents import Status
 from worker.errors import Conflict
-from worker.names import InstanceRef
+from worker.model.names import InstanceRef
 from worker.ports import Host
 
 RECORDED: Final = "status_recorded"

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from worker.errors import Broken
-from worker.host import machine
-from worker.host.firecracker import trust
-from worker.host.processor import processor
+from worker.host.firecracker import ownership as trust
+from worker.linux import machine
+from worker.linux.processor import processor
 from worker.ports import Platform
 
 _TIMEOUT_S: Final = 5.0

@@ -17,7 +17,7 @@ from typing import Final
 
 from worker.errors import Broken
 from worker.host.firecracker import versions
-from worker.names import InstanceRef
+from worker.model.names import InstanceRef
 
 _CLOCKSOURCE: Final = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
 _KVM: Final = Path("/dev/kvm")

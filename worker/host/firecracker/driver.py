@@ -14,19 +14,21 @@ import time
 from pathlib import Path
 
 from worker.errors import Broken, Transient
-from worker.host import processes
-from worker.host.firecracker import guest, jailer, logs, record
+from worker.host.firecracker import guest_calls as guest
+from worker.host.firecracker import vmm_record as record
+from worker.host.firecracker.api.lazy import warm
 from worker.host.firecracker.binary import Binary, Programs
-from worker.host.firecracker.conversations import Conversations
-from worker.host.firecracker.finding import Finder
-from worker.host.firecracker.jail import Jail, remove
-from worker.host.firecracker.late import warm
-from worker.host.firecracker.places import jails_in, mounts_in_jails
-from worker.host.firecracker.placing import Access, disk_errors, files_of, log_of
-from worker.host.firecracker.starting import Start
-from worker.host.firecracker.taking import Taking
-from worker.host.processes import Process
-from worker.names import InstanceRef, Layout
+from worker.host.firecracker.finder import Finder
+from worker.host.firecracker.guest_control import Conversations
+from worker.host.firecracker.jail import jailer, logs
+from worker.host.firecracker.jail.files import Access, disk_errors, files_of, log_of
+from worker.host.firecracker.jail.jail import Jail, remove
+from worker.host.firecracker.jail.scan import jails_in, mounts_in_jails
+from worker.host.firecracker.jail.snapshot_output import Taking
+from worker.host.firecracker.launch import Start
+from worker.linux import processes
+from worker.linux.processes import Process
+from worker.model.names import InstanceRef, Layout
 from worker.ports import ImageFiles, Platform, VmmState, VmSpec
 
 

@@ -1,0 +1,131 @@
+"""What stands on a host's queue, and what has happened on the host: for eyes and followers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, Literal, get_args
+
+import msgspec
+
+from enqueue import keys
+from enqueue.conversation.job import answer, unseal, utc_format
+from enqueue.conversation.sansio import Talk, as_list, as_text, entries, reading
+from enqueue.conversation.scripts import Command, fields_of
+from enqueue.results import Failed
+
+JobState = Literal["queued", "deferred", "started", "failed", "canceled", "finished"]
+JOB_STATES: Final[tuple[JobState, ...]] = get_args(JobState)
+PENDING: Final[tuple[JobState, ...]] = ("queued", "deferred", "started", "failed")
+EVENTS_AT_ONCE: Final = 1000
+
+
+class JobLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One job as a person sees it.
+
+    `status` is RQ's; times are UTC, as RQ writes them; `ended_at` is when its last result was told.
+    `outcome` is the code of the last failure, if that is how it ended.
+    """
+
+    request_id: str
+    host: str
+    status: str
+    op: str
+    description: str
+    enqueued_at: str
+    issuer: str
+    ended_at: str = ""
+    outcome: str = ""
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of a host's event stream; `id` is where to go on from."""
+
+    id: str
+    event: dict[str, Any]
+
+
+def jobs(host: str, states: Sequence[JobState], *, limit: int) -> Talk[list[JobLine]]:
+    """Up to `limit` jobs of each of the lists and registries asked for, the oldest first.
+
+    Raises:
+        QueueUnavailable: Redis did not answer in time.
+    """
+    sources = yield from reading(*(c for state in states for c in _sources(host, state, limit)))
+    ids = list(dict.fromkeys(as_text(id_) for source in sources for id_ in as_list(source)))
+    if not ids:
+        return []
+    found = yield from reading(*(command for id_ in ids for command in _details(id_)))
+    lines = (_line(host, id_, found[2 * n], found[2 * n + 1]) for n, id_ in enumerate(ids))
+    return [line for line in lines if line is not None]
+
+
+def events(host: str, *, after: str, wait_s: float) -> Talk[list[Event]]:
+    """The events after the id `after`, up to 1000; waits up to `wait_s` for the first.
+
+    `now` stands for the last event there is: it returns that one.
+
+    Raises:
+        QueueUnavailable: Redis did not answer in time, or `after` is no id of a stream.
+    """
+    stream = keys.HostKeys(host).events
+    if after == "now":
+        (last,) = yield from reading(("XREVRANGE", stream, "+", "-", "COUNT", 1))
+        return [_event(entry) for entry in as_list(last)]
+    block = ("BLOCK", int(wait_s * 1000)) if wait_s >= 0.001 else ()
+    command = ("XREAD", "COUNT", EVENTS_AT_ONCE, *block, "STREAMS", stream, after)
+    (reply,) = yield from reading(command, blocks_s=wait_s)
+    return [_event(entry) for entry in entries(reply)]
+
+
+def _sources(host: str, state: JobState, limit: int) -> tuple[Command, ...]:
+    names = keys.HostKeys(host)
+    if state == "queued":
+        # Taken jobs stand in the intermediate list until their result is told.
+        return tuple(("LRANGE", key, 0, limit - 1) for key in (names.intermediate, names.queue))
+    registry: str = getattr(names, state)
+    return (("ZRANGE", registry, 0, limit - 1),)
+
+
+def _details(job_id: str) -> tuple[Command, Command]:
+    fields = ("status", "description", "enqueued_at", "data")
+    last = ("XREVRANGE", keys.results(job_id), "+", "-", "COUNT", 1)
+    return ("HMGET", keys.job(job_id), *fields), last
+
+
+def _line(host: str, job_id: str, hash_: object, last: object) -> JobLine | None:
+    status, description, enqueued_at, data = as_list(hash_)
+    if status is None:
+        return None  # dropped between the two looks
+    order = unseal(data) if data else None
+    outcome = ""
+    if order and last and status in (b"failed", b"canceled"):
+        result = answer(order, fields_of(as_list(last)[0][1]) or {})
+        outcome = result.code if isinstance(result, Failed) else ""
+    return JobLine(
+        request_id=job_id.removeprefix(keys.job_id(host, "")),
+        host=host,
+        status=as_text(status),
+        op=type(order.body.request).__name__ if order else "",
+        description=as_text(description or b""),
+        enqueued_at=as_text(enqueued_at or b""),
+        issuer=order.body.issuer if order else "",
+        ended_at=_time_of(last),
+        outcome=outcome,
+    )
+
+
+def _time_of(last: object) -> str:
+    """When the last result was told: ids of a stream begin with Unix milliseconds (XADD)."""
+    found = as_list(last)
+    return utc_format(int(as_text(found[0][0]).partition("-")[0])) if found else ""
+
+
+def _event(entry: Any) -> Event:
+    id_, flat = entry
+    fields = fields_of(flat) or {}
+    raw = fields.get(b"event") or next(iter(fields.values()), b"null")
+    try:
+        value = msgspec.json.decode(raw)
+    except msgspec.DecodeError:
+        value = as_text(raw)
+    return Event(id=as_text(id_), event=value if isinstance(value, dict) else {"value": value})

@@ -1,0 +1,138 @@
+"""How hostctl writes: lines and tables for a person, one JSON document a line for a program."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from enqueue.client import Ticket
+from enqueue.conversation.listing import Event, JobLine
+from enqueue.conversation.operations import Cancellation
+from enqueue.requests import describe
+from enqueue.results import Done, Failed, Pong, Result
+
+_CANCELLATIONS: Final[dict[Cancellation, str]] = {
+    "cancelled": "cancelled",
+    "running": "is running, not cancelled",
+    "ended": "has ended already",
+    "unknown": "is unknown",
+}
+WIDE = 240  # columns of a table that no terminal shows
+
+
+class Printer:
+    """Writes results to stdout, notes and progress to stderr."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether a person is watching."""
+        return not self.as_json and sys.stderr.isatty()
+
+    def document(self, value: object, line: str) -> None:
+        """One outcome, as JSON or in words."""
+        print(msgspec.json.encode(value).decode() if self.as_json else line, flush=True)
+
+    def error(self, error: Exception) -> None:
+        """What went wrong; as JSON it goes to stdout, where documents are read."""
+        if self.as_json:
+            self.document(
+                {"kind": "error", "error": type(error).__name__, "message": str(error)}, ""
+            )
+        else:
+            self.note(f"hostctl: {error}")
+
+    def note(self, line: str) -> None:
+        """A line for a person."""
+        print(line, file=sys.stderr, flush=True)
+
+    def enqueued(self, ticket: Ticket) -> None:
+        """The request is on the queue."""
+        facts = _facts(ticket)
+        words = f"{facts['description']} on {ticket.host}: request {ticket.request_id} is queued"
+        self.document({"kind": "queued"} | facts, words)
+
+    def would_retry(self, request_id: str, host: str) -> None:
+        """The request is one that would be retried."""
+        self.document(
+            {"kind": "retry", "dry_run": True, "request_id": request_id, "host": host},
+            f"request {request_id} on {host} would be retried",
+        )
+
+    def cancelled(self, request_id: str, host: str, outcome: Cancellation) -> None:
+        """What came of cancelling a request."""
+        self.document(
+            {"kind": "cancel", "outcome": outcome, "request_id": request_id, "host": host},
+            f"request {request_id} on {host}: {_CANCELLATIONS[outcome]}",
+        )
+
+    def result(self, ticket: Ticket, result: Result) -> None:
+        """The request has ended."""
+        facts = _facts(ticket)
+        words = f"{facts['description']} on {ticket.host}: {_words(result)}"
+        self.document(msgspec.to_builtins(result) | facts, words)
+
+    def jobs(self, lines: Sequence[JobLine]) -> None:
+        """A table, or a document for each."""
+        if self.as_json:
+            for line in lines:
+                self.document(line, "")
+        elif not lines:
+            self.note("no such requests")
+        else:
+            _table(lines)
+
+    def event(self, event: Event) -> None:
+        """One event: its JSON, after its id."""
+        self.document(event, f"{event.id} {msgspec.json.encode(event.event).decode()}")
+
+    def progress(self, ticket: Ticket, waited_s: float) -> None:
+        """A line that the next one overwrites."""
+        line = f"waiting for {describe(ticket.request)} on {ticket.host}: {waited_s:.0f} s"
+        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+
+    def end_progress(self) -> None:
+        """The progress line is gone."""
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _facts(ticket: Ticket) -> dict[str, Any]:
+    return {
+        "request_id": ticket.request_id,
+        "host": ticket.host,
+        "job_id": ticket.job_id,
+        "description": describe(ticket.request),
+    }
+
+
+def _words(result: Result) -> str:
+    match result:
+        case Done():
+            change = "" if result.changed else ", unchanged"
+            return f"{result.state}{change} ({result.took_ms:.0f} ms)"
+        case Pong():
+            return (
+                f"pong from hostd {result.version}, up {result.uptime_s:.0f} s, "
+                f"{result.firecracker_version}, {result.queue_depth} waiting"
+            )
+        case Failed():
+            return f"failed: {result}"
+
+
+def _table(lines: Sequence[JobLine]) -> None:
+    from rich.console import Console  # slow to import, and for tables alone
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("REQUEST", "STATUS", "ENQUEUED", "WHAT", "ISSUER", "OUTCOME"):
+        table.add_column(title, overflow="fold")
+    for line in lines:
+        cells = (line.request_id, line.status, line.enqueued_at[:19], line.description)
+        table.add_row(*(Text(cell) for cell in (*cells, line.issuer, line.outcome)))
+    Console(width=None if sys.stdout.isatty() else WIDE).print(table)

@@ -1,0 +1,120 @@
+"""`hostd recover --rebuild-ledger`: a ledger that was lost, anew, from what the machine holds."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from worker.config import Config
+from worker.errors import HostdError, StartupError
+from worker.ledger.checks import faults
+from worker.ledger.database import looking
+from worker.ledger.identity import (
+    LEDGER_ID,
+    STARTS,
+    Marker,
+    begin_anew,
+    holds_requests,
+    read_marker,
+    write_marker,
+)
+from worker.ledger.ledger import Ledger
+from worker.linux import files
+from worker.model.names import Layout
+from worker.ports import Host
+from worker.scheduling.host_lock import host_lock
+from worker.wiring import build_host
+
+
+def rebuild(config: Config, *, force: bool) -> dict[str, Any]:
+    """What the new ledger holds, and where the old one is now.
+
+    Raises:
+        StartupError: hostd runs, the ledger is whole (and not `force`), or a part cannot be had.
+    """
+    config.paths.runtime.mkdir(parents=True, exist_ok=True, mode=0o755)
+    with ExitStack() as opened:
+        opened.enter_context(host_lock(config.paths.runtime))
+        if not force and is_whole(config.paths.ledger):
+            raise StartupError(
+                f"ledger {config.paths.ledger} is whole: there is nothing to rebuild; to give it "
+                "up all the same, add --force"
+            )
+        host = build_host(config, opened)
+        try:
+            return rebuilt(
+                config.paths.ledger,
+                host,
+                Layout(config.paths.state),
+                now_ms=int(time.time() * 1000),
+            )
+        except HostdError as error:
+            raise StartupError(f"{error}; {error.hint}") from error
+
+
+def is_whole(path: Path) -> bool:
+    """Whether there is a ledger, and nothing is wrong with it."""
+    try:
+        if not holds_requests(path):
+            return False
+        with looking(path) as db:
+            return not faults(db)
+    except StartupError:
+        return False
+
+
+def rebuilt(path: Path, host: Host, layout: Layout, *, now_ms: int) -> dict[str, Any]:
+    """The ledger at `path` is a new one that knows what is held; the old one is kept beside it.
+
+    A kill before the end leaves no ledger, which `hostd run` refuses: do it again then.
+
+    Raises:
+        StartupError: a file cannot be made.
+        HostdError: the machine or the disk does not answer.
+    """
+    new = path.with_name(f"{path.name}.rebuilding")
+    _remove(new)
+    try:
+        marker = read_marker(layout)
+    except StartupError:
+        marker = None
+    ledger = Ledger(new)
+    try:
+        found = _filled(ledger, host, marker, now_ms)
+        aside = _moved_aside(path, now_ms)
+        write_marker(ledger, layout)
+    finally:
+        ledger.close()
+    files.rename(new, path)
+    return {"ledger": str(path), "moved_aside": aside, "lost_before_ms": now_ms} | found
+
+
+def _filled(ledger: Ledger, host: Host, marker: Marker | None, now_ms: int) -> dict[str, Any]:
+    with ledger.transaction():
+        ledger.put_note(LEDGER_ID, uuid.uuid4().hex)
+        ledger.put_note(STARTS, str(marker.starts if marker else 0))
+        return dict(msgspec.to_builtins(begin_anew(ledger, host, marker, now_ms=now_ms)))
+
+
+def _moved_aside(path: Path, now_ms: int) -> str | None:
+    """Where the old ledger lies now.  The file first: a WAL without it is never read."""
+    stamp = datetime.fromtimestamp(now_ms / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
+    target = path.with_name(f"{path.name}.damaged-{stamp}")
+    moved = False
+    for end in ("", "-wal", "-shm"):
+        source = Path(f"{path}{end}")
+        if source.exists():
+            files.rename(source, Path(f"{target}{end}"))
+            moved = True
+    return str(target) if moved else None
+
+
+def _remove(path: Path) -> None:
+    for end in ("", "-wal", "-shm"):
+        files.remove(Path(f"{path}{end}"))

@@ -1,0 +1,37 @@
+"""`hostd status`: every instance, as the record and as the machine have it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from enqueue.requests import op_of
+from worker.commands.drain import waits_for_undrain
+from worker.commands.host_view import Desk
+from worker.errors import HostdError
+from worker.model.names import InstanceRef
+from worker.protocol.verification import trusted
+
+
+def instances(desk: Desk) -> list[dict[str, Any]]:
+    """One row an instance."""
+    return [_row(desk, ref) for ref in desk.host.records.instances()]
+
+
+def _row(desk: Desk, ref: InstanceRef) -> dict[str, Any]:
+    row: dict[str, Any] = {"instance": str(ref), "status": "?", "vmm": "?", "guest_ip": None}
+    try:
+        doc = desk.host.records.instance(ref)
+        if doc is not None:
+            row["status"] = doc.fields.status
+            row["guest_ip"] = doc.fields.net.guest_ip if doc.fields.net else None
+        row["vmm"] = desk.host.vmm.state(ref).value
+    except HostdError as error:
+        row["problem"] = str(error)
+    open_requests = [
+        e for e in desk.ledger.history(ref.instance_id, limit=20) if e.state == "accepted"
+    ]
+    row["unfinished"] = len(open_requests)
+    ops = [op_of(trusted(entry.call).body.request) for entry in open_requests]
+    if any(waits_for_undrain(op, desk.ledger) for op in ops):
+        row["waits"] = "host is draining"
+    return row

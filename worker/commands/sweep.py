@@ -1,0 +1,114 @@
+"""`hostd sweep`: what is left over on this host, and away with it; also beside a running hostd."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from enqueue.requests import InstanceId
+from worker.commands.host_view import Desk
+from worker.errors import Conflict, HostdError
+from worker.linux import machine
+from worker.sweep.history import Sightings
+from worker.sweep.orphans import Orphan
+from worker.sweep.removal import Broom, Key, sweep_instance, sweep_networks
+from worker.sweep.state_guard import accept_state, is_same_state
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A look: what is left over, and since when."""
+
+    left: tuple[Orphan, ...]
+    sightings: Sightings
+    now_s: float
+
+
+def found(desk: Desk) -> Found:
+    """What is left over; nothing is written.
+
+    Raises:
+        HostdError, OSError: something cannot be listed.
+    """
+    return Found(broom(desk).look(), sightings(desk), time.monotonic())
+
+
+def rows(seen: Found, grace_s: float) -> list[dict[str, Any]]:
+    """One row for each: since when it is seen, and in how long it is due, in seconds."""
+    return [
+        {
+            "kind": one.thing.kind.value,
+            "name": one.thing.name,
+            "instance": one.thing.instance,
+            "why": one.why,
+            "proof": one.thing.proof,
+            "seen_s": round(seen_s, 1),
+            "due_in_s": round(max(0.0, grace_s - seen_s), 1),
+        }
+        for one in seen.left
+        for seen_s in [_seen_s(one, seen)]
+    ]
+
+
+def sweep(desk: Desk, grace_s: float, *, moved: bool) -> tuple[list[dict[str, Any]], list[str]]:
+    """What was removed, and why other things that were due were not.
+
+    `moved` says that a person has moved the state directory.
+
+    Raises:
+        Conflict: `state_moved`.
+        HostdError, OSError: something cannot be listed.
+    """
+    _check_state(desk, moved=moved)
+    with_broom, seen = broom(desk), found(desk)
+    seen.sightings.update(seen.left, seen.now_s)
+    seen.sightings.save()
+    groups: dict[InstanceId | None, dict[Key, float]] = {}
+    for one in seen.sightings.due(seen.left, seen.now_s, grace_s):
+        groups.setdefault(one.thing.instance, {})[one.key] = _seen_s(one, seen)
+    swept: list[Orphan] = []
+    problems: list[str] = []
+    for instance, due in groups.items():
+        try:
+            gone, why_not = (
+                sweep_networks(due, with_broom)
+                if instance is None
+                else sweep_instance(instance, due, with_broom)
+            )
+        except (HostdError, OSError) as error:
+            problems.append(f"{instance or 'networks'}: {error}")
+            continue
+        swept += gone
+        problems += why_not
+    return rows(Found(tuple(swept), seen.sightings, seen.now_s), grace_s), problems
+
+
+def broom(desk: Desk) -> Broom:
+    """What an operator's removal works with."""
+    return Broom(
+        host=desk.host, ledger=desk.ledger, locks=desk.locks, settings=desk.settings,
+        now_ms=lambda: int(time.time() * 1000), by="operator",
+    )  # fmt: skip
+
+
+def sightings(desk: Desk) -> Sightings:
+    """What the last sweep saw, hostd's own or an operator's."""
+    return Sightings.of(desk.config, boot_id=machine.boot_id())
+
+
+def _seen_s(orphan: Orphan, seen: Found) -> float:
+    first_s = seen.sightings.first_s(orphan)
+    return 0.0 if first_s is None else seen.now_s - first_s
+
+
+def _check_state(desk: Desk, *, moved: bool) -> None:
+    layout, boot_id = desk.settings.layout, machine.boot_id()
+    if moved:
+        accept_state(desk.ledger, layout, boot_id=boot_id)
+    elif not is_same_state(desk.ledger, layout, boot_id=boot_id):
+        raise Conflict(
+            "state_moved",
+            f"{layout.state} is another directory, or another disk, than when this boot began",
+            hint="mount its disk again; if it was moved on purpose, sweep once with --moved",
+        )

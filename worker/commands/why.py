@@ -1,0 +1,131 @@
+"""`hostd why INSTANCE`: what is with this instance, and what to do, for a tired operator."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from enqueue.requests import describe, op_of
+from enqueue.results import Done, Failed
+from worker.commands.drain import waits_for_undrain
+from worker.commands.host_view import Desk, moment
+from worker.commands.sweep import found
+from worker.errors import Conflict, HostdError
+from worker.ledger.entries import Entry
+from worker.model.names import InstanceRef
+from worker.ports import ImageState, VmmState
+from worker.protocol.verification import trusted
+
+
+def find(desk: Desk, instance_id: str) -> InstanceRef:
+    """The instance of that id.
+
+    Raises:
+        Conflict: `unknown_instance`.
+    """
+    for ref in desk.host.records.instances():
+        if ref.instance_id == instance_id:
+            return ref
+    left = sorted(
+        one.thing.kind.value for one in found(desk).left if one.thing.instance == instance_id
+    )
+    raise Conflict(
+        "unknown_instance",
+        f"no instance {instance_id} is on record under {desk.config.paths.state}",
+        hint=f"it has left {', '.join(left)}: see `hostd sweep --dry-run`"
+        if left
+        else "`hostd status` lists all",
+    )
+
+
+def why(desk: Desk, instance_id: str) -> dict[str, Any]:
+    """What is on record, what the machine has, what runs or waits, and advice."""
+    ref = find(desk, instance_id)
+    history = desk.ledger.history(instance_id, limit=5)
+    open_requests = [entry for entry in history if entry.state == "accepted"]
+    facts = {
+        "instance": str(ref),
+        "status": _status(desk, ref),
+        "vmm": desk.host.vmm.state(ref).value,
+        "pid": desk.host.vmm.pid(ref),
+        "image": _image(desk, ref),
+        "lock": _lock(desk, instance_id),
+        "now": [_open(desk, entry) for entry in open_requests],
+        "last": [_ended(entry) for entry in history if entry.state != "accepted"],
+    }
+    return facts | {"advice": _advice(desk, ref, facts, open_requests)}
+
+
+def _status(desk: Desk, ref: InstanceRef) -> str:
+    doc = desk.host.records.instance(ref)
+    return doc.fields.status if doc else "unknown"
+
+
+def _image(desk: Desk, ref: InstanceRef) -> str:
+    try:
+        image = desk.host.images.find(ref)
+    except HostdError as error:
+        return str(error)
+    return image.state.value if image else ImageState.NONE.value
+
+
+def _lock(desk: Desk, instance_id: str) -> str:
+    holder = desk.locks.holder(f"instance-{instance_id}")
+    if holder is None:
+        return "free"
+    return f"held by pid {holder.pid} for {holder.request_id} since {moment(holder.since_ms)}"
+
+
+def _open(desk: Desk, entry: Entry) -> str:
+    request = trusted(entry.call).body.request
+    steps = desk.ledger.journal(entry.request_id)
+    open_steps = [name for name, _, finished_ms in steps if finished_ms is None]
+    where = f"in step {open_steps[-1]}" if open_steps else f"{len(steps)} steps done"
+    if not entry.attempts and waits_for_undrain(op_of(request), desk.ledger):
+        where = "waits: host is draining"
+    elif not entry.attempts:
+        where = "waits for its turn"
+    elif entry.not_before_ms > time.time() * 1000:
+        where = f"next attempt at {moment(entry.not_before_ms)}"
+    return f"{entry.request_id} {describe(request)}: attempt {entry.attempts}, {where}"
+
+
+def _ended(entry: Entry) -> str:
+    said = describe(trusted(entry.call).body.request)
+    match entry.result:
+        case Done(state=state, changed=changed):
+            outcome = state if changed else f"{state}, unchanged"
+        case Failed() as failed:
+            outcome = str(failed)
+        case _:
+            outcome = "no result on record"
+    return f"{moment(entry.accepted_at_ms)} {entry.request_id} {said}: {outcome}"
+
+
+def _advice(
+    desk: Desk, ref: InstanceRef, facts: dict[str, Any], open_requests: list[Entry]
+) -> list[str]:
+    """What to do, the most pressing first."""
+    advice = []
+    alive = facts["vmm"] in (VmmState.RUNNING.value, VmmState.PAUSED.value)
+    if any("waits: host is draining" in line for line in facts["now"]):
+        advice.append("the host is draining: `hostd drain --status`, `hostd undrain`")
+    elif open_requests and facts["lock"] == "free":
+        advice.append("a request is unfinished but holds no lock: is `hostd run` up?")
+    elif open_requests:
+        advice.append("a request is at work: wait for it, or read hostd's log for its id")
+    elif facts["status"] in ("running", "warm") and not alive:
+        advice.append(
+            "the record says it runs, but no VMM lives: send StartInstance to boot it afresh, "
+            "or StopInstance to settle it"
+        )
+    elif facts["status"] == "sleeping" and facts["image"] != ImageState.PUBLISHED.value:
+        advice.append("it has no usable image: StopInstance settles it, its disks are kept")
+    elif facts["status"] not in ("running", "warm", "sleeping") and alive:
+        advice.append("a VMM lives that the record does not know: send StopInstance")
+    last = desk.ledger.history(ref.instance_id, limit=1)
+    if last and isinstance(last[0].result, Failed):
+        failed = last[0].result
+        advice.append(f"its last request failed: {failed.hint or failed.message}")
+        advice.append(f"see docs/runbook.md, {failed.code}")
+    return advice or ["nothing: record and machine agree"]

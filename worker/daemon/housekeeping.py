@@ -1,0 +1,99 @@
+"""What a running hostd does beside its requests, once a second and more rarely."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from redis.exceptions import RedisError
+
+from worker.ledger.ledger import Ledger
+from worker.queue.consumer import HostWorker
+from worker.queue.publisher import RedisPublisher
+from worker.request.supersede import Subject
+from worker.scheduling.executors import Executors
+
+log = logging.getLogger("hostd")
+BEAT_S: Final = 10.0
+PRUNE_S: Final = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Housekeeping:
+    """Heartbeat, owner key, what waits for Redis, who shows as deferred, and what is forgotten.
+
+    `claim` says again whose the host name is; `warm` loads what the first start would wait for;
+    `settled` notes that every instance was looked at, once it was; `trim` keeps VMMs' logs small;
+    `mark` says beside the ledger how far it has come; `drain` goes on with one.
+    """
+
+    worker: HostWorker
+    executors: Executors
+    publisher: RedisPublisher
+    ledger: Ledger
+    retention_days: int
+    claim: Callable[[], None]
+    warm: Callable[[], None]
+    settled: Callable[[], None]
+    trim: Callable[[], None]
+    mark: Callable[[], None]
+    drain: Callable[[], None] = lambda: None
+
+    def run(self) -> None:
+        """Until the worker is asked to stop."""
+        shown: set[str] = set()
+        next_beat = next_prune = next_trim = 0.0
+        self.worker.connected.wait(BEAT_S)
+        self.warm()
+        _spare_collections()
+        while not self.worker.stopping.wait(1.0):
+            if time.monotonic() >= next_prune:
+                next_prune = time.monotonic() + PRUNE_S
+                self._prune()
+            self.settled()
+            self.drain()
+            if time.monotonic() >= next_trim:
+                next_trim = time.monotonic() + BEAT_S
+                self.trim()
+                self.mark()
+            if not self.worker.connected.is_set():
+                continue
+            if self.publisher.backlog() or self.ledger.untold_events():
+                self.publisher.flush()
+            try:
+                if time.monotonic() >= next_beat:
+                    next_beat = time.monotonic() + BEAT_S
+                    self.claim()
+                    self.worker.beat()
+                shown = self._show_waiting(shown)
+            except RedisError as error:
+                log.debug("housekeeping: %s", error)
+
+    def _prune(self) -> None:
+        """Forgets what was told longer ago than any caller may ask again."""
+        kept_s = self.retention_days * 86_400
+        if gone := self.ledger.prune(before_ms=int((time.time() - kept_s) * 1000)):
+            log.info("forgot %d requests older than the ledger's retention", gone)
+
+    def _show_waiting(self, shown: set[str]) -> set[str]:
+        waiting = {
+            subject.delivery.id
+            for subject in self.executors.waiting()
+            if isinstance(subject, Subject)
+        }
+        if waiting != shown:
+            self.publisher.deferred(waiting - shown, no_more=shown - waiting)
+        return waiting
+
+
+def _spare_collections() -> None:
+    """The garbage collector passes over what was loaded by now, and comes less often.
+
+    All of that stays to the end, and walking it stopped every request for 30 ms now and then.
+    """
+    gc.freeze()
+    gc.set_threshold(2_000)

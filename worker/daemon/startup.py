@@ -1,0 +1,94 @@
+"""What a starting hostd does before it takes new work: the ledger first, then Redis' list.
+
+Decided results are told, accepted requests are taken up again in the order of acceptance
+(interrupted sleeps first), and only then comes what a killed worker had taken from the
+queue without having accepted it.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from enqueue.requests import SleepInstance, op_of
+from worker.job import fulfil
+from worker.ledger.entries import Entry
+from worker.protocol.verification import Order, is_own, trusted
+from worker.request.context import Context, Delivery
+from worker.request.reconcile import settling
+from worker.scheduling.unreconciled import Why
+
+log = logging.getLogger("hostd")
+
+
+def tell_decided(ctx: Context) -> int:
+    """Publishes again what was decided but may not have been told; returns how many."""
+    entries = ctx.ledger.untold()
+    for entry in entries:
+        order = trusted(entry.call)
+        if entry.result is not None:
+            delivery = Delivery.of(order)
+            ctx.publish.tell(delivery, entry.result, request_id=entry.request_id)
+    return len(entries)
+
+
+def take_up_unfinished(ctx: Context) -> int:
+    """Goes on with every accepted request; returns how many."""
+    again = [(trusted(entry.call), entry) for entry in ctx.ledger.unfinished()]
+    # One that had begun held its turn: nothing before it can be in its way.  What hostd asks of
+    # itself was in line before what it had parked.  A sleep that had not begun keeps its place: it
+    # may be meant for what an earlier Start or Wake is to make.
+    again.sort(key=lambda p: (not p[1].begun, not _interrupted_sleep(*p), not is_own(p[0].body)))
+    with ctx.executors.batch():
+        for order, entry in again:
+            log.info("taking up %s %s again", entry.request_id, op_of(order.body.request))
+            ctx.metrics.recovered.inc()
+            ctx.executors.submit(fulfil(order, entry, Delivery.of(order), ctx))
+    return len(again)
+
+
+def retry_sleeps(ctx: Context) -> int:
+    """Sleeps that failed for the time being are tried again; returns how many.
+
+    A host that is about to go down, or was full, is where sleeps fail; an image is worth more than
+    the failure.  One that a newer decision has overtaken stays as it is.
+    """
+    policy = ctx.config.recover
+    if not policy.retry_sleeps:
+        return 0
+    since_ms = ctx.clock.now_ms() - int(policy.retry_age_s * 1000)
+    since_ms = max(since_ms, ctx.ledger.lost_before_ms() or 0)  # what came after is not known
+    failed = ctx.ledger.failed("SleepInstance", "transient", since_ms=since_ms)
+    again = [
+        entry
+        for entry in failed
+        if entry.runs < policy.retry_runs
+        and ctx.ledger.overtaken(entry) is None
+        and not is_own(trusted(entry.call).body)  # a drain looks after its own
+    ]
+    with ctx.executors.batch():
+        for entry in again:
+            order = trusted(entry.call)
+            log.info("trying %s SleepInstance again", entry.request_id)
+            with ctx.ledger.transaction():  # half of it would put it before what came after it
+                ctx.ledger.run_again(entry.request_id)
+                renewed = ctx.ledger.renew(entry.request_id)
+            ctx.metrics.recovered.inc()
+            ctx.executors.submit(fulfil(order, renewed, Delivery.of(order), ctx))
+    return len(again)
+
+
+def settle_all(ctx: Context, *, rebooted: bool) -> int:
+    """Every instance on record is settled, behind all requests; returns how many.
+
+    One whose first request comes sooner is settled by that.
+    """
+    refs = ctx.host.records.instances()
+    ctx.unsettled.add((ref.instance_id for ref in refs), Why(rebooted=rebooted))
+    with ctx.executors.batch():
+        for ref in refs:
+            ctx.executors.submit(settling(ref, ctx), behind=True)
+    return len(refs)
+
+
+def _interrupted_sleep(order: Order, entry: Entry) -> bool:
+    return entry.begun and isinstance(order.body.request, SleepInstance)

@@ -1,0 +1,80 @@
+"""The pidfd of every VMM, watched: a guest that ends by itself is noticed at once.
+
+A pidfd becomes readable when its process ends (pidfd_open(2)), whoever's child it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from worker.errors import HostdError
+from worker.model.names import InstanceRef
+from worker.ports import HeldVmm, Vmm
+
+log = logging.getLogger("hostd")
+
+_FOREVER: Final = -1
+
+
+class Watch:
+    """Holds VMMs; `ended` is told, on a thread of its own, which one ended and how."""
+
+    def __init__(self, vmm: Vmm, ended: Callable[[InstanceRef, str], None]) -> None:
+        self._vmm = vmm
+        self._ended = ended
+        self._lock = threading.Lock()
+        self._held: dict[int, tuple[InstanceRef, HeldVmm]] = {}
+        self._poll = select.epoll()
+        self._stop = os.eventfd(0, os.EFD_CLOEXEC)
+        self._poll.register(self._stop, select.EPOLLIN)
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
+
+    def look(self, ref: InstanceRef) -> None:
+        """The instance's VMM, if one lives, is watched from here on."""
+        try:
+            held = self._vmm.hold(ref)
+        except HostdError as error:
+            log.warning("the VMM of %s cannot be watched: %s", ref, error)
+            return
+        if held is None:
+            return
+        with self._lock:
+            if any(other.pid == held.pid for _, other in self._held.values()):
+                held.close()
+                return
+            self._held[held.fileno()] = (ref, held)
+            self._poll.register(held.fileno(), select.EPOLLIN)
+
+    def close(self) -> None:
+        """Nothing is watched any more; the VMMs go on."""
+        os.eventfd_write(self._stop, 1)
+        self._thread.join()
+        for _, held in self._held.values():
+            held.close()
+        self._poll.close()
+        os.close(self._stop)
+
+    def _run(self) -> None:
+        while True:
+            for fd, _ in self._poll.poll(_FOREVER):
+                if fd == self._stop:
+                    return
+                self._notice(fd)
+
+    def _notice(self, fd: int) -> None:
+        with self._lock:
+            ref, held = self._held.pop(fd)
+            self._poll.unregister(fd)
+        with contextlib.closing(held):
+            how = self._vmm.ending(held.exit_code())
+        try:
+            self._ended(ref, how)
+        except Exception:
+            log.exception("cannot settle %s, whose VMM has ended", ref)

@@ -1,0 +1,64 @@
+"""What waits outside while the host drains.
+
+Starts, wakes and new networks; and what would overtake one of these that waits, where order
+matters: a later request of its instance, a network operation of its tenant.  (A Stop or Destroy
+takes a waiting start out of the way before it comes here.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+from enqueue.requests import (
+    InstanceRequest,
+    Ping,
+    Request,
+    SetupNetwork,
+    StartInstance,
+    TeardownNetwork,
+    WakeInstance,
+)
+from worker.drain.policy import Drain
+from worker.protocol.verification import is_own
+from worker.request.supersede import Subject
+from worker.scheduling.waits import Turn
+
+NEW_WORK: Final = (StartInstance, WakeInstance, SetupNetwork)
+
+
+def barred(
+    turn: Turn, parked: Collection[object], drain: Drain, *, now_ms: int, rebooted: bool
+) -> bool:
+    """Whether a turn waits outside, beside what is parked there.
+
+    What a killed hostd had half done goes on, so that nothing is left between two states; but
+    after a reboot nothing is left of a start.
+    """
+    subject = turn.subject
+    if not drain.in_force or not isinstance(subject, Subject):
+        return False
+    request = subject.order.body.request
+    if turn.half_done and not (rebooted and isinstance(request, NEW_WORK)):
+        return False
+    if is_own(subject.order.body):
+        return _not_begun_any_more(request, drain, now_ms)
+    return isinstance(request, NEW_WORK) or any(_follows(subject, one) for one in parked)
+
+
+def _not_begun_any_more(request: Request, drain: Drain, now_ms: int) -> bool:
+    """Of what hostd asks of itself: an earlier undrain's, and what comes too late for this one."""
+    if isinstance(request, NEW_WORK):
+        return drain.phase != "undraining"
+    return drain.phase != "draining" or now_ms >= drain.deadline_ms
+
+
+def _follows(subject: Subject, earlier: object) -> bool:
+    if not isinstance(earlier, Subject) or earlier.entry.seq >= subject.entry.seq:
+        return False
+    mine, other = subject.order.body.request, earlier.order.body.request
+    if isinstance(mine, Ping) or isinstance(other, Ping):
+        return False
+    if isinstance(mine, SetupNetwork | TeardownNetwork):
+        return mine.tenant_id == other.tenant_id
+    return isinstance(other, InstanceRequest) and mine.instance_id == other.instance_id

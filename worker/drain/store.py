@@ -1,0 +1,72 @@
+"""A drain's note in the ledger, and the guests that a drain is about."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from worker.drain import policy as plans
+from worker.drain.policy import Drain, Guest
+from worker.ledger.ledger import Ledger
+from worker.model.names import InstanceRef
+from worker.ports import Host
+from worker.protocol import events
+
+NOTE: Final = "drain"
+
+
+def noted(ledger: Ledger) -> Drain | None:
+    """The drain on record: in force, or the last one."""
+    raw = ledger.noted(NOTE)
+    return None if raw is None else msgspec.json.decode(raw, type=Drain)
+
+
+def note(drain: Drain, ledger: Ledger) -> None:
+    """The drain is on record."""
+    ledger.put_note(NOTE, msgspec.json.encode(drain).decode())
+
+
+def running(host: Host) -> list[Guest]:
+    """Every instance on record whose VMM lives, as a guest to be put away."""
+    found = []
+    for ref in host.records.instances():
+        if host.vmm.pid(ref) is None:
+            continue
+        spec = host.vmm.spec(ref)
+        found.append(
+            Guest(
+                tenant_id=ref.tenant_id,
+                pool_id=ref.pool_id,
+                instance_id=ref.instance_id,
+                mem_mib=spec.mem_mib if spec else 0,
+            )
+        )
+    return found
+
+
+def ref_of(guest: Guest) -> InstanceRef:
+    """The guest's instance."""
+    return InstanceRef(guest.tenant_id, guest.pool_id, guest.instance_id)
+
+
+def announce(drain: Drain, ledger: Ledger, *, now_ms: int) -> None:
+    """An event says how far the drain has come."""
+    away = sum(guest.outcome in plans.OURS for guest in drain.guests)
+    back = sum(guest.back is not None for guest in drain.guests)
+    event: events.Event
+    match drain.phase:
+        case "draining":
+            event = events.HostDraining(
+                at_ms=now_ms, drain_id=drain.id, strategy=drain.strategy,
+                deadline_ms=drain.deadline_ms, guests=len(drain.guests),
+            )  # fmt: skip
+        case "drained":
+            event = events.HostDrained(
+                at_ms=now_ms, drain_id=drain.id, away=away, guests=len(drain.guests)
+            )
+        case "undraining" | "undrained":
+            event = events.HostUndrained(
+                at_ms=now_ms, drain_id=drain.id, back=back, left=len(drain.guests) - back
+            )
+    ledger.note([events.encode(event)], None, now_ms=now_ms)

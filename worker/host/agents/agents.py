@@ -1,0 +1,176 @@
+"""The guest's agent over vsock: the port `Agents`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, assert_never
+
+from worker.host.agents import messages as frames
+from worker.host.agents import vsock
+from worker.host.agents.messages import Ack, Reply
+from worker.host.agents.vsock import GarbledError, LateError, NobodyError, Wire
+from worker.host.firecracker import marks, versions
+from worker.host.firecracker import vmm_record as record
+from worker.host.firecracker.driver import Firecracker
+from worker.model.names import InstanceRef, Layout
+from worker.ports import AgentAnswer, Heard
+
+log = logging.getLogger("hostd")
+
+_POLL_S: Final = 0.1
+
+Message = Callable[[float], Any]  # from the seconds that are left
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    """What came of one operation; `capabilities` are what the agent's hello offered."""
+
+    outcome: Heard
+    detail: str | None = None
+    capabilities: tuple[str, ...] = ()
+
+
+class GuestAgents:
+    """Asks the agents of Firecracker's guests; one operation a connection.
+
+    `timeout_s` bounds an agent's way to its hello, and each short operation as a whole.
+    """
+
+    def __init__(self, layout: Layout, vmm: Firecracker, *, timeout_s: float = 5.0) -> None:
+        self._layout = layout
+        self._vmm = vmm
+        self._timeout_s = timeout_s
+
+    def drain(self, ref: InstanceRef, *, timeout_s: float) -> AgentAnswer:
+        """See `Agents.drain`."""
+        began = time.monotonic()
+        marks.drop(self._layout.runtime(ref), marks.TOLD)
+        return _answer(self._word(ref, _sleep_prep, began + timeout_s), began)
+
+    def woken(self, ref: InstanceRef) -> AgentAnswer:
+        """See `Agents.woken`; an agent that offers it has its `PostRestore` after `Wake`."""
+        began = time.monotonic()
+        deadline = began + self._timeout_s
+        word = self._word(ref, lambda _: "Wake", deadline)
+        if word.outcome is Heard.DONE and frames.POST_RESTORE in word.capabilities:
+            word = self._word(ref, lambda _: "PostRestore", deadline)
+        marks.put(self._layout.runtime(ref), marks.TOLD)
+        return _answer(word, began)
+
+    def told(self, ref: InstanceRef) -> bool:
+        """See `Agents.told`."""
+        return marks.has(self._layout.runtime(ref), marks.TOLD)
+
+    def ready(self, ref: InstanceRef, *, timeout_s: float) -> AgentAnswer:
+        """See `Agents.ready`."""
+        began = time.monotonic()
+        deadline = began + timeout_s
+        while True:
+            word = self._word(
+                ref, lambda _: "Ping", min(deadline, time.monotonic() + self._timeout_s)
+            )
+            if word.outcome is Heard.DONE:
+                marks.put(self._layout.runtime(ref), marks.READY)
+            over = time.monotonic() + _POLL_S >= deadline
+            if over or word.outcome is Heard.DONE or self._vmm.pid(ref) is None:
+                return _answer(word, began)
+            time.sleep(_POLL_S)
+
+    def was_ready(self, ref: InstanceRef) -> bool:
+        """See `Agents.was_ready`."""
+        return marks.has(self._layout.runtime(ref), marks.READY)
+
+    def _word(self, ref: InstanceRef, message: Message, deadline: float) -> _Word:
+        vmm = self._vmm.hold(ref)
+        if vmm is None:
+            return _Word(Heard.NO_AGENT, "its VMM is gone")
+        with vmm:
+            fault = _vsock_fault(self._layout.runtime(ref))
+            if fault is not None:
+                return _Word(Heard.VSOCK_UNUSABLE, fault)
+            greeting = min(deadline, time.monotonic() + self._timeout_s)
+            try:
+                return _exchange(self._vmm.vsock(ref), vmm.pid, message, greeting, deadline)
+            except NobodyError as error:
+                return _Word(Heard.NO_AGENT, str(error))
+            except LateError:
+                return _Word(Heard.TIMED_OUT)
+            except GarbledError as error:
+                log.warning("%s: its agent broke the protocol: %s", ref, error)
+                return _Word(Heard.GARBLED, str(error))
+
+
+def _vsock_fault(runtime: Path) -> str | None:
+    """Why no connection to the guest can come about, as far as the VMM's version says."""
+    version = record.version_of(runtime)
+    if marks.has(runtime, marks.RESTORED) and not versions.vsock_survives_restore(version):
+        return f"Firecracker {version} loses vsock in a restore"
+    if marks.has(runtime, marks.RESUMED) and not versions.vsock_survives_bare_resume(version):
+        return f"Firecracker {version} loses vsock in a pause without a snapshot"
+    return None
+
+
+def _exchange(path: Path, pid: int, message: Message, greeting: float, deadline: float) -> _Word:
+    capabilities: tuple[str, ...] = ()
+    try:
+        wire = vsock.connected(path, frames.PORT, pid=pid, deadline=greeting)
+        greets = True
+    except vsock.NotListeningError:
+        wire = vsock.connected(path, frames.OLD_PORT, pid=pid, deadline=greeting)
+        greets = False
+    with wire:
+        if greets:
+            refusal, capabilities = _greet(wire)
+            if refusal is not None:
+                return refusal
+        wire.deadline = deadline
+        frames.send(wire, message(wire.left_s()))
+        return _meaning(frames.receive(wire), capabilities)
+
+
+def _greet(wire: Wire) -> tuple[_Word | None, tuple[str, ...]]:
+    """What ends the conversation at once, if anything, and what the agent offers."""
+    frames.send(wire, frames.hello())
+    match frames.receive(wire):
+        case Reply(protocol_hello_ack=frames.HelloAck(capabilities=capabilities)):
+            return None, capabilities
+        case Reply(protocol_mismatch=frames.Mismatch(agent_protocol_version=other)):
+            return _Word(Heard.REFUSED, f"it speaks protocol version {other}"), ()
+        case Reply(error=frames.Fault(message=text)):
+            return _Word(Heard.REFUSED, frames.plain(text)), ()
+        case _:
+            raise GarbledError("it did not answer hello with hello")
+
+
+def _meaning(reply: Reply | frames.Pong, capabilities: tuple[str, ...]) -> _Word:
+    match reply:
+        case "Pong":
+            return _Word(Heard.DONE, None, capabilities)
+        case Reply(error=frames.Fault(message=text)):
+            return _Word(Heard.REFUSED, frames.plain(text), capabilities)
+        case Reply():
+            ack = reply.sleep_prep_ack or reply.wake_ack or reply.post_restore_ack
+            if ack is None:
+                raise GarbledError("it did not answer what it was asked")
+            return _acknowledged(ack, capabilities)
+        case _:
+            assert_never(reply)
+
+
+def _acknowledged(ack: Ack, capabilities: tuple[str, ...]) -> _Word:
+    outcome = Heard.DONE if ack.success else Heard.REFUSED
+    return _Word(outcome, frames.plain(ack.detail), capabilities)
+
+
+def _sleep_prep(left_s: float) -> dict[str, Any]:
+    # Whole seconds, rounded down: the guest's answer is to come before hostd's own deadline.
+    return {"SleepPrep": {"drain_timeout_secs": max(1, int(left_s))}}
+
+
+def _answer(word: _Word, began: float) -> AgentAnswer:
+    return AgentAnswer(word.outcome, word.detail, round((time.monotonic() - began) * 1000))

@@ -1,0 +1,206 @@
+"""A connection from the host to a port of the guest, through the VMM's Unix socket.
+
+The VMM takes `CONNECT <port>` on its socket and answers `OK <host port>` once the guest has
+accepted; it hangs up if nobody listens (Firecracker: docs/vsock.md).  The socket lies in a
+directory of the VMM's uid, and all that comes from it is the guest's.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import socket
+import stat
+import termios
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from worker.linux import processes
+
+# A VMM whose guest has a vsock driver reads at once; without one it never looks at its socket.
+_TAKEN_S: Final = 0.5
+_OK_MAX_BYTES: Final = 32
+
+
+class NobodyError(Exception):
+    """No connection to the guest came about."""
+
+
+class NotListeningError(NobodyError):
+    """The VMM hung up: in the guest nobody listens on the port."""
+
+
+class LateError(Exception):
+    """The time is over."""
+
+
+class GarbledError(Exception):
+    """The other side broke the protocol."""
+
+
+class Wire:
+    """A socket with one deadline for all that is done on it, in monotonic seconds."""
+
+    def __init__(self, connection: socket.socket, deadline: float) -> None:
+        self._socket = connection
+        self.deadline = deadline
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """The connection is closed."""
+        self._socket.close()
+
+    def left_s(self) -> float:
+        """The time that is left.
+
+        Raises:
+            LateError: none.
+        """
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise LateError
+        return left
+
+    def send(self, data: bytes) -> None:
+        """All of it was sent, in one send if the kernel takes it.
+
+        Raises:
+            LateError, GarbledError: time is over; the other side hung up.
+        """
+        self._socket.settimeout(self.left_s())
+        try:
+            self._socket.sendall(data)
+        except TimeoutError as error:
+            raise LateError from error
+        except OSError as error:
+            raise GarbledError(f"it hung up: {error.strerror}") from error
+
+    def receive(self, size: int) -> bytes:
+        """Just so many bytes.
+
+        Raises:
+            LateError, GarbledError: time is over; the other side hung up before.
+        """
+        data = bytearray()
+        while len(data) < size:
+            data += self._some(size - len(data))
+        return bytes(data)
+
+    def _some(self, most: int) -> bytes:
+        self._socket.settimeout(self.left_s())
+        try:
+            more = self._socket.recv(most)
+        except TimeoutError as error:
+            raise LateError from error
+        except OSError as error:
+            raise GarbledError(f"it hung up: {error.strerror}") from error
+        if not more:
+            raise GarbledError("it hung up")
+        return more
+
+    def await_read(self) -> None:
+        """The other side has read what was sent, or answered.
+
+        Raises:
+            NobodyError: it has not, after a moment.
+            LateError: time is over.
+        """
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        answered = poll.poll(min(_TAKEN_S, self.left_s()) * 1000)
+        # SIOCOUTQ on a Unix socket: what the other side has not read yet (net/unix/af_unix.c).
+        unread = fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4))
+        if not answered and any(unread):
+            raise NobodyError("the VMM passes no connection to its guest")
+
+
+def connected(path: Path, port: int, *, pid: int, deadline: float) -> Wire:
+    """A connection to the guest's port, for the caller to close; process `pid` is its VMM.
+
+    Raises:
+        NobodyError, NotListeningError: no connection within the deadline.
+        GarbledError: another process listens there, or what answers is no VMM.
+    """
+    wire = Wire(_dialled(path, pid), deadline)
+    try:
+        # In one send: the VMM reads once, and drops a command that is not whole by then.
+        wire.send(b"CONNECT %d\n" % port)
+        wire.await_read()
+        _await_ok(wire)
+    except LateError as error:
+        wire.close()
+        raise NobodyError("nothing in the guest took the connection in time") from error
+    except BaseException:
+        wire.close()
+        raise
+    return wire
+
+
+def _await_ok(wire: Wire) -> None:
+    line = b""
+    # Byte by byte: what follows the line is the agent's already.
+    while not line.endswith(b"\n") and len(line) < _OK_MAX_BYTES:
+        try:
+            line += wire.receive(1)
+        except GarbledError as error:
+            if line:
+                raise
+            raise NotListeningError("nobody listens in the guest") from error
+    if not (line.startswith(b"OK ") and line[3:-1].isdigit() and line.endswith(b"\n")):
+        raise GarbledError("what answers on the vsock socket is no VMM")
+
+
+def _dialled(path: Path, pid: int) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        connection.setblocking(False)  # a full backlog is an error, not a wait
+        _connect(connection, path)
+        _check_peer(connection, pid)
+    except OSError as error:
+        connection.close()
+        raise NobodyError(f"no connection to the VMM's vsock socket: {error.strerror}") from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _connect(connection: socket.socket, path: Path) -> None:
+    entry = _entry(path)
+    try:
+        if not stat.S_ISSOCK(os.fstat(entry).st_mode):
+            raise FileNotFoundError(errno.ENOENT, "it is no socket")
+        # By descriptor: the path is too long for a socket's (unix(7): 107 bytes).
+        connection.connect(f"/proc/self/fd/{entry}")
+    finally:
+        os.close(entry)
+
+
+def _entry(path: Path) -> int:
+    """A descriptor of the socket's directory entry; no symlink that the VMM made is followed."""
+    flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+    directory = os.open(path.parent, flags | os.O_DIRECTORY)
+    try:
+        return os.open(path.name, flags, dir_fd=directory)
+    finally:
+        os.close(directory)
+
+
+def _check_peer(connection: socket.socket, pid: int) -> None:
+    peer = processes.listener_of(connection)
+    if peer != pid:
+        raise GarbledError(f"process {peer} answered in place of the VMM, process {pid}")

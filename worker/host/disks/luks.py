@@ -1,0 +1,254 @@
+"""LUKS2 containers in files: made, opened, closed and erased by cryptsetup.
+
+The key is read here, once it is known to be root's alone, and goes to cryptsetup by its standard
+input: no command line, environment or second file ever has it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from worker.errors import Broken, Conflict, Transient
+from worker.linux import device_mapper as mapper
+from worker.linux import luks_header
+
+KEY_BYTES: Final = 32
+# Where the data begin: two headers of 16 KiB, and keyslots of 252 KiB for a key and two successors.
+DATA_AT_BYTES: Final = 1 << 20
+SECTOR_BYTES: Final = 4096
+_CIPHER: Final = "aes-xts-plain64"
+_CIPHER_KEY_BITS: Final = 512  # two keys of 256 bits: XTS
+# The least that cryptsetup takes.  Stretching is for passphrases that can be guessed: 256 random
+# bits cannot, and argon2 would take up to a GiB of memory at each start of a guest.
+_KDF_ITERATIONS: Final = 1000
+_TIMEOUT_S: Final = 60
+_NO_PERMISSION, _BUSY = 2, 5  # cryptsetup(8), RETURN CODES: also a key that does not fit
+
+
+def format_argv(path: Path, label: str) -> tuple[str, ...]:
+    """How the new file at `path` becomes a container; the key is read from standard input."""
+    return (
+        *("cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2", "--label", label),
+        *("--cipher", _CIPHER, "--key-size", str(_CIPHER_KEY_BITS), "--hash", "sha256"),
+        *("--pbkdf", "pbkdf2", "--pbkdf-force-iterations", str(_KDF_ITERATIONS)),
+        *("--sector-size", str(SECTOR_BYTES), "--luks2-metadata-size", "16k"),
+        *("--offset", str(DATA_AT_BYTES // 512), "--key-file", "-", "--", str(path)),
+    )
+
+
+def open_argv(path: Path, name: str) -> tuple[str, ...]:
+    """How the container at `path` becomes the device `name`; the key from standard input."""
+    return (
+        *("cryptsetup", "open", "--batch-mode", "--type", "luks2", "--allow-discards"),
+        *("--key-file", "-", "--", str(path), name),
+    )
+
+
+def trial_argv(path: Path) -> tuple[str, ...]:
+    """How a key is tried without a device; the key from standard input."""
+    return (
+        *("cryptsetup", "open", "--batch-mode", "--type", "luks2", "--test-passphrase"),
+        *("--key-file", "-", "--", str(path)),
+    )
+
+
+def close_argv(name: str) -> tuple[str, ...]:
+    """How the device goes."""
+    return ("cryptsetup", "close", "--", name)
+
+
+def erase_argv(path: Path) -> tuple[str, ...]:
+    """How all keyslots of the container at `path` are overwritten."""
+    return ("cryptsetup", "erase", "--batch-mode", "--", str(path))
+
+
+def key(path: Path) -> bytes:
+    """The key in the file at `path`.
+
+    Raises:
+        Conflict: `no_key`, `bad_key`.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise _no_key(path) from error
+    except OSError as error:
+        raise _bad_key(path, str(error.strerror)) from error
+    try:
+        seen = os.fstat(fd)
+        if not stat.S_ISREG(seen.st_mode):
+            raise _bad_key(path, "it is no regular file")
+        if seen.st_uid != os.geteuid() or seen.st_mode & 0o077:
+            raise _bad_key(path, "others than root may have read it")
+        content = os.read(fd, KEY_BYTES + 1)
+    finally:
+        os.close(fd)
+    if len(content) != KEY_BYTES:
+        raise _bad_key(path, f"it has not {KEY_BYTES} bytes")
+    return content
+
+
+def version() -> str:
+    """The installed cryptsetup, in its own words.
+
+    Raises:
+        Broken: `cryptsetup`.
+    """
+    done = _run(("cryptsetup", "--version"))
+    _check(done, Path())
+    return done.stdout.decode().strip()
+
+
+def format_new(path: Path, label: str, secret: bytes) -> None:
+    """The new file at `path` is a container with this label that the key opens.
+
+    Raises:
+        Broken: `cryptsetup`.
+    """
+    _check(_run(format_argv(path, label), secret), path)
+
+
+def try_key(path: Path, secret: bytes) -> None:
+    """Nothing: the key opens the container.
+
+    Raises:
+        Conflict: `wrong_key`.
+        Broken: `cryptsetup`.
+    """
+    done = _run(trial_argv(path), secret)
+    if done.returncode == _NO_PERMISSION:
+        raise Conflict(
+            "wrong_key",
+            f"the tenant's key does not open {path}",
+            hint="put the key back that the disk was made with; nothing was changed",
+        )
+    _check(done, path)
+
+
+def open_device(path: Path, name: str, secret: bytes) -> Path:
+    """The container is open as a device of that name; returns the device.
+
+    Raises:
+        Conflict: `wrong_key`.
+        Transient: `mapper_busy`, a process that a killed hostd had started was quicker.
+        Broken: `no_device_mapper`, `cryptsetup`.
+    """
+    mapper.require()
+    try_key(path, secret)
+    done = _run(open_argv(path, name), secret)
+    if done.returncode == _BUSY:
+        raise Transient("mapper_busy", f"{mapper.DIRECTORY / name} appeared meanwhile")
+    _check(done, path)
+    return mapper.DIRECTORY / name
+
+
+def is_open(path: Path, name: str) -> bool:
+    """Whether the device of that name, and its node, are the container at `path`, opened."""
+    found, header = mapper.mapped(name), luks_header.header(path)
+    if found is None or header is None:
+        return False
+    try:
+        node = (mapper.DIRECTORY / name).stat().st_rdev
+    except FileNotFoundError:
+        return False
+    uuid = f"CRYPT-LUKS2-{header.uuid.replace('-', '')}-{name}"
+    # A copy of a container has its uuid: only the file below tells them apart.
+    files = mapper.backing_files(found.number)
+    return node == found.number and found.uuid == uuid and files == [os.path.realpath(path)]
+
+
+def is_container_of(name: str, uuid: str) -> bool:
+    """Whether a device's uuid says that it is a LUKS2 container that was opened as `name`."""
+    return uuid.startswith("CRYPT-LUKS2-") and uuid.endswith(f"-{name}")
+
+
+def close(name: str) -> None:
+    """No device of that name is there.  Its loop device goes with it.
+
+    Raises:
+        Transient: `mapper_busy`, something holds it open.
+        Broken: `cryptsetup`.
+    """
+    if mapper.mapped(name) is None:
+        return
+    done = _run(close_argv(name))
+    found = mapper.mapped(name)
+    if found is None:
+        return
+    if done.returncode == _BUSY or found.open_count:
+        raise Transient(
+            "mapper_busy",
+            f"{mapper.DIRECTORY / name} is still in use",
+            hint="see who holds it: lsof, or lsblk for devices on top of it",
+            open_count=found.open_count,
+        )
+    _check(done, mapper.DIRECTORY / name)
+    raise Broken("cryptsetup", f"cryptsetup closed {name}, but the device is still there")
+
+
+@contextmanager
+def opened(path: Path, name: str, secret: bytes) -> Iterator[Path]:
+    """The container's device; it is gone when the block ends."""
+    try:
+        yield open_device(path, name, secret)
+    finally:
+        close(name)
+
+
+def erase(path: Path) -> bool:
+    """No keyslot of the container at `path` is left; False if cryptsetup does not know it as one.
+
+    Raises:
+        Broken: `keyslots_left`, it said it erased them, but a header still names some.
+    """
+    if _run(erase_argv(path)).returncode != 0:
+        return False
+    left = luks_header.keyslots_left(path)
+    if left:
+        raise Broken("keyslots_left", f"{path} still has {left} keyslots after their erasure")
+    return True
+
+
+def _run(argv: tuple[str, ...], secret: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    environ = {"PATH": "/usr/sbin:/sbin:/usr/bin:/bin", "LC_ALL": "C"}
+    try:
+        return subprocess.run(
+            argv, input=secret, capture_output=True, env=environ, timeout=_TIMEOUT_S, check=False
+        )
+    except FileNotFoundError as error:
+        raise Broken(
+            "cryptsetup", "cryptsetup is not there", hint="install cryptsetup-bin"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise Broken("cryptsetup", f"{argv[:2]} took longer than {_TIMEOUT_S} s") from error
+
+
+def _check(done: subprocess.CompletedProcess[bytes], path: Path) -> None:
+    if done.returncode == 0:
+        return
+    said = done.stderr.decode(errors="replace").strip() or "nothing"
+    raise Broken(
+        "cryptsetup", f"cryptsetup {done.args[1]} of {path} said: {said}", exit_code=done.returncode
+    )
+
+
+def _no_key(path: Path) -> Conflict:
+    return Conflict(
+        "no_key",
+        f"the data disk is encrypted, but there is no {path}",
+        hint="put the tenant's key back; without it nobody can read the disk",
+    )
+
+
+def _bad_key(path: Path, why: str) -> Conflict:
+    return Conflict(
+        "bad_key",
+        f"{path}: {why}",
+        hint=f"a key is {KEY_BYTES} random bytes in a file of root's with mode 0600",
+    )

@@ -1,0 +1,93 @@
+"""A directory whose files are in memory and never on a disk: where secrets lie."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+from pathlib import Path
+from threading import Lock
+from typing import Final
+
+from worker.linux import mounts
+from worker.linux.files import make_directory
+
+_TMPFS_MAGIC: Final = 0x01021994  # linux/magic.h
+_RAMFS_MAGIC: Final = 0x858458F6
+_NOSUID, _NODEV, _NOEXEC = 2, 4, 8  # linux/mount.h
+_STATFS_BYTES: Final = 256  # more than any struct statfs, which begins with a long f_type
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class MemoryDirectory:
+    """The directory at `path`, on a tmpfs: of its own if what is above it is a disk.
+
+    The tmpfs takes at most `size_mib`; it outlives hostd, as guests do.
+    """
+
+    def __init__(self, path: Path, *, size_mib: int) -> None:
+        self.path = path
+        self._size_mib = size_mib
+        self._lock = Lock()
+        self._ready = False
+
+    def ensure(self) -> None:
+        """The directory is there, in memory, root's alone.
+
+        Raises:
+            OSError: the kernel refused the mount.
+        """
+        with self._lock:
+            if self._ready and in_memory(self.path):
+                return
+            make_directory(self.path, mode=0o700)
+            self._mount()
+            self.path.chmod(0o700)
+            self._ready = True
+
+    def close(self) -> None:
+        """The tmpfs made for it, by whichever process, is unmounted with all that is in it."""
+        with self._lock:
+            for point in mounts.below(self.path):
+                mounts.unmount(point)
+            self._ready = False
+
+    def _mount(self) -> None:
+        # Locked against other processes: a second tmpfs on top would hide the first one's files.
+        parent = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(parent, fcntl.LOCK_EX)
+            if not in_memory(self.path):
+                self._mount_tmpfs()
+        finally:
+            os.close(parent)
+
+    def _mount_tmpfs(self) -> None:
+        options = f"size={self._size_mib}m,mode=0700"
+        # `noswap`: a tmpfs may otherwise be swapped out, to a disk (tmpfs(5); Linux 6.4).
+        try:
+            _mount_tmpfs(self.path, f"{options},noswap")
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            _mount_tmpfs(self.path, options)
+
+
+def in_memory(path: Path) -> bool:
+    """Whether `path` is on a tmpfs or ramfs; False if nothing is there."""
+    seen = ctypes.create_string_buffer(_STATFS_BYTES)
+    if _libc.statfs(os.fsencode(path), seen) != 0:
+        number = ctypes.get_errno()
+        if number in (errno.ENOENT, errno.ENOTDIR):
+            return False
+        raise OSError(number, os.strerror(number), str(path))
+    return ctypes.c_ulong.from_buffer(seen).value in (_TMPFS_MAGIC, _RAMFS_MAGIC)
+
+
+def _mount_tmpfs(path: Path, options: str) -> None:
+    flags = ctypes.c_ulong(_NOSUID | _NODEV | _NOEXEC)
+    if _libc.mount(b"hostd-secrets", os.fsencode(path), b"tmpfs", flags, options.encode()) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(path))

@@ -1,0 +1,119 @@
+"""What is said to an instance's living VMM about its guest, and marked beside it.
+
+Each conversation finds the VMM anew, so it is told apart from one that has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from worker.errors import Broken, HostdError, Transient
+from worker.host.disks.fscrypt import Cabinet
+from worker.host.firecracker import clock, marks
+from worker.host.firecracker import guest_calls as guest
+from worker.host.firecracker import vmm_record as record
+from worker.host.firecracker.api.client import Api
+from worker.host.firecracker.finder import Finder
+from worker.host.firecracker.jail.files import disk_errors
+from worker.host.firecracker.jail.jail import Jail
+from worker.host.firecracker.jail.snapshot_output import Taking
+from worker.host.firecracker.launch import exited
+from worker.model.names import InstanceRef, Layout
+from worker.ports import ImageFiles, VmmState, VmSpec
+
+
+class Conversations:
+    """The guest-facing part of the port `Vmm`; `jail` names the jail that an instance has."""
+
+    def __init__(self, layout: Layout, finder: Finder, jail: Callable[[InstanceRef], Jail]) -> None:
+        self._layout = layout
+        self._finder = finder
+        self._jail = jail
+        self._clocks = clock.Clocks()
+
+    def state(self, ref: InstanceRef, *, anew: bool) -> VmmState:
+        """See `Vmm.state`."""
+        vmm = self._finder.hold(ref)
+        if vmm is None:
+            return VmmState.GONE
+        with vmm:
+            try:
+                with self._finder.conversation(ref, partial(self._jail, ref), vmm) as api:
+                    return api.state(anew=anew)
+            except HostdError:
+                if vmm.alive():
+                    raise
+                return VmmState.GONE
+
+    def ask_to_stop(self, ref: InstanceRef, *, timeout_s: float) -> bool:
+        """See `Vmm.ask_to_stop`; a VMM that refuses or does not answer is not waited for."""
+        vmm = self._finder.hold(ref)
+        if vmm is None:
+            return True
+        with vmm:
+            try:
+                with self._finder.conversation(ref, partial(self._jail, ref), vmm) as api:
+                    guest.ask_to_stop(api)
+            except HostdError:
+                timeout_s = 0.0
+            gone = vmm.wait(timeout_s=timeout_s)
+            if gone:
+                vmm.exit_code()
+            return gone
+
+    def boot(self, spec: VmSpec) -> None:
+        """See `Vmm.boot`."""
+        with self._with(spec.ref) as api:
+            guest.boot(api, spec)
+            api.became(VmmState.RUNNING)
+
+    def pause(self, ref: InstanceRef) -> None:
+        """See `Vmm.pause`."""
+        marks.before_pause(self._layout.runtime(ref))
+        with self._with(ref) as api:
+            guest.pause(api)
+
+    def resume(self, ref: InstanceRef) -> None:
+        """See `Vmm.resume`."""
+        marks.before_resume(self._layout.runtime(ref))
+        with self._with(ref) as api:
+            guest.resume(api)
+            api.became(VmmState.RUNNING)
+
+    def taking(self, spec: VmSpec) -> Taking:
+        """The way of the guest's snapshots out of its jail."""
+        cabinet = Cabinet.of(self._layout, spec.ref.tenant_id)
+        return Taking(self._jail(spec.ref), spec.uid, cabinet)
+
+    def snapshot(self, spec: VmSpec) -> ImageFiles:
+        """See `Vmm.snapshot`; a refusal on a full disk is Transient `no_space`."""
+        jail = self._jail(spec.ref)
+        try:
+            with self._with(spec.ref) as api, disk_errors():
+                files = guest.snapshot(api, spec, self.taking(spec))
+        except Broken as error:
+            if error.code != "broken/vmm_refused" or not guest.disk_full(jail):
+                raise
+            raise Transient("no_space", error.message, path=str(jail.home)) from error
+        marks.after_snapshot(self._layout.runtime(spec.ref))
+        return files
+
+    def load(self, spec: VmSpec) -> None:
+        """See `Vmm.load`; after a refusal Firecracker ends by itself."""
+        runtime = self._layout.runtime(spec.ref)
+        marks.put(runtime, marks.RESTORED)
+        with (
+            self._clocks.choice(spec.ref, record.version_of(runtime)) as forward,
+            self._with(spec.ref) as api,
+        ):
+            guest.load(api, clock_realtime=forward)
+
+    @contextmanager
+    def _with(self, ref: InstanceRef) -> Iterator[Api]:
+        vmm = self._finder.hold(ref)
+        if vmm is None:
+            raise exited("Firecracker", None, self._layout.runtime(ref))
+        with vmm, self._finder.conversation(ref, partial(self._jail, ref), vmm) as api:
+            yield api

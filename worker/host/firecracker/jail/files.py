@@ -1,0 +1,179 @@
+"""How one file of the host gets into a jail: linked, bind-mounted, made as a device, or copied."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Final, assert_never
+
+from worker.errors import Broken, Conflict, Transient
+from worker.linux import mounts
+from worker.linux.files import aside
+from worker.ports import ImageFiles, VmSpec
+
+KERNEL: Final = "kernel"
+VMSTATE: Final = "image/vmstate"
+MEMORY: Final = "image/memory"
+LOG: Final = "firecracker.log"
+
+# No hard link across file systems, beyond a file's link limit, or to an immutable file.
+_NO_LINK: Final = (errno.EXDEV, errno.EMLINK, errno.EPERM)
+
+
+class Access(Enum):
+    """Whose a file is."""
+
+    SHARED = "shared"  # other guests use it too: readable by all, never chowned
+    PRIVATE = "private"  # the guest's own: it belongs to the jail's uid
+    IMAGE = "image"  # a sleep image's: the jail's gid may read it, nobody may write it
+
+
+@dataclass(frozen=True, slots=True)
+class JailFile:
+    """A file of the host and its name below the jail's root."""
+
+    name: str
+    source: Path
+    access: Access
+    read_only: bool
+    making: bool = False  # its disk may still be formatted, aside
+
+    @property
+    def there(self) -> Path:
+        """Where its bytes are now."""
+        if self.making and not os.path.lexists(self.source):
+            return aside(self.source)
+        return self.source
+
+
+def files_of(
+    spec: VmSpec, image: ImageFiles | None = None, making: frozenset[str] = frozenset()
+) -> tuple[JailFile, ...]:
+    """What a guest's jail holds."""
+    files = [JailFile(KERNEL, spec.kernel, Access.SHARED, read_only=True)]
+    for drive in spec.drives:
+        access = Access.SHARED if drive.shared else Access.PRIVATE
+        unfinished = drive.id in making
+        files.append(JailFile(drive.id, drive.source, access, drive.read_only, unfinished))
+    if image is not None:
+        files.append(JailFile(VMSTATE, image.vmstate, Access.IMAGE, read_only=True))
+        files.append(JailFile(MEMORY, image.memory, Access.IMAGE, read_only=True))
+    return tuple(files)
+
+
+def log_of(runtime: Path) -> JailFile:
+    """The VMM's log: a file of the runtime directory that the VMM may write."""
+    return JailFile(LOG, runtime / LOG, Access.PRIVATE, read_only=False)
+
+
+def place(file: JailFile, target: Path, uid: int) -> Path:
+    """The file is at `target` for a VMM of this uid and gid; returns the resolved source.
+
+    Raises:
+        Conflict: `missing_file`, there is no such file or device.
+        OSError: the kernel refused.
+    """
+    try:
+        # Only where it must be: a link is made to the file itself, and a look at each directory
+        # above it takes longer than the link.
+        source = file.there.resolve(strict=True) if file.there.is_symlink() else file.there
+        seen = source.stat()
+    except FileNotFoundError as error:
+        raise _missing(file) from error
+    if stat.S_ISBLK(seen.st_mode):
+        # The host's own node stays root's; the device is the same.
+        os.mknod(target, stat.S_IFBLK, seen.st_rdev)
+        os.chown(target, uid, uid)
+        target.chmod(0o400 if file.read_only else 0o600)
+    elif stat.S_ISREG(seen.st_mode):
+        _place_regular(file, source, target, uid, seen.st_mode)
+    else:
+        raise _missing(file)
+    return source
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """What a full or failing disk or a missing file makes of an OSError inside.
+
+    Raises:
+        Transient: `no_space`.
+        Broken: `io_error`.
+        Conflict: `missing_file`.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise Conflict("missing_file", str(error), hint="restore the file") from error
+    except OSError as error:
+        if error.errno == errno.EIO:
+            hint = "look at the kernel's log; replace the disk"
+            raise Broken("io_error", f"the device failed: {error}", hint=hint) from error
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise Transient("no_space", f"no room left: {error}", path=error.filename) from error
+
+
+def _place_regular(file: JailFile, source: Path, target: Path, uid: int, mode: int) -> None:
+    match file.access:
+        case Access.SHARED if not mode & stat.S_IROTH:
+            _copy(source, target)
+            os.chown(target, 0, uid)
+            target.chmod(0o440)
+        case Access.SHARED:
+            _link_or_bind(source, target, read_only=True)
+        case Access.PRIVATE:
+            os.chown(source, uid, uid)
+            _link_or_bind(source, target, read_only=file.read_only)
+        case Access.IMAGE:
+            os.chown(source, 0, uid)
+            source.chmod(0o440)
+            _link_or_bind(source, target, read_only=True)
+        case _:
+            assert_never(file.access)
+
+
+def _link_or_bind(source: Path, target: Path, *, read_only: bool) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        mounts.bind_file(source, target, read_only=read_only)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """The bytes of `source` are in a new file, its holes still holes."""
+    with source.open("rb") as reader, target.open("xb") as writer:
+        size = os.fstat(reader.fileno()).st_size
+        writer.truncate(size)
+        at = 0
+        while (at := _next_data(reader.fileno(), at)) < size:
+            end = os.lseek(reader.fileno(), at, os.SEEK_HOLE)
+            os.lseek(writer.fileno(), at, os.SEEK_SET)
+            # Not copy_file_range(2), which refuses some pairs of file systems.
+            while at < end:
+                at += os.sendfile(writer.fileno(), reader.fileno(), at, end - at)
+
+
+def _next_data(fd: int, at: int) -> int:
+    try:
+        return os.lseek(fd, at, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # only a hole, or nothing, is left
+            raise
+        return os.fstat(fd).st_size
+
+
+def _missing(file: JailFile) -> Conflict:
+    return Conflict(
+        "missing_file",
+        f"the guest's {file.name} is not at {file.source}",
+        hint="build the pool's revision, or restore the file",
+    )

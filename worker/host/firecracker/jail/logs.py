@@ -1,0 +1,80 @@
+"""The VMM's log and the jailer's: what they said last, and that they do not fill the disk.
+
+The jailer's ends with the jailer: from `--daemonize` on its standard streams are /dev/null, and so
+are the VMM's, so a guest's serial console writes nowhere (no `PUT /serial` is needed for that).
+No metrics file is configured, so none grows.
+
+The VMM writes its log itself, as a plain file without O_APPEND (`open_file_nonblock` in
+Firecracker's vmm/src/utils/mod.rs), and a guest can make it write.  From 1.16.0 on each place of
+its code that logs may do so ten times in 5 s; before, nothing but hostd's own trimming and the
+jail's fsize limit bounds it.  Trimming punches a hole before the last bytes: a truncated file would
+grow back at once, since the VMM goes on at its own offset.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from worker.host.firecracker.jail.files import LOG
+from worker.linux import sparse
+
+logger = logging.getLogger("hostd")
+JAILER_LOG: Final = "jailer.log"
+MOST_BYTES: Final = 1 << 20
+_KEPT_BYTES: Final = 64 << 10
+_TAIL_BYTES: Final = 2048
+
+
+def tail(runtime: Path) -> str:
+    """The last 2 KiB of what the jailer and the VMM said, in that order."""
+    said = (_tail(runtime / name) for name in (JAILER_LOG, LOG))
+    return b"".join(said)[-_TAIL_BYTES:].replace(b"\0", b"").decode(errors="replace").strip()
+
+
+def trim_all(state: Path) -> None:
+    """No VMM's log below hostd's state directory takes more than a mebibyte of its disk."""
+    for log in state.glob(f"tenants/*/pools/*/instances/*/runtime/{LOG}"):
+        try:
+            trim(log)
+        except OSError as error:
+            logger.warning("cannot trim %s: %s", log, error)
+
+
+def trim(log: Path) -> None:
+    """The log takes at most a mebibyte of the disk; its last 64 KiB are kept, at their place.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    with _opened(log, os.O_RDWR) as fd:
+        if fd is None:
+            return
+        seen = os.fstat(fd)
+        if seen.st_blocks * 512 > MOST_BYTES and not sparse.punch(fd, keep_bytes=_KEPT_BYTES):
+            os.ftruncate(fd, 0)  # a filesystem without holes to punch
+
+
+def _tail(path: Path) -> bytes:
+    with _opened(path, os.O_RDONLY) as fd:
+        if fd is None:
+            return b""
+        return os.pread(fd, _TAIL_BYTES, max(0, os.fstat(fd).st_size - _TAIL_BYTES))
+
+
+@contextmanager
+def _opened(path: Path, access: int) -> Iterator[int | None]:
+    """A descriptor of the file, closed when the block ends; None if there is no file."""
+    try:
+        fd = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        yield fd
+    finally:
+        os.close(fd)

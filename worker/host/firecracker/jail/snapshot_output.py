@@ -1,0 +1,170 @@
+"""How a snapshot's files come out of a jail, out of reach of the VMM that wrote them.
+
+The jail's root directory belongs to the VMM's uid: a subverted VMM may put a symlink or a hard
+link in the place of any file or directory there.  So its files are moved, by directory
+descriptors, into a directory of root's beside the jail's root, and looked at only then.
+
+Room for them is held beforehand: Firecracker writes into a memory file that has the guest's size
+without truncating it first (snapshot_memory_to_file in src/vmm/src/vstate/vm.rs), so its blocks
+are allocated while the guest still runs.  The vmstate file it does truncate: for that one a
+placeholder is held until Firecracker is asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from worker.errors import Broken
+from worker.host.disks.fscrypt import Cabinet
+from worker.host.firecracker.jail.jail import Jail
+from worker.linux import files, sparse
+from worker.linux.writeback import writing_back
+
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_MEMORY: Final = "memory"
+_ROOM: Final = "room"
+_VMSTATE_ROOM_BYTES: Final = 16 << 20
+
+
+class Taking:
+    """Takes what a VMM of this uid writes to its jail's `snapshot/`.
+
+    `cabinet` makes the directories that the guest's memory goes through encrypted ones, where the
+    tenant has a key.
+    """
+
+    def __init__(self, jail: Jail, uid: int, cabinet: Cabinet | None = None) -> None:
+        self._jail = jail
+        self._uid = uid
+        self._cabinet = cabinet
+        self._target = jail.home / "taken"
+
+    def held(self, memory_bytes: int) -> bool:
+        """Whether room for a memory of that size is held, and nothing else is there."""
+        try:
+            with self._source() as source:
+                seen = os.stat(_MEMORY, dir_fd=source, follow_symlinks=False)
+                alone = os.listdir(source) == [_MEMORY]  # noqa: PTH208  by its descriptor
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        whole = stat.S_ISREG(seen.st_mode) and seen.st_size == memory_bytes
+        return alone and whole and os.path.lexists(self._target / _ROOM)
+
+    def hold(self, memory_bytes: int) -> None:
+        """Room is held for a new snapshot; nothing is left of an earlier one.
+
+        Raises:
+            Transient: `no_space`.
+            Conflict: `storage_not_encrypted`.
+        """
+        self.clear()
+        with self._source() as source, files.held(self._jail.home, memory_bytes):
+            fd = os.open(_MEMORY, _NEW, 0o600, dir_fd=source)
+            try:
+                sparse.allocate(fd, memory_bytes)
+                os.fchown(fd, self._uid, self._uid)
+            finally:
+                os.close(fd)
+        with files.held(self._jail.home, _VMSTATE_ROOM_BYTES):
+            fd = os.open(self._target / _ROOM, _NEW, 0o600)
+            try:
+                sparse.allocate(fd, _VMSTATE_ROOM_BYTES)
+            finally:
+                os.close(fd)
+
+    def use(self) -> None:
+        """What is held is the snapshot's now."""
+        (self._target / _ROOM).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def writing_back(self) -> Iterator[None]:
+        """Within, what the VMM writes of the memory goes to the disk at once."""
+        with self._source() as source:
+            fd = os.open(_MEMORY, _FILE, dir_fd=source)
+        try:
+            with writing_back(fd):
+                yield
+        finally:
+            os.close(fd)
+
+    def clear(self) -> None:
+        """Empty directories, and nothing left of an earlier snapshot."""
+        self.release()
+        with _directory(self._jail.root) as root:
+            os.mkdir("snapshot", 0o700, dir_fd=root)
+            self._encrypt(self._jail.root / "snapshot")
+            os.chown("snapshot", self._uid, self._uid, dir_fd=root, follow_symlinks=False)
+        self._target.mkdir(mode=0o700)
+        self._encrypt(self._target)
+
+    def release(self) -> None:
+        """No room is held, and no file of a snapshot is left."""
+        shutil.rmtree(self._target, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError), _directory(self._jail.root) as root:
+            shutil.rmtree("snapshot", dir_fd=root, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+                os.unlink("snapshot", dir_fd=root)
+
+    def taken(self, name: str, size_bytes: int | None = None) -> Path:
+        """The file, moved, durable in content, and of that size (None: not empty).
+
+        Raises:
+            Broken: `snapshot_incomplete`.
+        """
+        target = self._target / name
+        try:
+            with self._source() as source:
+                os.rename(name, target, src_dir_fd=source)
+            fd = os.open(target, _FILE)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise  # of the disk, not of what the VMM put there
+            raise _incomplete(name, str(error)) from error
+        try:
+            self._check(name, os.fstat(fd), size_bytes)
+            os.fdatasync(fd)  # of the bytes: whoever keeps the file syncs its name and owner
+        finally:
+            os.close(fd)
+        return target
+
+    @contextlib.contextmanager
+    def _source(self) -> Iterator[int]:
+        with _directory(self._jail.root) as root, _directory("snapshot", root) as source:
+            yield source
+
+    def _encrypt(self, directory: Path) -> None:
+        if self._cabinet is not None:
+            self._cabinet.protect(directory)
+
+    def _check(self, name: str, seen: os.stat_result, size_bytes: int | None) -> None:
+        plain = stat.S_ISREG(seen.st_mode) and seen.st_nlink == 1 and seen.st_uid == self._uid
+        if not plain:
+            raise _incomplete(name, "it is no file that this VMM made")
+        if seen.st_size == 0 or size_bytes not in (None, seen.st_size):
+            raise _incomplete(name, f"{seen.st_size} bytes, expected {size_bytes or 'some'}")
+
+
+@contextlib.contextmanager
+def _directory(path: Path | str, parent: int | None = None) -> Iterator[int]:
+    fd = os.open(path, _DIRECTORY, dir_fd=parent)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _incomplete(name: str, what: str) -> Broken:
+    return Broken(
+        "snapshot_incomplete",
+        f"Firecracker reported success, but its {name} is wrong: {what}",
+        hint="the guest is still paused and whole; look at the disk",
+    )

@@ -1,0 +1,184 @@
+"""From a jailer's start to a VMM that is known for certain, within one deadline."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import time
+from pathlib import Path
+from typing import Final
+
+from worker.errors import Broken, Transient
+from worker.host.firecracker.api import client as api
+from worker.host.firecracker.jail import jailer, logs
+from worker.host.firecracker.jail.jail import Jail
+from worker.linux import processes
+from worker.linux.processes import Identity, Process
+
+_POLL_S: Final = 0.0001
+_FORKS_END_S: Final = 0.5
+_KILL_TIMEOUT_S: Final = 5.0
+
+
+class Start:
+    """One start of one VMM; `deadline` is monotonic time in seconds."""
+
+    def __init__(
+        self, jail: Jail, join_files: tuple[Path, ...], *, runtime: Path, deadline: float
+    ) -> None:
+        self._jail = jail
+        self._join_files = join_files
+        self._runtime = runtime
+        self._deadline = deadline
+
+    def launch(self, argv: tuple[str, ...]) -> None:
+        """The jailer is on its way."""
+        processes.adopt_orphans()  # else nobody would learn the VMM's exit code
+        self._program = Path(argv[0]).name
+        log = self._runtime / logs.JAILER_LOG
+        self._jail_process = jailer.launch(argv, self._join_files, log)
+
+    def finish(self) -> Process:
+        """The VMM, in its control group, its API accepting connections.
+
+        Whatever fails, nothing of the start is left running.
+
+        Raises:
+            Broken: `vmm_exited` or `cgroup`.
+            Transient: `vmm_timeout`.
+        """
+        try:
+            self._await_jailer(self._jail_process)
+            vmm = self._await_pid()
+            try:
+                self._await_api(vmm)
+            except BaseException:
+                vmm.close()
+                raise
+        except BaseException:
+            self.abandon()
+            raise
+        self._reap_jailer(vmm)
+        return vmm
+
+    def abandon(self) -> None:
+        """Nothing of the start is left running."""
+        self._jail_process.kill()
+        self._jail_process.wait()
+        jailer.kill_members(self._join_files, timeout_s=_KILL_TIMEOUT_S)
+        # The jailer's forks and the VMM before its exec, if they died before they were known.
+        processes.reap_strays(self._program)
+
+    def _await_jailer(self, jail_process: subprocess.Popen[bytes]) -> None:
+        # Popen.wait(timeout) polls with growing pauses of up to 50 ms; a pidfd does not.
+        with Process(jail_process.pid, os.pidfd_open(jail_process.pid)) as process:
+            if not process.wait(timeout_s=self._left_s()):
+                raise self._late("the jailer did not finish")
+        if code := jail_process.wait():
+            raise exited("the jailer", code, self._runtime)
+
+    def _await_pid(self) -> Process:
+        while True:
+            # Looked at before the file: the jailer writes it, and only then ends.
+            empty = bool(self._join_files) and not jailer.members(self._join_files)
+            pid = pid_in(self._jail.pid_file)
+            if pid is not None:
+                return self._held(pid)
+            if empty:
+                raise exited("the jailer", None, self._runtime)
+            self._pause("the jailer wrote no pid file")
+
+    def _held(self, pid: int) -> Process:
+        vmm = processes.hold(pid)
+        if vmm is None:
+            raise exited("Firecracker", None, self._runtime)
+        if jailer.is_member(pid, self._join_files):
+            return vmm
+        with vmm:
+            if not vmm.alive():
+                raise exited("Firecracker", self._exit_code(vmm), self._runtime)
+        raise Broken(
+            "cgroup",
+            f"the VMM's process {pid} is not in its control group",
+            hint="hostd needs the host's pid and cgroup namespaces",
+            join_files=[str(file) for file in self._join_files],
+        )
+
+    def _await_api(self, vmm: Process) -> None:
+        while not api.listening(self._jail.root):
+            if not vmm.alive():
+                raise exited("Firecracker", self._exit_code(vmm), self._runtime)
+            self._pause("Firecracker's API did not come up")
+
+    def _exit_code(self, vmm: Process) -> int | None:
+        # A dead VMM is the jailer's second fork's child until that one has ended, too.
+        until = time.monotonic() + _FORKS_END_S
+        while (code := vmm.exit_code()) is None and time.monotonic() < until:
+            time.sleep(_POLL_S)
+        return code
+
+    def _reap_jailer(self, vmm: Process) -> None:
+        # The jailer's two forks share the VMM's process group; the second is its parent, and may
+        # end after the API is up.  What is still missed here is reaped with the VMM.
+        until = min(self._deadline, time.monotonic() + _FORKS_END_S)
+        while (seen := processes.stat(vmm.pid)) is not None and vmm.alive():
+            parent = processes.stat(seen.parent)
+            if parent is None or parent.group != seen.group or time.monotonic() > until:
+                processes.reap_group(seen.group)
+                return
+            time.sleep(_POLL_S)
+
+    def _pause(self, what: str) -> None:
+        if self._left_s() <= 0:
+            raise self._late(what)
+        time.sleep(_POLL_S)
+
+    def _left_s(self) -> float:
+        return self._deadline - time.monotonic()
+
+    def _late(self, what: str) -> Transient:
+        return Transient(
+            "vmm_timeout",
+            f"{what} in time; it was killed",
+            hint="look at the host's load; [vmm] spawn_timeout_s bounds the start",
+            log=logs.tail(self._runtime),
+        )
+
+
+def pid_in(path: Path) -> int | None:
+    """The number in a pid file; None if it is missing, still empty, or no plain file.
+
+    The directory is the VMM's: what is there may be a symlink, or a FIFO to block on.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        text = file.read(16) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+    return int(text) if text.isdigit() else None
+
+
+def runs(jail: Jail, identity: Identity) -> bool:
+    """Whether the process executes the jail's program; for a script, an interpreter's exe."""
+    program = jail.root / jail.exec_name
+    try:
+        fd = os.open(program, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    with os.fdopen(fd, "rb") as file:
+        seen = os.fstat(fd)
+        script = file.read(2) == b"#!"
+    return script or (seen.st_dev, seen.st_ino) == (identity.exe_dev, identity.exe_ino)
+
+
+def exited(who: str, code: int | None, runtime: Path) -> Broken:
+    """The error for a VMM or jailer that ended by itself."""
+    return Broken(
+        "vmm_exited",
+        f"{who} ended by itself: {jailer.meaning(code)}",
+        hint="the log tail says why; `hostd doctor` checks the host",
+        exit_code=code,
+        log=logs.tail(runtime),
+    )

@@ -1,0 +1,108 @@
+"""What the driver writes down about a VMM, in the instance's runtime directory.
+
+Both files name a boot id and say nothing about another boot, so they are made whole by a rename
+but are not fsynced: what a power cut takes from them is void anyway.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from worker.linux import procfs as small_files
+from worker.linux.processes import Identity
+
+_STARTED = "spawn.json"
+_VMM = "vmm.json"
+_PID = "fc.pid"
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A jailer is about to be started; whatever comes of it is in this control group."""
+
+    boot_id: str
+    join_files: tuple[str, ...]
+
+    def groups(self) -> tuple[Path, ...]:
+        """The `cgroup.procs` files that the VMM was started in."""
+        return tuple(map(Path, self.join_files))
+
+
+class VmmRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A VMM that came up: who it is, and its version as it reported it."""
+
+    boot_id: str
+    pid: int
+    start_ticks: int
+    exe_dev: int
+    exe_ino: int
+    version: str
+
+    def identity(self) -> Identity:
+        """The process's identity."""
+        return Identity(self.boot_id, self.pid, self.start_ticks, self.exe_dev, self.exe_ino)
+
+    @classmethod
+    def of(cls, identity: Identity, version: str) -> VmmRecord:
+        """The record of a process."""
+        return cls(
+            boot_id=identity.boot_id,
+            pid=identity.pid,
+            start_ticks=identity.start_ticks,
+            exe_dev=identity.exe_dev,
+            exe_ino=identity.exe_ino,
+            version=version,
+        )
+
+
+T = TypeVar("T", Started, VmmRecord)
+
+
+def put_started(runtime: Path, started: Started) -> None:
+    """The intent to start is on record, and no older VMM is."""
+    (runtime / _VMM).unlink(missing_ok=True)
+    (runtime / _PID).unlink(missing_ok=True)
+    _write(runtime / _STARTED, msgspec.json.encode(started))
+
+
+def started(runtime: Path) -> Started | None:
+    """The intent on record; None if there is none that can be read."""
+    return _read(runtime / _STARTED, Started)
+
+
+def put_vmm(runtime: Path, record: VmmRecord) -> None:
+    """The VMM is on record; `fc.pid` beside it is for people and the reference's tools."""
+    _write(runtime / _PID, b"%d\n" % record.pid)
+    _write(runtime / _VMM, msgspec.json.encode(record))
+
+
+def vmm(runtime: Path) -> VmmRecord | None:
+    """The VMM on record; None if there is none that can be read."""
+    return _read(runtime / _VMM, VmmRecord)
+
+
+def exists(runtime: Path) -> bool:
+    """Whether anything of a start is on record, readable or not."""
+    return any(os.path.lexists(runtime / name) for name in (_STARTED, _VMM))
+
+
+def version_of(runtime: Path) -> str:
+    """The version of the VMM on record, as it reported it; empty if there is none."""
+    known = vmm(runtime)
+    return "" if known is None else known.version
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    try:
+        return msgspec.json.decode(small_files.read(path), type=kind)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def _write(path: Path, content: bytes) -> None:
+    aside = path.with_name(f".{path.name}.new")
+    small_files.write(aside, content)
+    aside.rename(path)

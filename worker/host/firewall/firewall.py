@@ -1,0 +1,250 @@
+"""The packet rules of tenants and guests: `ports.Firewall` over nftables.
+
+The kernel is read by raw netlink, changed through libnftables, one transaction a change.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from enqueue.requests import bridge_name
+from worker.errors import Broken
+from worker.host.firewall.elements import (
+    Element,
+    command,
+    elements,
+    gateways,
+    guest_elements,
+    key_head,
+    taps_head,
+)
+from worker.host.firewall.lock import Turn
+from worker.host.firewall.reader import NftReader
+from worker.host.firewall.ruleset import FAMILIES, FRAME, TABLE
+from worker.linux.libnftables import Libnftables, NftError
+from worker.linux.netns import NetworkNamespace
+from worker.ports import GuestRules, TenantRules
+
+_ATTEMPTS: Final = 3
+# `delete` of a table that may be missing: add it first (`destroy` needs Linux 6.3).
+_DROP_TABLES: Final = "".join(
+    f"add table {family} {TABLE}\ndelete table {family} {TABLE}\n" for family in FAMILIES
+)
+_GUESTS: Final = ("guests",)
+
+
+class Nft:
+    """The tables `hostd` of the namespace the constructing thread is in; thread-safe.
+
+    The tables are hostd's alone: what others put into them is taken out again with the next
+    change.  Other tables are never touched.  A packet that hostd accepts can still be dropped by
+    another table's chain: no table can overrule another's drop.
+    """
+
+    def __init__(self) -> None:
+        self._library = Libnftables()
+        self._reader = NftReader()
+        self._turn = Turn()
+        self._lock = threading.Lock()
+        self._good_generation: bytes | None = None
+        self._good_frame: bytes | None = None
+        self._printed: str | None = None
+
+    def close(self) -> None:
+        """Its sockets and its lock are closed."""
+        self._reader.close()
+        self._library.close()
+        self._turn.close()
+
+    def stands(self, rules: TenantRules) -> bool:
+        """See `ports.Firewall.stands`."""
+        with self._lock, _told("read"):
+            return self._frame_stands() and self._reader.tenant(rules.bridge) == elements(rules)
+
+    def put(self, rules: TenantRules) -> None:
+        """See `ports.Firewall.put`; a damaged frame is made anew with all that stood in it.
+
+        Raises:
+            Broken: `nftables`, the kernel refused.
+        """
+        self._put(rules.bridge, elements(rules), lambda: self._reader.tenant(rules.bridge))
+
+    def remove(self, tenant_net_id: int) -> None:
+        """See `ports.Firewall.remove`; the tables go with the last tenant.
+
+        Raises:
+            Broken: `nftables`, the kernel refused.
+        """
+
+        def change() -> str:
+            if all(each.tenant_net_id == tenant_net_id for each in self._reader.owned()):
+                return _DROP_TABLES if self._reader.any_table() else ""
+            tenant = self._reader.tenant(bridge_name(tenant_net_id))
+            guests = self._reader.about(taps_head(tenant_net_id), _GUESTS)
+            return command("delete", tenant | guests)
+
+        self._transact(change)
+
+    def tenants(self) -> frozenset[int]:
+        """See `ports.Firewall.tenants`."""
+        with _told("read"):
+            ids = {element.tenant_net_id for element in self._reader.owned()}
+        return frozenset(net_id for net_id in ids if net_id is not None)
+
+    def guest_stands(self, rules: GuestRules) -> bool:
+        """See `ports.Firewall.guest_stands`."""
+        with self._lock, _told("read"):
+            return self._frame_stands() and self._guest(rules.tap) == guest_elements(rules)
+
+    def put_guest(self, rules: GuestRules) -> None:
+        """See `ports.Firewall.put_guest`; a damaged frame is made anew, as by `put`.
+
+        Raises:
+            Broken: `nftables`, the kernel refused.
+        """
+        self._put(rules.tap, guest_elements(rules), lambda: self._guest(rules.tap))
+
+    def remove_guest(self, tap: str) -> None:
+        """See `ports.Firewall.remove_guest`; the tables go with the last that was in them.
+
+        Raises:
+            Broken: `nftables`, the kernel refused.
+        """
+
+        def change() -> str:
+            if all(each.key[0] == tap for each in self._reader.owned()):
+                return _DROP_TABLES if self._reader.any_table() else ""
+            return command("delete", self._guest(tap))
+
+        self._transact(change)
+
+    def guests(self) -> frozenset[str]:
+        """See `ports.Firewall.guests`."""
+        with _told("read"):
+            found = [
+                each for each in self._reader.elements(_GUESTS) if each.tenant_net_id is not None
+            ]
+        return frozenset(element.key[0] for element in found)
+
+    def _guest(self, tap: str) -> frozenset[Element]:
+        return self._reader.about(key_head(tap), _GUESTS)
+
+    def _put(
+        self, device: str, wanted: frozenset[Element], standing: Callable[[], frozenset[Element]]
+    ) -> None:
+        def change() -> str:
+            if not self._frame_stands():
+                return _DROP_TABLES + FRAME + command("add", self._others(device) | wanted)
+            ours = standing()
+            return command("delete", ours - wanted) + command("add", wanted - ours)
+
+        self._transact(change)
+
+    def _others(self, device: str) -> frozenset[Element]:
+        """The elements of all others; what is no tenant's and no guest's is left behind."""
+        others = frozenset(
+            element
+            for element in self._reader.owned()
+            if element.tenant_net_id is not None and element.key[0] != device
+        )
+        return others | gateways(others)
+
+    def _frame_stands(self) -> bool:
+        """Whether tables, chains and fixed rules are as written.
+
+        Compared as text once; from then on by the digest of what the kernel holds, and that only
+        if anything has changed at all.
+        """
+        generation = self._reader.generation()
+        if generation != self._good_generation:
+            if not self._frame_is_good():
+                return False
+            self._good_generation = generation
+        return True
+
+    def _frame_is_good(self) -> bool:
+        digest = self._reader.frame_digest()
+        if digest is None:
+            return False
+        if digest == self._good_frame:
+            return True
+        listed = _listed(self._library)
+        if listed != FRAME and listed != self._as_printed():
+            return False
+        if self._reader.frame_digest() != digest:
+            return False
+        self._good_frame = digest
+        return True
+
+    def _as_printed(self) -> str:
+        """The frame as the installed libnftables prints it; other versions may word it otherwise.
+
+        Found out in an empty network namespace, once.
+        """
+        if self._printed is None:
+            empty = NetworkNamespace()
+            try:
+                with empty.entered():
+                    library = Libnftables()
+                    try:
+                        library.run(FRAME)
+                        self._printed = _listed(library)
+                    finally:
+                        library.close()
+            finally:
+                empty.close()
+        return self._printed
+
+    def _transact(self, change: Callable[[], str]) -> None:
+        """What `change` makes of the kernel's state is done.
+
+        Processes of hostd take turns.  Another program may still change the tables between our
+        look and the commit; what then fails is looked at and tried again.
+        """
+        with self._lock, self._turn.taken():
+            for attempt in range(1, _ATTEMPTS + 1):
+                try:
+                    text = change()
+                    if text:
+                        self._run(text)
+                except (NftError, OSError) as error:
+                    if attempt == _ATTEMPTS:
+                        raise _broken("change", error) from error
+                else:
+                    return
+
+    def _run(self, text: str) -> None:
+        """One commit.  One that only changes elements leaves a frame that stood as it was."""
+        before = self._reader.generation()
+        self._library.run(text)
+        if before != self._good_generation or text.startswith(_DROP_TABLES):
+            return
+        # Each commit adds one: if anybody else's came between, the frame is read again.
+        after = self._reader.generation()
+        if int.from_bytes(after, "big") == int.from_bytes(before, "big") + 1:
+            self._good_generation = after
+
+
+def _listed(library: Libnftables) -> str:
+    # A run each: libnftables 1.0.6 reads the rules of one table a run.
+    return "".join(library.run(f"list table {family} {TABLE}\n") for family in FAMILIES)
+
+
+@contextmanager
+def _told(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except (NftError, OSError) as error:
+        raise _broken(doing, error) from error
+
+
+def _broken(doing: str, error: Exception) -> Broken:
+    return Broken(
+        "nftables",
+        f"could not {doing} hostd's nftables tables: {error}",
+        hint="hostd needs CAP_NET_ADMIN and nf_tables with the families inet and bridge; "
+        "see: nft list ruleset",
+    )

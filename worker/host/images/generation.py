@@ -1,0 +1,191 @@
+"""One generation of a sleep image: its files, and the manifest that says what they must be."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, cast, get_args
+
+import msgspec
+
+from enqueue.documents import Compression
+from worker.errors import Broken
+from worker.host.images import compression
+from worker.host.images.compression import Codec
+from worker.linux import files, machine, sparse
+from worker.ports import ImageFiles
+
+VMSTATE: Final = "vmstate.bin"
+MEMORY: Final = "mem.bin"
+SECRETS: Final = "secrets.ext4"
+MANIFEST: Final = "manifest.json"
+FILES: Final = "files"  # the manifest's part about files: name to size and digest
+RAW: Final = "memory"  # its part about a memory that was compressed: what it was before
+
+_LIMIT_BYTES: Final = 1 << 20
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a file must be; no digest if it was too large to read."""
+
+    size_bytes: int
+    sha256: str = ""
+    blocks_sha256: str = ""  # of `sparse.digest`
+
+
+class Raw(msgspec.Struct, frozen=True, kw_only=True):
+    """What a compressed memory must be once it is unpacked."""
+
+    codec: Codec
+    size_bytes: int
+    sha256: str
+
+    @property
+    def packed(self) -> str:
+        """The name of the compressed file."""
+        return f"{MEMORY}.{self.codec}"
+
+
+def fill(
+    directory: Path,
+    snapshot: ImageFiles,
+    secrets: Path | None,
+    *,
+    packing: Compression,
+    digest_memory: bool,
+) -> dict[str, Any]:
+    """The manifest's parts about the generation's files, which are in it, durably.
+
+    Raises:
+        Broken: `bad_snapshot`; `io_error`.
+        Transient: `no_space`.
+    """
+    vmstate, memory = directory / VMSTATE, directory / MEMORY
+    # Each fsync commits all that the filesystem's journal holds, so nothing is synced until all is
+    # written: the first sync then does the work of all.
+    _take(snapshot.vmstate, vmstate)
+    _take(snapshot.memory, memory)
+    described = {VMSTATE: Entry(size_bytes=_size(vmstate), sha256=machine.sha256(vmstate))}
+    parts: dict[str, Any] = {FILES: described}
+    if secrets is not None:
+        described[SECRETS] = _copied(secrets, directory / SECRETS)
+    if packing == "none":
+        digest = machine.sha256(memory) if digest_memory else ""
+        described[MEMORY] = Entry(size_bytes=_size(memory), sha256=digest)
+    else:
+        raw = parts[RAW] = _packed(memory, packing)
+        described[raw.packed] = Entry(size_bytes=_size(directory / raw.packed))
+        memory.unlink()
+    for name in described:
+        files.sync(directory / name)
+    return parts
+
+
+def write(directory: Path, manifest: Mapping[str, Any]) -> None:
+    """The manifest is in the generation, durably, and so is the generation in its directory."""
+    files.write(directory / MANIFEST, msgspec.json.encode(manifest))
+    files.sync_directory(directory.parent)
+
+
+def read(directory: Path) -> dict[str, Any] | None:
+    """The generation's manifest; None if there is none that can be read."""
+    try:
+        found = files.read(directory / MANIFEST, limit_bytes=_LIMIT_BYTES)
+        manifest = None if found is None else msgspec.json.decode(found, type=dict[str, Any])
+        if manifest is not None:
+            msgspec.convert(manifest.get(FILES), dict[str, Entry])
+            raw(manifest)
+    except (ValueError, msgspec.DecodeError):
+        return None
+    return manifest
+
+
+def raw(manifest: Mapping[str, Any]) -> Raw | None:
+    """What a compressed memory was; None if it was not compressed."""
+    return msgspec.convert(manifest[RAW], Raw) if RAW in manifest else None
+
+
+def entries(manifest: Mapping[str, Any]) -> dict[str, Entry]:
+    """What each file must be, by its name."""
+    return msgspec.convert(manifest[FILES], dict[str, Entry])
+
+
+def faults(
+    directory: Path, manifest: Mapping[str, Any] | None, *, thorough: bool = False
+) -> tuple[str, ...]:
+    """How the files differ from the manifest: in size, and the vmstate in its digest.
+
+    `thorough` reads every file that has a digest.
+    """
+    if manifest is None:
+        return (f"{MANIFEST} is missing or unreadable",)
+    return tuple(_faults(directory, manifest, thorough=thorough))
+
+
+def _faults(directory: Path, manifest: Mapping[str, Any], *, thorough: bool) -> Iterator[str]:
+    described, packed = entries(manifest), raw(manifest)
+    for name in {VMSTATE, packed.packed if packed else MEMORY} - described.keys():
+        yield f"{MANIFEST} does not describe {name}"
+    for name, expected in described.items():
+        path = directory / name
+        try:
+            size = path.lstat().st_size
+        except FileNotFoundError:
+            yield f"{name} is missing"
+            continue
+        if size != expected.size_bytes:
+            yield f"{name} has {size} bytes, not {expected.size_bytes}"
+        elif (thorough or name == VMSTATE) and not _has_digest(path, expected):
+            yield f"{name} has another digest"
+
+
+def _has_digest(path: Path, expected: Entry) -> bool:
+    if expected.sha256:
+        return machine.sha256(path) == expected.sha256
+    if not expected.blocks_sha256:
+        return True
+    with path.open("rb") as file:
+        return sparse.digest(file.fileno()) == expected.blocks_sha256
+
+
+def _take(source: Path, target: Path) -> None:
+    """The file is at `target`, root's alone.
+
+    A jailed VMM wrote it and may have put anything in its place: it is looked at only where the
+    VMM cannot reach, and never through a symlink.
+    """
+    with files.translated(target):
+        source.rename(target)
+        fd = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            seen = os.fstat(fd)
+            if not stat.S_ISREG(seen.st_mode) or seen.st_nlink != 1:
+                raise Broken("bad_snapshot", f"{source} is no regular file of one name")
+            os.fchown(fd, 0, 0)
+            os.fchmod(fd, 0o600)
+        finally:
+            os.close(fd)
+
+
+def _copied(source: Path, target: Path) -> Entry:
+    with files.translated(target), source.open("rb") as reader, target.open("w+b") as writer:
+        target.chmod(0o600)
+        sparse.copy(reader.fileno(), writer.fileno())
+        digest = sparse.digest(writer.fileno())
+    return Entry(size_bytes=_size(target), blocks_sha256=digest)
+
+
+def _packed(memory: Path, packing: Compression) -> Raw:
+    assert packing in get_args(Codec)  # noqa: S101  "none" is no codec
+    codec = cast("Codec", packing)
+    unnamed = Raw(codec=codec, size_bytes=_size(memory), sha256="")
+    target = memory.with_name(unnamed.packed)
+    with files.translated(target), memory.open("rb") as reader, target.open("wb") as writer:
+        target.chmod(0o600)
+        return msgspec.structs.replace(unnamed, sha256=compression.pack(codec, reader, writer))
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size

@@ -1,0 +1,237 @@
+"""Bridges and TAPs in the kernel: `ports.Links` over rtnetlink.
+
+A device is hostd's if its alias (IFLA_IFALIAS) starts with `hostd:`.  The kernel takes no alias
+when it makes a device, so a kill can leave one without:
+
+* A TAP is made persistent only after it is marked; before that it goes with the process.
+* A bridge is born with its final MAC.  One of a tenant's name and MAC that is down and has
+  neither alias, address nor port is such a newborn, and counts as ours.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from worker.errors import Conflict, Transient
+from worker.host.links.errors import foreign, no_bridge, translated
+from worker.host.links.link_message import Link
+from worker.host.links.rtnetlink import Rtnl
+from worker.linux import sysctl
+from worker.linux.tap import new_tap
+from worker.model.names import MARK, guest_mac
+from worker.ports import Bridge, Tap
+
+_GONE_WITHIN_S: Final = 5.0
+_POLL_S: Final = 0.002
+_TENANT_BRIDGE: Final = re.compile(r"\Abr-tenant-([0-9]{1,4})\Z")
+_QUIET_BRIDGE: Final = {
+    "attrs": [
+        ("IFLA_INFO_KIND", "bridge"),
+        (
+            "IFLA_INFO_DATA",
+            {"attrs": [("IFLA_BR_STP_STATE", 0), ("IFLA_BR_FORWARD_DELAY", 0)]},
+        ),
+    ]
+}
+
+
+class Netlink:
+    """The devices of the network namespace that the constructing thread is in; thread-safe.
+
+    TAPs and sysctls are reached through /dev/net/tun and /proc, which follow the calling thread:
+    call it from threads of the same namespace.
+    """
+
+    def __init__(self) -> None:
+        self._rtnl = Rtnl()
+
+    def close(self) -> None:
+        """The netlink socket is closed."""
+        self._rtnl.close()
+
+    def bridge(self, name: str) -> Bridge | None:
+        """See `ports.Links.bridge`."""
+        with translated("read bridge", name):
+            link = self._rtnl.find(name)
+            if link is None:
+                return None
+            if link.kind != "bridge":
+                raise foreign(link, "is no bridge")
+            return Bridge(
+                name=name,
+                up=link.up,
+                addresses=self._rtnl.addresses(link.index),
+                mac=link.mac,
+                mark=link.alias,
+                forwarding=link.forwarding,
+            )
+
+    def put_bridge(self, name: str, *, address: str, mac: str, mark: str) -> None:
+        """See `ports.Links.put_bridge`."""
+        with translated("build bridge", name):
+            link = self._rtnl.find(name) or self._new_bridge(name, mac)
+            if link.kind != "bridge":
+                raise foreign(link, "is no bridge")
+            if link.alias != mark and not self._is_newborn(link, mac):
+                raise foreign(link, f"does not carry the mark {mark!r}")
+            self._rtnl.change(
+                link.index,
+                ("IFLA_IFALIAS", mark),
+                ("IFLA_ADDRESS", mac),
+                ("IFLA_LINKINFO", _QUIET_BRIDGE),
+            )
+            sysctl.set_device("ipv4", name, "forwarding", "1")
+            sysctl.set_device("ipv6", name, "disable_ipv6", "1")
+            self._set_address(link.index, address)
+            self._rtnl.up(link.index)
+
+    def tap(self, name: str) -> Tap | None:
+        """See `ports.Links.tap`; no owner, if the owner alone could not open it."""
+        with translated("read tap", name):
+            link = self._rtnl.find(name)
+            if link is None:
+                return None
+            if not _is_tap(link):
+                raise foreign(link, "is no TAP")
+            master = self._rtnl.find(index=link.master) if link.master else None
+            return Tap(
+                name=name,
+                up=link.up,
+                owner_uid=_owner(link),
+                bridge=master.name if master else None,
+                mark=link.alias,
+            )
+
+    def put_tap(self, name: str, *, owner_uid: int, bridge: str, mark: str) -> None:
+        """See `ports.Links.put_tap`.
+
+        Raises:
+            Conflict: `foreign_device`; `no_bridge`, there is no bridge of that name.
+        """
+        with translated("build tap", name):
+            master = self._rtnl.find(bridge)
+            if master is None or master.kind != "bridge":
+                raise no_bridge(name, bridge)
+            link = self._rtnl.find(name)
+            if link is not None and (not _is_tap(link) or link.alias != mark):
+                raise foreign(link, f"is no TAP with the mark {mark!r}")
+            if link is not None and _owner(link) != owner_uid:
+                self._remove(link)
+                link = None
+            index = link.index if link else self._new_tap(name, owner_uid, mark)
+            sysctl.set_device("ipv6", name, "disable_ipv6", "1")
+            self._rtnl.change(index, ("IFLA_MASTER", master.index))
+            self._rtnl.up(index)
+
+    def delete(self, name: str) -> None:
+        """See `ports.Links.delete`.
+
+        Raises:
+            Conflict: `foreign_device`.
+            Transient: `device_busy`, it was still there after 5 s.
+        """
+        with translated("delete", name):
+            link = self._rtnl.find(name)
+            if link is None:
+                return
+            if not link.alias.startswith(MARK) and not self._is_newborn(link, _birth_mac(name)):
+                raise foreign(link, "carries no mark of hostd's")
+            self._remove(link)
+
+    def ports(self, bridge: str) -> frozenset[str]:
+        """See `ports.Links.ports`."""
+        with translated("list ports of", bridge):
+            master = self._rtnl.find(bridge)
+            if master is None or master.kind != "bridge":
+                return frozenset()
+            return frozenset(port.name for port in self._rtnl.ports(master.index))
+
+    def marked(self) -> Mapping[str, str]:
+        """See `ports.Links.marked`."""
+        with translated("list", "devices"):
+            links = self._rtnl.mentioning(MARK.encode())
+            return {link.name: link.alias for link in links if link.alias.startswith(MARK)}
+
+    def forwarding(self) -> bool:
+        """See `ports.Links.forwarding`."""
+        return sysctl.forwards_ipv4()
+
+    def enable_forwarding(self) -> None:
+        """See `ports.Links.enable_forwarding`."""
+        sysctl.forward_ipv4()
+
+    def _new_bridge(self, name: str, mac: str) -> Link:
+        try:
+            self._rtnl.create(name, "bridge", mac)
+        except OSError as error:
+            if error.errno != errno.EEXIST:
+                raise
+        link = self._rtnl.find(name)
+        if link is None:
+            raise Transient("device_vanished", f"bridge {name} went away while it was made")
+        return link
+
+    def _new_tap(self, name: str, owner_uid: int, mark: str) -> int:
+        try:
+            with new_tap(name, owner_uid=owner_uid):
+                link = self._rtnl.find(name)
+                if link is None:
+                    raise Transient("device_vanished", f"TAP {name} went away while it was made")
+                self._rtnl.change(link.index, ("IFLA_IFALIAS", mark))
+                return link.index
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            raise Conflict(
+                "foreign_device",
+                f"{name} was made by someone else just now",
+                hint=f"remove it: ip link delete {name}",
+            ) from error
+
+    def _is_newborn(self, link: Link, mac: str | None) -> bool:
+        return (
+            link.kind == "bridge"
+            and not link.alias
+            and not link.up
+            and link.mac == mac
+            and not self._rtnl.addresses(link.index)
+            and not self._rtnl.ports(link.index)
+        )
+
+    def _set_address(self, index: int, address: str) -> None:
+        have = self._rtnl.addresses(index)
+        for other in have - {address}:
+            self._rtnl.drop_address(index, other)
+        if address not in have:
+            self._rtnl.add_address(index, address)
+
+    def _remove(self, link: Link) -> None:
+        self._rtnl.delete(link.index)
+        deadline = time.monotonic() + _GONE_WITHIN_S
+        while self._rtnl.find(link.name) is not None:
+            if time.monotonic() > deadline:
+                raise Transient(
+                    "device_busy",
+                    f"{link.name} is still there {_GONE_WITHIN_S:g} s after its removal",
+                    hint="the kernel waits for a holder; see dmesg",
+                )
+            time.sleep(_POLL_S)
+
+
+def _is_tap(link: Link) -> bool:
+    return link.tun is not None and link.tun.type == 2  # IFF_TAP
+
+
+def _owner(link: Link) -> int | None:
+    """The uid that may open the TAP: with a group set, or not persistent, it is not ours whole."""
+    tun = link.tun
+    return tun.owner if tun is not None and tun.persistent and tun.group is None else None
+
+
+def _birth_mac(name: str) -> str | None:
+    match = _TENANT_BRIDGE.match(name)
+    return guest_mac(int(match[1]), 1) if match else None

@@ -1,0 +1,206 @@
+"""The JSON documents under the state directory, which agentd writes too.
+
+agentd is not root: what it may put where a document should be (a symlink, a FIFO, a huge file) is
+refused as a bad document.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from enqueue.documents import InstanceDoc, InstanceFields, PoolDoc, TenantDoc, parse_instance
+from enqueue.requests import INSTANCE_PATTERN, LABEL_PATTERN, InstanceId, PoolId, TenantId
+from worker.errors import Conflict
+from worker.host.records import audit_log as audit
+from worker.linux import files
+from worker.model.names import InstanceRef, Layout
+from worker.ports import Artifacts
+
+_DOCUMENT_LIMIT_BYTES: Final = 1 << 20
+_SECRETS_LIMIT_BYTES: Final = 8 << 20  # half of the disk that they go on
+_REVISION: Final = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9._+-]{0,127}\Z")
+
+Doc = TypeVar("Doc")
+
+
+class DiskRecords:
+    """Implements `worker.ports.Records`."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def tenant(self, tenant_id: str) -> TenantDoc | None:
+        """See `Records.tenant`."""
+        path = self._layout.tenant(tenant_id) / "tenant.json"
+        doc = _parsed(path, lambda raw: msgspec.json.decode(raw, type=TenantDoc))
+        if doc is not None:
+            _check(path, tenant_id=(doc.tenant_id, tenant_id))
+        return doc
+
+    def pool(self, tenant_id: str, pool_id: str) -> PoolDoc | None:
+        """See `Records.pool`."""
+        path = self._layout.pool(tenant_id, pool_id) / "pool.json"
+        doc = _parsed(path, lambda raw: msgspec.json.decode(raw, type=PoolDoc))
+        if doc is not None:
+            _check(path, tenant_id=(doc.tenant_id, tenant_id), pool_id=(doc.pool_id, pool_id))
+        return doc
+
+    def instance(self, ref: InstanceRef) -> InstanceDoc | None:
+        """See `Records.instance`."""
+        path = self._instance_path(ref)
+        doc = _parsed(path, parse_instance)
+        if doc is not None:
+            _check_instance(path, doc.fields, ref)
+        return doc
+
+    def put_instance(self, ref: InstanceRef, doc: InstanceDoc) -> None:
+        """See `Records.put_instance`.  The document keeps its owner and mode: agentd's."""
+        path = self._instance_path(ref)
+        _check_instance(path, doc.fields, ref)
+        files.make_directory(path.parent)
+        files.write(path, msgspec.json.format(msgspec.json.encode(doc.whole)) + b"\n")
+
+    def instances(self) -> tuple[InstanceRef, ...]:
+        """See `Records.instances`."""
+        return tuple(self._instances())
+
+    def tenant_ids(self) -> tuple[TenantId, ...]:
+        """See `Records.tenant_ids`."""
+        top = self._layout.state / "tenants"
+        names = _names(top, LABEL_PATTERN)
+        return tuple(TenantId(n) for n in names if os.path.lexists(top / n / "tenant.json"))
+
+    def artifacts(self, tenant_id: str, pool_id: str) -> Artifacts | None:
+        """See `Records.artifacts`.
+
+        The paths are the revision's own, so that they stay true when `current` moves on.  None as
+        well if anything leads out of the pool's artifacts.
+        """
+        top = self._layout.artifacts(tenant_id, pool_id)
+        try:
+            link = (top / "current").readlink()
+            revision = _real(top / "current")
+            revisions = _real(top / "revisions")
+            home = _real(top)
+        except OSError:
+            return None
+        if revision.parent != revisions or not revisions.is_relative_to(home):
+            return None
+        kernel, rootfs = revision / "vmlinux", revision / "rootfs.ext4"
+        if link.name != revision.name or not _REVISION.match(revision.name):
+            return None
+        if not (_is_within(kernel, home) and _is_within(rootfs, home)):
+            return None
+        return Artifacts(revision.name, kernel, rootfs)
+
+    def audited(self, tenant_id: str, request_id: str) -> bool:
+        """See `Records.audited`."""
+        return audit.mentions(self._audit_log(tenant_id), f'"{request_id}"')
+
+    def audit(self, tenant_id: str, entry: Mapping[str, Any]) -> None:
+        """See `Records.audit`."""
+        audit.append(self._audit_log(tenant_id), msgspec.json.encode(entry))
+
+    def _audit_log(self, tenant_id: str) -> Path:
+        return self._layout.tenant(tenant_id) / "audit.log"
+
+    def secrets(self, tenant_id: str) -> bytes:
+        """See `Records.secrets`.
+
+        Raises:
+            Conflict: `bad_document`, a symlink or more than 8 MiB.
+        """
+        path = self._layout.tenant(tenant_id) / "secrets.json"
+        raw = _read(path, limit_bytes=_SECRETS_LIMIT_BYTES)
+        return b"{}" if raw is None else raw
+
+    def _instance_path(self, ref: InstanceRef) -> Path:
+        return self._layout.instance(ref) / "instance.json"
+
+    def _instances(self) -> Iterator[InstanceRef]:
+        for tenant in _names(self._layout.state / "tenants", LABEL_PATTERN):
+            for pool in _names(self._layout.tenant(tenant) / "pools", LABEL_PATTERN):
+                instances = self._layout.pool(tenant, pool) / "instances"
+                for instance in _names(instances, INSTANCE_PATTERN):
+                    if os.path.lexists(instances / instance / "instance.json"):
+                        yield InstanceRef(TenantId(tenant), PoolId(pool), InstanceId(instance))
+
+
+def _parsed(path: Path, parse: Callable[[bytes], Doc]) -> Doc | None:
+    raw = _read(path, limit_bytes=_DOCUMENT_LIMIT_BYTES)
+    if raw is None:
+        return None
+    try:
+        return parse(raw)
+    except msgspec.DecodeError as error:
+        raise _bad(path, str(error)) from error
+
+
+def _read(path: Path, *, limit_bytes: int) -> bytes | None:
+    try:
+        with files.translated(path):
+            return files.read(path, limit_bytes=limit_bytes)
+    except ValueError as error:
+        raise _bad(path, str(error)) from error
+
+
+def _check_instance(path: Path, fields: InstanceFields, ref: InstanceRef) -> None:
+    _check(
+        path,
+        tenant_id=(fields.tenant_id, ref.tenant_id),
+        pool_id=(fields.pool_id, ref.pool_id),
+        instance_id=(fields.instance_id, ref.instance_id),
+    )
+
+
+def _check(path: Path, **ids: tuple[str, str]) -> None:
+    """A document says whose it is; its directory says so too."""
+    for name, (said, expected) in ids.items():
+        if said != expected:
+            raise _bad(path, f"its {name} is {said!r}, its directory is {expected!r}'s")
+
+
+def _bad(path: Path, why: str) -> Conflict:
+    return Conflict("bad_document", f"{path}: {why}", hint="agentd must write it anew")
+
+
+def _names(directory: Path, pattern: str) -> list[str]:
+    try:
+        found = sorted(entry.name for entry in directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [name for name in found if re.match(pattern, name)]
+
+
+def _real(path: Path) -> Path:
+    """Where that is, each symlink on the way followed, in three system calls.
+
+    Raises:
+        OSError: nothing is there, or a loop of symlinks.
+    """
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return Path(f"/proc/self/fd/{fd}").readlink()
+    finally:
+        os.close(fd)
+
+
+def _is_within(path: Path, home: Path) -> bool:
+    """Whether there is a regular file at `path` that lies, symlinks followed, below `home`.
+
+    The directory of `path` is resolved, and does.
+    """
+    try:
+        if stat.S_ISREG(path.lstat().st_mode):
+            return True
+        real = _real(path)
+        return real.is_relative_to(home) and stat.S_ISREG(real.lstat().st_mode)
+    except OSError:
+        return False

@@ -1,0 +1,57 @@
+"""A copy of the ledger, made while hostd runs, that is known to be whole."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing, suppress
+from pathlib import Path
+
+from worker.errors import StartupError
+from worker.ledger.checks import faults
+from worker.ledger.database import BACKUP_AT, looking
+
+
+def backup(path: Path, target: Path, *, now_ms: int) -> int:
+    """`target` is a copy of the ledger, durable, 0600, checked; returns its size in bytes.
+
+    The copy is marked as one, so that a hostd that is started with it knows what it has missed.
+
+    Raises:
+        StartupError: the ledger is damaged, or `target` exists or cannot be written.
+    """
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        if target.exists() or target.is_symlink():
+            raise StartupError(f"{target} exists already; a backup never replaces a file")
+        partial.unlink(missing_ok=True)  # what a killed backup left
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+        try:
+            _copy(path, partial, now_ms)
+            _sync(partial)
+            os.link(partial, target)  # unlike a rename, it never replaces anything
+        finally:
+            with suppress(FileNotFoundError):
+                partial.unlink()
+        _sync(target.parent)
+        return target.stat().st_size
+    except OSError as error:
+        raise StartupError(f"{target}: {error.strerror}") from error
+
+
+def _copy(path: Path, partial: Path, now_ms: int) -> None:
+    with looking(path) as source, closing(sqlite3.connect(partial, isolation_level=None)) as copy:
+        source.backup(copy)  # all pages under one read lock, which stops no writer of a WAL
+        copy.execute("PRAGMA journal_mode=DELETE")  # one file
+        if wrong := faults(copy):
+            raise StartupError(f"ledger {path} is damaged, no backup was made: {wrong[0]}")
+        note = "INSERT OR REPLACE INTO notes VALUES (?, ?)"
+        copy.execute(note, (BACKUP_AT, str(now_ms)))
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

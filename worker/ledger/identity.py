@@ -1,0 +1,231 @@
+"""Whether a ledger is the one that this machine was run with, whole and up to date.
+
+A marker in the state directory names the ledger and how far it had come.  Without it a ledger that
+was lost would be taken for one that never was, and an old backup for the latest.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from enqueue.requests import op_of
+from worker.errors import HostdError, Rejected, StartupError
+from worker.ledger.checks import unfinished_faults
+from worker.ledger.database import BACKUP_AT, LOST_BEFORE, looking, unusable
+from worker.ledger.entries import Entry
+from worker.ledger.ledger import Ledger
+from worker.ledger.rebuild import Stock, left_behind, take_stock
+from worker.linux import files
+from worker.model.names import Layout
+from worker.ports import Host
+from worker.protocol import events
+from worker.protocol.results import refused
+from worker.protocol.verification import trusted
+
+log = logging.getLogger("hostd")
+
+LEDGER_ID: Final = "ledger_id"
+STARTS: Final = "starts"
+EVENTS_GAP: Final = 1_000_000  # more events than there can be since the marker was written
+_SHOWN: Final = 5
+_LIMIT_BYTES: Final = 4096
+
+
+class Marker(msgspec.Struct, frozen=True, kw_only=True):
+    """What the state directory remembers of its ledger: starts of hostd, and events so far."""
+
+    ledger_id: str
+    starts: int
+    events: int
+
+
+def marker_path(layout: Layout) -> Path:
+    """Where the marker lies."""
+    return layout.state / ".hostd"
+
+
+def read_marker(layout: Layout) -> Marker | None:
+    """The marker; None if hostd has never run with this state directory.
+
+    Raises:
+        StartupError: it cannot be read.
+    """
+    path = marker_path(layout)
+    try:
+        raw = files.read(path, limit_bytes=_LIMIT_BYTES)
+        return None if raw is None else msgspec.json.decode(raw, type=Marker)
+    except (OSError, ValueError) as error:
+        raise StartupError(
+            f"{path} is damaged: {error}; if the ledger is the one that this host ran with last, "
+            "remove the file"
+        ) from error
+
+
+def write_marker(ledger: Ledger, layout: Layout) -> None:
+    """The marker says how far the ledger has come, whatever it said before.
+
+    Raises:
+        Transient: `no_space`.
+        Broken: `io_error`.
+    """
+    marker = Marker(
+        ledger_id=ledger.noted(LEDGER_ID) or "",
+        starts=int(ledger.noted(STARTS) or 0),
+        events=_events(ledger),
+    )
+    path, content = marker_path(layout), msgspec.json.encode(marker) + b"\n"
+    with suppress(OSError, ValueError):
+        if files.read(path, limit_bytes=_LIMIT_BYTES) == content:
+            return
+    files.write(path, content)
+
+
+def open_ledger(path: Path, host: Host, layout: Layout, *, now_ms: int) -> Ledger:
+    """The ledger that this machine was run with; a new one if it was run with none.
+
+    Raises:
+        StartupError: it is missing, another's, or damaged; the message names the way out.
+    """
+    marker = read_marker(layout)
+    lost = loss(path, marker, lambda: left_behind(host))
+    if lost is not None:
+        raise StartupError(lost)
+    ledger = Ledger(path)
+    try:
+        _identify(ledger, path, host, marker, now_ms)
+        write_marker(ledger, layout)
+    except HostdError as error:
+        ledger.close()
+        raise StartupError(f"{error}; {error.hint}") from error
+    except BaseException:
+        ledger.close()
+        raise
+    return ledger
+
+
+def loss(path: Path, marker: Marker | None, traces_of: Callable[[], Sequence[str]]) -> str | None:
+    """Why a new ledger must not be made, where there is none; None if all is well.
+
+    `traces_of` looks for what a hostd has left on the machine.
+
+    Raises:
+        StartupError: the ledger cannot be read.
+    """
+    if holds_requests(path):
+        return None
+    traces = traces_of()
+    if marker is None and not traces:
+        return None
+    seen = [f"the state directory was served with ledger {marker.ledger_id}"] if marker else []
+    if traces:
+        more = f" and {len(traces) - _SHOWN} more" if len(traces) > _SHOWN else ""
+        seen.append(f"hostd left {', '.join(traces[:_SHOWN])}{more} on this machine")
+    return (
+        f"ledger {path} is gone, but {' and '.join(seen)}: restore it from a backup, or make a new "
+        "one from the disk with `hostd recover --rebuild-ledger`; see docs/runbook.md#ledger"
+    )
+
+
+def holds_requests(path: Path) -> bool:
+    """Whether there is a ledger, be it empty: an empty file is none.
+
+    Raises:
+        StartupError: something is there that cannot be read.
+    """
+    if not path.exists() or not path.stat().st_size:
+        return False
+    with looking(path) as db:
+        return bool(db.execute("SELECT 1 FROM sqlite_master WHERE name = 'requests'").fetchone())
+
+
+def _identify(ledger: Ledger, path: Path, host: Host, marker: Marker | None, now_ms: int) -> None:
+    known, starts = ledger.noted(LEDGER_ID), int(ledger.noted(STARTS) or 0)
+    if marker is not None and known not in (None, marker.ledger_id):
+        raise StartupError(
+            f"ledger {path} is {known}, but this state directory was served with "
+            f"{marker.ledger_id}: put that one back, or make a new one from the disk with "
+            "`hostd recover --rebuild-ledger --force`; see docs/runbook.md#ledger"
+        )
+    with ledger.transaction() as db:
+        if wrong := unfinished_faults(db):
+            raise unusable(path, sqlite3.DatabaseError(f"damaged: {wrong[0]}"))
+        if known is None:
+            ledger.put_note(LEDGER_ID, marker.ledger_id if marker else uuid.uuid4().hex)
+        if _is_older(ledger, known, starts, marker):
+            stock = begin_anew(ledger, host, marker, now_ms=now_ms)
+            log.warning(
+                "the ledger is an older copy, as from a backup: requests that it does not know and "
+                "that were issued before now are refused; taken from the disk: %s", stock,
+            )  # fmt: skip
+        ledger.put_note(STARTS, str(max(starts, marker.starts if marker else 0) + 1))
+
+
+def _is_older(ledger: Ledger, known: str | None, starts: int, marker: Marker | None) -> bool:
+    """Whether this copy has missed something."""
+    if ledger.noted(BACKUP_AT) is not None:
+        return True
+    if marker is None:
+        return False
+    return known is None or starts < marker.starts or _events(ledger) < marker.events
+
+
+def begin_anew(ledger: Ledger, host: Host, marker: Marker | None, *, now_ms: int) -> Stock:
+    """The ledger knows what is held, and that it does not know what was asked.
+
+    What it holds as unfinished ends: it may have been done, and undone by a later request.
+    """
+    with ledger.transaction() as db:
+        _skip_events(db, marker.events if marker else now_ms // 1000)
+        db.execute("DELETE FROM notes WHERE key = ?", (BACKUP_AT,))
+        ledger.put_note(LOST_BEFORE, str(now_ms))
+        for entry in ledger.unfinished():
+            _end(ledger, entry, now_ms)
+        return take_stock(host, ledger, now_ms=now_ms)
+
+
+def _end(ledger: Ledger, entry: Entry, now_ms: int) -> None:
+    request = trusted(entry.call).body.request
+    result = refused(
+        op_of(request),
+        Rejected(
+            "ledger_lost",
+            "this host lost its ledger since the request was accepted: it may have been carried "
+            "out",
+            hint="look at the instance, then send a new request",
+        ),
+    )
+    ended = events.RequestEnded(
+        at_ms=now_ms,
+        request_id=entry.request_id,
+        op=op_of(request),
+        outcome=events.outcome_of(result),
+        changed=False,
+        code=result.code,
+        tenant_id=getattr(request, "tenant_id", None),
+        instance_id=getattr(request, "instance_id", None),
+    )
+    ledger.decide(entry.request_id, result, now_ms=now_ms, events=[events.encode(ended)])
+
+
+def _skip_events(db: sqlite3.Connection, known: int) -> None:
+    """The next event's number is none that a follower has seen, and leaves a gap that it sees."""
+    row = db.execute("SELECT MAX(seq) FROM sqlite_sequence WHERE name = 'outbox'").fetchone()
+    db.execute("DELETE FROM sqlite_sequence WHERE name = 'outbox'")
+    db.execute(
+        "INSERT INTO sqlite_sequence (name, seq) VALUES ('outbox', ?)",
+        (max(known, row[0] or 0) + EVENTS_GAP,),
+    )
+
+
+def _events(ledger: Ledger) -> int:
+    with ledger.transaction() as db:
+        row = db.execute("SELECT MAX(seq) FROM sqlite_sequence WHERE name = 'outbox'").fetchone()
+        return int(row[0] or 0)

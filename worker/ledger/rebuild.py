@@ -1,0 +1,169 @@
+"""What the machine and the documents on it say is held: for a ledger that does not know.
+
+Net ids, subnets, addresses, instance ids and quota are normally the ledger's to say
+(`worker.request.reserve`).  Where it was lost, they are read from what hostd left behind.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Interface
+from typing import Final
+
+from enqueue.documents import InstanceDoc, InstanceNet
+from enqueue.requests import TenantNet
+from worker.errors import HostdError
+from worker.ledger.ledger import Ledger
+from worker.model.names import MARK, InstanceRef
+from worker.ports import Host, Records
+
+TOUCHED: Final = ("running", "warm", "sleeping", "stopped")
+_BRIDGE: Final = re.compile(r"\Abr-tenant-(\d+)\Z")
+_TAP: Final = re.compile(r"\Atn(\d+)i(\d+)\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """What was found: instances by status, reservations by kind, and what could not be read."""
+
+    instances: Mapping[str, int]
+    reservations: Mapping[str, int]
+    problems: tuple[str, ...]
+
+
+def left_behind(host: Host) -> tuple[str, ...]:
+    """Instances and devices that only a hostd with a ledger leaves; none on a fresh host."""
+    refs = [str(ref) for ref in host.records.instances() if _is_touched(host, ref)]
+    return (*refs, *sorted(host.links.marked()))
+
+
+def recorded(records: Records) -> tuple[str, ...]:
+    """Instances whose record says that a hostd has had to do with them."""
+    return tuple(str(ref) for ref in records.instances() if _status(records, ref) in TOUCHED)
+
+
+def _status(records: Records, ref: InstanceRef) -> str | None:
+    try:
+        doc = records.instance(ref)
+    except HostdError:
+        return None
+    return doc.fields.status if doc else None
+
+
+def _is_touched(host: Host, ref: InstanceRef) -> bool:
+    if _status(host.records, ref) in TOUCHED:
+        return True
+    return host.vmm.pid(ref) is not None or host.images.anything(ref)
+
+
+def take_stock(host: Host, ledger: Ledger, *, now_ms: int) -> Stock:
+    """The ledger's instances and reservations are those of the machine, and no others."""
+    with ledger.transaction() as db:
+        db.execute("DELETE FROM reservations")
+        db.execute("DELETE FROM instances")
+        taking = _Taking(db, host, now_ms)
+        for name, mark in sorted(host.links.marked().items()):
+            taking.bridge(name, mark)
+        for ref in host.records.instances():
+            taking.instance(ref)
+        held = db.execute("SELECT kind, COUNT(*) FROM reservations GROUP BY kind").fetchall()
+    return Stock(dict(taking.statuses), dict(held), tuple(taking.problems))
+
+
+@dataclass(slots=True)
+class _Taking:
+    db: sqlite3.Connection
+    host: Host
+    now_ms: int
+    statuses: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+
+    def bridge(self, name: str, mark: str) -> None:
+        """A tenant's bridge stands: its net id and subnet are the tenant's."""
+        found = _BRIDGE.match(name)
+        bridge = self.host.links.bridge(name) if found else None
+        if found is None or bridge is None:
+            return
+        tenant = mark.removeprefix(MARK)
+        self._hold("net", found[1], tenant)
+        for address in bridge.addresses:
+            self._hold("subnet", str(IPv4Interface(address).network), tenant)
+
+    def instance(self, ref: InstanceRef) -> None:
+        """What the instance has according to its record, and according to its VMM."""
+        try:
+            doc = self.host.records.instance(ref)
+        except HostdError as error:
+            doc = None
+            self.problems.append(f"{ref}: {error}")
+        if doc is not None and doc.fields.status not in ("created", "ready"):
+            self._note_status(ref, doc)
+        if not _is_touched(self.host, ref):
+            return
+        self._hold("instance", ref.instance_id, f"{ref.tenant_id}/{ref.pool_id}")
+        self._place(ref, doc.fields.net if doc else None)
+        lives = self.host.vmm.pid(ref) is not None
+        if lives or (doc is not None and doc.fields.status in ("running", "warm")):
+            self._quota(ref)
+
+    def _note_status(self, ref: InstanceRef, doc: InstanceDoc) -> None:
+        self.statuses[doc.fields.status] += 1
+        self.db.execute(
+            "INSERT OR REPLACE INTO instances VALUES (?, ?, ?, ?, ?)",
+            (ref.instance_id, ref.tenant_id, ref.pool_id, doc.fields.status, self.now_ms),
+        )
+
+    def _place(self, ref: InstanceRef, recorded: InstanceNet | None) -> None:
+        """Its address, and the tenant's network: as recorded, else as its VMM was built."""
+        spec = self.host.vmm.spec(ref)
+        tap = recorded.tap_dev if recorded else spec.tap if spec else None
+        found = _TAP.match(tap) if tap else None
+        net = self._tenant_net(ref)
+        if found is not None:
+            self._hold("net", found[1], ref.tenant_id)
+            self._hold("offset", f"{found[1]}/{found[2]}", ref.instance_id)
+            if recorded is not None:
+                subnet = IPv4Interface(f"{recorded.guest_ip}/{recorded.cidr}").network
+                self._hold("subnet", str(subnet), ref.tenant_id)
+                return
+        if net is not None:
+            self._hold("net", str(net.tenant_net_id), ref.tenant_id)
+            self._hold("subnet", net.ipv4_subnet, ref.tenant_id)
+
+    def _tenant_net(self, ref: InstanceRef) -> TenantNet | None:
+        try:
+            tenant = self.host.records.tenant(ref.tenant_id)
+        except HostdError as error:
+            self.problems.append(f"tenant {ref.tenant_id}: {error}")
+            return None
+        return tenant.net if tenant else None
+
+    def _quota(self, ref: InstanceRef) -> None:
+        """What the guest was built with; the pool may have changed since."""
+        spec = self.host.vmm.spec(ref)
+        if spec is not None:
+            self._hold("quota", ref.instance_id, ref.tenant_id, spec.vcpus, spec.mem_mib)
+            return
+        try:
+            pool = self.host.records.pool(ref.tenant_id, ref.pool_id)
+        except HostdError as error:
+            self.problems.append(f"pool {ref.tenant_id}/{ref.pool_id}: {error}")
+            pool = None
+        wanted = pool.instance_resources if pool else None
+        vcpus, mem_mib = (wanted.vcpus, wanted.mem_mib) if wanted else (0, 0)
+        self._hold("quota", ref.instance_id, ref.tenant_id, vcpus, mem_mib)
+
+    def _hold(self, kind: str, key: str, owner: str, vcpus: int = 0, mem_mib: int = 0) -> None:
+        self.db.execute(
+            "INSERT OR IGNORE INTO reservations VALUES (?, ?, ?, ?, ?)",
+            (kind, key, owner, vcpus, mem_mib),
+        )
+        (holder,) = self.db.execute(
+            "SELECT owner FROM reservations WHERE kind = ? AND key = ?", (kind, key)
+        ).fetchone()
+        if holder != owner:
+            self.problems.append(f"{kind} {key} is held by {holder}, and {owner} claims it too")

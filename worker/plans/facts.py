@@ -1,0 +1,120 @@
+"""What is on record, and what the host has: gathered once an attempt, before it is decided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from enqueue.documents import InstanceDoc, PoolDoc, Status, TenantDoc
+from enqueue.requests import (
+    DestroyInstance,
+    InstanceRequest,
+    NetworkRequest,
+    StopInstance,
+    WakeInstance,
+)
+from worker.errors import HostdError
+from worker.model.names import MARK, InstanceRef, Layout
+from worker.ports import Artifacts, Host, Image, ImageFiles, ImageState, Platform, VmmState, VmSpec
+
+T = TypeVar("T")
+
+DAMAGED: Final[Image | None] = Image(ImageState.DAMAGED, ImageFiles(Path(), Path()), None, {})
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceFacts:
+    """One instance, its pool and tenant; `at` is when, for the record (`%Y-%m-%dT%H:%M:%SZ`).
+
+    `disk_key` is where the key of the tenant's data disks lies; None: they are not encrypted.
+    """
+
+    ref: InstanceRef
+    at: str
+    tenant: TenantDoc | None
+    pool: PoolDoc | None
+    instance: InstanceDoc | None
+    artifacts: Artifacts | None
+    vmm: VmmState
+    spec: VmSpec | None
+    image: Image | None
+    secrets: bytes
+    volumes_exist: bool
+    again: bool = False  # the request failed for the time being, and nothing was decided since
+    image_parts: bool = False  # anything of an image, a whole one or not
+    delta_exists: bool = False  # an image of the system before hostd, in a form it does not load
+    platform: Platform | None = None  # looked at only to wake
+    disk_key: Path | None = None
+
+    @property
+    def status(self) -> Status | None:
+        """The status on record; None for an unknown instance."""
+        return self.instance.fields.status if self.instance else None
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkFacts:
+    """A tenant's network: what tenant.json says, and the marks of what is on its bridge."""
+
+    tenant: TenantDoc | None
+    attached: tuple[str, ...]
+
+
+def instance_facts(
+    request: InstanceRequest, host: Host, *, layout: Layout, at: str
+) -> InstanceFacts:
+    """The facts for an instance operation.
+
+    For Stop and Destroy, which must always be possible, what cannot be read is as good as not
+    there, and a VMM that does not answer is `HUNG`.
+
+    Raises:
+        Conflict: `bad_document`.
+        Lost: `image_damaged`.
+        Transient, Broken: the VMM does not answer as it should.
+    """
+    ref, records = InstanceRef.of(request), host.records
+    key = layout.disk_key(ref.tenant_id)
+    removing = isinstance(request, StopInstance | DestroyInstance)
+
+    def read(look: Callable[[], T], otherwise: T) -> T:
+        try:
+            return look()
+        except HostdError:
+            if not removing:
+                raise
+            return otherwise
+
+    return InstanceFacts(
+        ref=ref,
+        at=at,
+        tenant=read(lambda: records.tenant(ref.tenant_id), None),
+        pool=read(lambda: records.pool(ref.tenant_id, ref.pool_id), None),
+        instance=read(lambda: records.instance(ref), None),
+        artifacts=read(lambda: records.artifacts(ref.tenant_id, ref.pool_id), None),
+        vmm=read(lambda: host.vmm.state(ref, anew=True), VmmState.HUNG),
+        spec=host.vmm.spec(ref),
+        image=read(lambda: host.images.find(ref), DAMAGED),
+        secrets=read(lambda: records.secrets(ref.tenant_id), b"{}"),
+        volumes_exist=host.disks.exists(layout.volumes(ref)),
+        image_parts=host.images.anything(ref),
+        delta_exists=host.disks.exists(layout.images(ref) / "delta"),
+        platform=host.vmm.platform() if isinstance(request, WakeInstance) else None,
+        disk_key=key if host.disks.exists(key) else None,
+    )
+
+
+def network_facts(request: NetworkRequest, host: Host) -> NetworkFacts:
+    """The facts for a network operation.
+
+    Raises:
+        Conflict: `bad_document`.
+    """
+    marks = host.links.marked()
+    ports = host.links.ports(request.net.bridge_name)
+    return NetworkFacts(
+        tenant=host.records.tenant(request.tenant_id),
+        attached=tuple(sorted(marks.get(port, port).removeprefix(MARK) for port in ports)),
+    )

@@ -1,0 +1,113 @@
+"""What an instance comes to that no request has in hand: after a restart, a reboot, an exit.
+
+Pure: the table "record, VMM, image" of docs/recovery.md.  Nothing that a guest may still need is
+thrown away: what hostd cannot read is left to a person.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import assert_never
+
+from worker.plans.facts import InstanceFacts
+from worker.plans.guest_spec import Place
+from worker.plans.network import firewall_step
+from worker.plans.plan import Plan
+from worker.plans.shared import Grounds, standing_spec
+from worker.plans.sleep import finish_sleep, finish_wake
+from worker.plans.start_stop import stop
+from worker.ports import GuestRules, ImageState, VmmState
+from worker.steps.confinement import SpoofingBarred
+from worker.steps.image import ImageAbsent
+from worker.steps.step import Step
+
+
+class Settlement(Enum):
+    """What becomes of the instance."""
+
+    NOTHING = "nothing"  # record and machine agree
+    ADOPTED = "adopted"  # its VMM lives, and goes on
+    STOPPED = "stopped"  # nothing of its guest is left, or may be
+    ASLEEP = "asleep"  # its image is published: the guest is not, or not to be, there
+    AWAKE = "awake"  # its guest lives: it runs on, and an image beside it is withdrawn
+    LOST = "lost"  # it slept, and its memory is gone: stopped
+    LEFT = "left"  # its VMM or its image cannot be read: nothing is touched
+
+
+def settlement(facts: InstanceFacts) -> Settlement:
+    """What becomes of the instance that these facts are about."""
+    image = facts.image.state if facts.image else ImageState.NONE
+    match facts.status:
+        case None | "destroyed":
+            return Settlement.NOTHING  # whatever is left of it is the sweep's
+        case "created" | "ready" | "stopped":
+            stray = facts.vmm is not VmmState.GONE or facts.image_parts
+            return Settlement.STOPPED if stray else Settlement.NOTHING
+        case "running" | "warm" | "sleeping":
+            if facts.vmm is VmmState.HUNG or image is ImageState.DAMAGED:
+                return Settlement.LEFT
+            if facts.status == "sleeping":
+                return _sleeping(facts.vmm, image)
+            return _running(facts.vmm, image, warm=facts.status == "warm")
+        case _:
+            assert_never(facts.status)
+
+
+def settlement_plan(settled: Settlement, grounds: Grounds, place: Place | None) -> Plan:
+    """The steps of a settlement.  A guest is asked nothing here."""
+    match settled:
+        case Settlement.NOTHING | Settlement.LEFT:
+            return Plan((), grounds.facts.status or "")
+        case Settlement.ADOPTED:  # a killed sleep may have left a part of an image
+            steps = (*_barred(grounds), ImageAbsent(grounds.facts.ref))
+            return Plan(steps, grounds.facts.status or "")
+        case Settlement.STOPPED | Settlement.LOST:
+            return stop(grounds)
+        case Settlement.ASLEEP:
+            return finish_sleep(grounds)
+        case Settlement.AWAKE:
+            assert place is not None  # noqa: S101  reserving it has come before
+            plan = finish_wake(grounds, place)
+            return Plan((*_barred(grounds), *plan.steps), plan.state)
+        case _:
+            assert_never(settled)
+
+
+def _barred(grounds: Grounds) -> tuple[Step, ...]:
+    """The packet rules of a guest that lives: another program may have flushed them."""
+    spec, place = standing_spec(grounds.facts), grounds.place
+    if spec is None or place is None:
+        return ()
+    rules = firewall_step(grounds.facts.ref.tenant_id, place.net, grounds.settings)
+    return (rules, SpoofingBarred(GuestRules(spec.tap, spec.mac, place.ip)))
+
+
+def _running(vmm: VmmState, image: ImageState, *, warm: bool) -> Settlement:
+    """The record says `running` or `warm`."""
+    if image is ImageState.PUBLISHED:
+        return Settlement.AWAKE if vmm is VmmState.RUNNING else Settlement.ASLEEP
+    match vmm:
+        case VmmState.RUNNING:
+            return Settlement.ADOPTED if image is ImageState.NONE else Settlement.AWAKE
+        case VmmState.PAUSED:
+            kept = warm and image is ImageState.NONE
+            return Settlement.ADOPTED if kept else Settlement.AWAKE
+        case VmmState.IDLE | VmmState.GONE | VmmState.HUNG:
+            return Settlement.STOPPED if image is ImageState.NONE else Settlement.LOST
+        case _:
+            assert_never(vmm)
+
+
+def _sleeping(vmm: VmmState, image: ImageState) -> Settlement:
+    """The record says `sleeping`."""
+    match vmm:
+        case VmmState.RUNNING:
+            return Settlement.AWAKE
+        case VmmState.PAUSED:
+            return Settlement.ASLEEP if image is ImageState.PUBLISHED else Settlement.AWAKE
+        case VmmState.IDLE:
+            return Settlement.ASLEEP if image is ImageState.PUBLISHED else Settlement.LOST
+        case VmmState.GONE | VmmState.HUNG:
+            return Settlement.NOTHING if image is ImageState.PUBLISHED else Settlement.LOST
+        case _:
+            assert_never(vmm)

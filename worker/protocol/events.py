@@ -1,0 +1,164 @@
+"""Events: what changed, as agentd reads it from the stream and a person in the log."""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+
+from enqueue.results import Done, Failed, Pong, Result
+
+log = logging.getLogger("hostd")
+
+
+class InstanceChanged(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="instance"):
+    """An instance's status changed; `reason` is a request's operation, or what hostd found."""
+
+    at_ms: int
+    tenant_id: str
+    pool_id: str
+    instance_id: str
+    before: str | None
+    after: str
+    reason: str
+    request_id: str | None = None
+
+
+class RequestEnded(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="request"):
+    """A request ended."""
+
+    at_ms: int
+    request_id: str
+    op: str
+    outcome: str
+    changed: bool
+    state: str | None = None
+    code: str | None = None
+    instance_id: str | None = None
+    tenant_id: str | None = None
+
+
+class InstanceSettled(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="settled"):
+    """hostd looked at an instance by itself; `finding` is a `Settlement`.
+
+    `ended` says how its VMM ended, where hostd has seen it.
+    """
+
+    at_ms: int
+    tenant_id: str
+    pool_id: str
+    instance_id: str
+    finding: str
+    before: str
+    after: str
+    reason: str
+    ended: str | None = None
+
+
+class LeftoverSwept(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="swept"):
+    """hostd removed what was left over; `kind` is a `worker.sweep.orphans.Kind`, `why` in words.
+
+    `seen_s` is how long it was seen before; `by` is `hostd`, or `operator` for a command.
+    """
+
+    at_ms: int
+    kind: str
+    name: str
+    why: str
+    by: str
+    seen_s: float
+    instance_id: str | None = None
+    tenant_id: str | None = None
+
+
+class RulesPutBack(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="rules_put_back"
+):
+    """A tenant's packet rules did not stand, and stand again."""
+
+    at_ms: int
+    tenant_id: str
+
+
+class InstanceUnfit(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="unfit"):
+    """A guest runs without what hostd gave it, as `lacks` says; only a new start can mend that."""
+
+    at_ms: int
+    tenant_id: str
+    pool_id: str
+    instance_id: str
+    lacks: str
+
+
+class HostDraining(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="host_draining"
+):
+    """New work waits from now on; `guests` run and are put away until `deadline_ms`."""
+
+    at_ms: int
+    drain_id: str
+    strategy: str
+    deadline_ms: int
+    guests: int
+
+
+class HostDrained(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="host_drained"):
+    """The drain has done what it could: `away` of its `guests`; new work waits on."""
+
+    at_ms: int
+    drain_id: str
+    away: int
+    guests: int
+
+
+class HostUndrained(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="host_undrained"
+):
+    """New work goes on; `back` of the drain's guests are being brought back, `left` are not."""
+
+    at_ms: int
+    drain_id: str
+    back: int
+    left: int
+
+
+Event = (
+    InstanceChanged
+    | RequestEnded
+    | InstanceSettled
+    | LeftoverSwept
+    | RulesPutBack
+    | InstanceUnfit
+    | HostDraining
+    | HostDrained
+    | HostUndrained
+)
+
+
+def encode(event: Event) -> bytes:
+    """The JSON of `event`, as it stands in the stream's field `event`."""
+    return msgspec.json.encode(event)
+
+
+def outcome_of(result: Result) -> str:
+    """`done`, or the class of the failure."""
+    match result:
+        case Done() | Pong():
+            return "done"
+        case Failed():
+            return result.failure_class
+
+
+def say(description: str, request_id: str, result: Result) -> None:
+    """One log line for the end of a request."""
+    match result:
+        case Done():
+            how = "replayed" if result.replayed else "changed" if result.changed else "unchanged"
+            log.info(
+                "%s %s: done, %s, %s in %.0f ms",
+                request_id, description, result.state, how, result.took_ms,
+            )  # fmt: skip
+        case Failed():
+            log.warning("%s %s: %s", request_id, description, result)
+        case Pong():
+            log.debug("%s %s: pong", request_id, description)

@@ -1,0 +1,246 @@
+"""One attempt at a request: locks, facts, reservations, plan, engine, decision.
+
+A transient failure is put off, with exponential backoff and jitter, on record; whatever else comes
+out is written to the ledger while the locks are still held.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from enqueue.documents import written_time
+from enqueue.requests import (
+    DestroyInstance,
+    InstanceRequest,
+    Ping,
+    SetupNetwork,
+    SleepInstance,
+    StartInstance,
+    StopInstance,
+    TeardownNetwork,
+    WakeInstance,
+    op_of,
+)
+from enqueue.results import Failed, Result
+from worker.errors import Broken, HostdError, Transient
+from worker.ledger.entries import Entry
+from worker.model.names import InstanceRef
+from worker.plans import instance_plan
+from worker.plans.action import verdict_for
+from worker.plans.facts import instance_facts, network_facts
+from worker.plans.network import network_steps, setup, teardown
+from worker.plans.plan import Plan
+from worker.plans.reconcile import Settlement
+from worker.plans.start_stop import memory_lost
+from worker.protocol.results import concluded
+from worker.protocol.verification import Order, check_times
+from worker.request.conclude import decide
+from worker.request.context import Context
+from worker.request.reconcile import settle, settle_one
+from worker.request.reserve import reserve_instance, reserve_network
+from worker.scheduling.suspects import is_suspect
+from worker.scheduling.waits import Until
+from worker.steps.engine import Outcome, execute
+
+log = logging.getLogger("hostd")
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan, and the instance's status before it."""
+
+    plan: Plan
+    before: str | None = None
+
+
+def attempt(order: Order, entry: Entry, ctx: Context) -> Result | Until:
+    """The request's result, decided in the ledger, or when to try again.
+
+    `entry` is the request as it stood before: what had begun, even if a shutdown cut it short, is
+    never too late.
+    """
+    begun, in_time, alone = entry.begun, entry.begun or entry.runs > 1, is_suspect(entry)
+    entry = ctx.ledger.begin_attempt(entry.request_id, ctx.clock.now_ms(), alone=alone)
+    planned = Planned(Plan((), ""))
+    try:
+        if not in_time:
+            check_times(order.body, now_ms=ctx.clock.now_ms())
+        with _locked(order, ctx):
+            try:
+                if not begun:
+                    _settle_first(order, ctx)
+                planned = _planned(order, entry, ctx)
+                outcome = _executed(order, planned, ctx)
+            except HostdError as error:
+                outcome = Outcome((), {}, error)
+            return _concluded(order, entry, planned, outcome, ctx)
+    except HostdError as error:
+        return _concluded(order, entry, planned, Outcome((), {}, error), ctx)
+    except sqlite3.Error:
+        raise  # without its ledger hostd must not go on
+    except Exception as error:
+        log.exception("bug while carrying out %s", entry.request_id)
+        bug = Broken(
+            "bug", f"{type(error).__name__}: {error}", hint="please report it, with hostd's log"
+        )
+        return _concluded(order, entry, planned, Outcome((), {}, bug), ctx)
+
+
+def _settle_first(order: Order, ctx: Context) -> None:
+    """The instance is looked at before its first request since hostd started.
+
+    Not for a request that had begun: what it left behind is its own to finish or take back.  Nor
+    for a Sleep, which is to say itself that the memory it was to save is gone.
+
+    Raises:
+        Lost: `memory_lost`, a Wake's guest: it slept when the Wake was asked for.
+    """
+    request = order.body.request
+    if isinstance(request, InstanceRequest) and not isinstance(request, SleepInstance):
+        ref = InstanceRef.of(request)
+        if settle(ref, ctx) is Settlement.LOST and isinstance(request, WakeInstance):
+            raise memory_lost(ref)
+
+
+@contextmanager
+def _locked(order: Order, ctx: Context) -> Iterator[None]:
+    request, id_ = order.body.request, order.body.request_id
+    match request:
+        case SetupNetwork() | TeardownNetwork():
+            lock = ctx.locks.network(request.tenant_id, request_id=id_)
+        case (
+            StartInstance() | StopInstance() | SleepInstance() | WakeInstance() | DestroyInstance()
+        ):
+            exclusive = _builds_network(request, id_, ctx)
+            lock = ctx.locks.instance(
+                request.tenant_id, request.instance_id, request_id=id_, exclusive_tenant=exclusive
+            )
+        case Ping():
+            raise Broken("bug", "a Ping needs no lock")
+        case _:
+            assert_never(request)
+    with lock as waited_s:
+        ctx.metrics.lock_wait.observe(waited_s)
+        yield
+
+
+def _builds_network(request: InstanceRequest, request_id: str, ctx: Context) -> bool:
+    """Whether the tenant is needed exclusively: a Start or Wake whose network does not stand, or
+    which had begun to build it when it was killed and may have to take that back."""
+    if not isinstance(request, StartInstance | WakeInstance):
+        return False
+    tenant = ctx.host.records.tenant(request.tenant_id)
+    if tenant is None:
+        return False
+    steps = network_steps(request.tenant_id, tenant.net, ctx.settings)
+    begun = ctx.ledger.begun_steps(request_id)
+    return any(step.name in begun or not step.done(ctx.host) for step in steps)
+
+
+def _planned(order: Order, entry: Entry, ctx: Context) -> Planned:
+    request = order.body.request
+    match request:
+        case SetupNetwork():
+            reserve_network(request, network_facts(request, ctx.host), ctx.ledger, ctx.settings)
+            return Planned(setup(request, ctx.settings))
+        case TeardownNetwork():
+            facts = network_facts(request, ctx.host)
+            reserve_network(request, facts, ctx.ledger, ctx.settings)
+            return Planned(teardown(request, facts))
+        case (
+            StartInstance() | StopInstance() | SleepInstance() | WakeInstance() | DestroyInstance()
+        ):
+            return _planned_instance(request, entry, ctx)
+        case Ping():
+            raise Broken("bug", "a Ping needs no plan")
+        case _:
+            assert_never(request)
+
+
+def _planned_instance(request: InstanceRequest, entry: Entry, ctx: Context) -> Planned:
+    at = written_time(ctx.clock.wall())
+    facts = replace(
+        instance_facts(request, ctx.host, layout=ctx.settings.layout, at=at),
+        again=entry.runs > 1 and _may_be_had_again(entry.result),
+    )
+    verdict = verdict_for(request, facts)
+    place = reserve_instance(verdict, facts, ctx.ledger, ctx.settings)
+    plan = instance_plan(
+        request,
+        verdict,
+        facts,
+        place,
+        settings=ctx.settings,
+        request_id=entry.request_id,
+    )
+    return Planned(plan, facts.status)
+
+
+def _may_be_had_again(result: Result | None) -> bool:
+    """Whether the run before failed, but not because the instance's state forbade it."""
+    return isinstance(result, Failed) and result.failure_class in ("transient", "broken")
+
+
+def _executed(order: Order, planned: Planned, ctx: Context) -> Outcome:
+    outcome = execute(
+        planned.plan.steps,
+        host=ctx.host,
+        journal=ctx.ledger,
+        request_id=order.body.request_id,
+        clock=ctx.clock,
+        deadline_s=ctx.clock.monotonic() + ctx.config.worker.request_timeout_s,
+    )
+    if outcome.error is None and planned.plan.then is not None:
+        return Outcome(outcome.reports, outcome.detail, planned.plan.then)
+    return outcome
+
+
+def _concluded(
+    order: Order, entry: Entry, planned: Planned, outcome: Outcome, ctx: Context
+) -> Result | Until:
+    retry = ctx.config.retry
+    if isinstance(outcome.error, Transient) and entry.attempts < retry.attempts:
+        return _put_off(order, entry, outcome.error, ctx)
+    result = concluded(
+        order.body.request,
+        entry,
+        outcome,
+        planned.plan.state,
+        changed=outcome.changed or bool(ctx.ledger.begun_steps(entry.request_id)),
+        issued_at_ms=order.body.issued_at_ms,
+        now_ms=ctx.clock.now_ms(),
+    )
+    result = decide(order, result, ctx, before=planned.before)
+    if isinstance(order.body.request, InstanceRequest):
+        _look_after(InstanceRef.of(order.body.request), entry, outcome, ctx)
+    return result
+
+
+def _look_after(ref: InstanceRef, entry: Entry, outcome: Outcome, ctx: Context) -> None:
+    """A VMM that lives is watched.  One that ended in a request which could not be taken back whole
+    leaves an instance that nobody looks at again by itself: it is settled next."""
+    ctx.watch(ref)
+    if outcome.error is None or not ctx.ledger.begun_steps(entry.request_id):
+        return
+    if ctx.host.vmm.pid(ref) is None:
+        settle_one(ref, "unknown", ctx)
+
+
+def _put_off(order: Order, entry: Entry, error: HostdError, ctx: Context) -> Until:
+    """Exponential backoff with jitter: what failed together is not retried together."""
+    retry = ctx.config.retry
+    ceiling_s = min(retry.cap_s, retry.first_s * 2 ** (entry.attempts - 1))
+    delay_s = ceiling_s * (0.5 + ctx.random() / 2)
+    ctx.ledger.back_off(entry.request_id, ctx.clock.now_ms() + int(delay_s * 1000))
+    op = op_of(order.body.request)
+    ctx.metrics.retries.labels(op, error.code).inc()
+    log.warning(
+        "%s %s: attempt %d failed, next in %.1f s: %s",
+        entry.request_id, op, entry.attempts, delay_s, error,
+    )  # fmt: skip
+    return Until(ctx.clock.monotonic() + delay_s)

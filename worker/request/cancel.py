@@ -1,0 +1,72 @@
+"""Cancelled requests: what waits ends without having run; what runs is let end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Final
+
+import msgspec
+
+from enqueue.keys import job_id
+from enqueue.requests import op_of
+from enqueue.results import Result
+from worker.errors import Conflict
+from worker.ledger.entries import Attempting, Entry
+from worker.protocol.results import refused
+from worker.protocol.verification import Order
+from worker.request.conclude import decide
+from worker.request.context import Context
+from worker.request.supersede import Subject
+
+CANCELLED: Final = Conflict(
+    "cancelled",
+    "it was cancelled while it waited",
+    hint="send a new request, under a new id, if it is wanted after all",
+)
+
+
+def idle(entry: Entry, ctx: Context) -> bool:
+    """Whether nothing of the request is under way or half done: it may end here.
+
+    An attempt that hostd died in may have done half; one that failed has taken back what it began.
+    """
+    if entry.attempting is not Attempting.NO:
+        return False
+    return not (entry.begun and ctx.ledger.begun_steps(entry.request_id))
+
+
+def cancelled(order: Order, ctx: Context) -> Result:
+    """The request ends, decided, without another attempt."""
+    entry = ctx.ledger.entry(order.body.request_id)
+    result = refused(op_of(order.body.request), CANCELLED)
+    return decide(order, msgspec.structs.replace(result, attempts=entry.attempts), ctx)
+
+
+def cancel_waiting(ids: Collection[str], ctx: Context) -> list[tuple[Subject, Result]]:
+    """Takes out and decides what waits of these jobs; returns it with its results."""
+    host = ctx.policy.host
+    return end_waiting(
+        lambda entry: job_id(host, entry.request_id) in ids,
+        lambda order: cancelled(order, ctx),
+        ctx,
+    )
+
+
+def end_waiting(
+    wanted: Callable[[Entry], bool], end: Callable[[Order], Result], ctx: Context
+) -> list[tuple[Subject, Result]]:
+    """Takes out what waits of the wanted requests, and has nothing half done; `end` decides it."""
+    with ctx.ledger.transaction():  # no attempt begins or ends within
+        ids = {
+            entry.request_id
+            for entry in ctx.ledger.unfinished()
+            if wanted(entry) and idle(entry, ctx)
+        }
+        victims = ctx.executors.withdraw(
+            lambda subject: isinstance(subject, Subject) and subject.entry.request_id in ids
+        )
+        decided = []
+        for victim in victims:
+            assert isinstance(victim, Subject)  # noqa: S101  the condition has looked
+            decided.append((victim, end(victim.order)))
+        return decided

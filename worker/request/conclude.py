@@ -1,0 +1,88 @@
+"""The end of a request: its result, its events and what it frees, in one transaction."""
+
+from __future__ import annotations
+
+from enqueue.requests import InstanceRequest, Ping, SetupNetwork, TeardownNetwork, op_of
+from enqueue.results import Done, Failed, Result
+from worker.errors import HostdError
+from worker.ledger.ledger import Change
+from worker.model.names import InstanceRef
+from worker.protocol import events
+from worker.protocol.verification import Order
+from worker.request.context import Context
+from worker.request.reserve import release_network, settle_instance
+from worker.steps.record import RECORDED
+
+
+def decide(order: Order, result: Result, ctx: Context, *, before: str | None = None) -> Result:
+    """Writes the result, its events, and what it frees, in one transaction."""
+    request, now_ms = order.body.request, ctx.clock.now_ms()
+    ended = events.RequestEnded(
+        at_ms=now_ms,
+        request_id=order.body.request_id,
+        op=op_of(request),
+        outcome=events.outcome_of(result),
+        changed=isinstance(result, Done) and result.changed,
+        state=result.state if isinstance(result, Done) else None,
+        code=result.code if isinstance(result, Failed) else None,
+        tenant_id=getattr(request, "tenant_id", None),
+        instance_id=getattr(request, "instance_id", None),
+    )
+    news: list[events.Event] = [ended]
+    with ctx.ledger.transaction():
+        change = None
+        if isinstance(request, SetupNetwork | TeardownNetwork):
+            if ctx.host.links.bridge(request.net.bridge_name) is None and _was_holder(result):
+                release_network(ctx.ledger, request.net)
+        elif not isinstance(request, Ping):
+            change, moved = _status_now(request, order, ctx, before)
+            news = [*moved, ended]
+        ctx.ledger.decide(
+            order.body.request_id,
+            result,
+            now_ms=now_ms,
+            events=[events.encode(event) for event in news],
+            change=change,
+        )
+    return result
+
+
+def _was_holder(result: Result) -> bool:
+    """Whether the network reservation is this tenant's: a conflict leaves another's alone."""
+    return not isinstance(result, Failed) or result.failure_class in ("transient", "broken")
+
+
+def _status_now(
+    request: InstanceRequest, order: Order, ctx: Context, before: str | None
+) -> tuple[Change | None, list[events.Event]]:
+    """The status on record after the request, what it frees, and the event of its change."""
+    ref = InstanceRef.of(request)
+    try:
+        doc = ctx.host.records.instance(ref)
+    except HostdError:
+        return None, []  # an unreadable record says nothing: what it holds stays held
+    if doc is None:
+        settle_instance(ctx.ledger, ref, "destroyed" if before is not None else None)
+        return None, []
+    after = doc.fields.status
+    settle_instance(ctx.ledger, ref, after)
+    if before is None:
+        return None, []  # it has changed nothing: what is untold stays for who settles to tell
+    change = Change(ref.instance_id, ref.tenant_id, ref.pool_id, after)
+    told = ctx.ledger.status(ref.instance_id)
+    wrote = before == after and RECORDED in ctx.ledger.begun_steps(order.body.request_id)
+    if wrote or told in ("running", "warm", "sleeping"):
+        before = told  # a killed attempt, or settlement, wrote the record and said nothing
+    if before == after:
+        return change, []
+    moved = events.InstanceChanged(
+        at_ms=ctx.clock.now_ms(),
+        tenant_id=ref.tenant_id,
+        pool_id=ref.pool_id,
+        instance_id=ref.instance_id,
+        before=before,
+        after=after,
+        reason=op_of(request),
+        request_id=order.body.request_id,
+    )
+    return change, [moved]

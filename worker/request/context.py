@@ -1,0 +1,92 @@
+"""All that a request needs, as `worker.wiring` built it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from enqueue.keys import job_id
+from enqueue.results import Pong, Result
+from worker.config import Config
+from worker.ledger.ledger import Ledger
+from worker.model.names import InstanceRef
+from worker.plans.settings import Settings
+from worker.ports import Host
+from worker.protocol.metrics import Metrics
+from worker.protocol.verification import Order, Policy
+from worker.scheduling.executors import Executors
+from worker.scheduling.locks import Locks
+from worker.scheduling.suspects import Suspicion
+from worker.scheduling.unreconciled import Unsettled
+from worker.steps.engine import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A job as it was taken from Redis: its id, RQ's `data`, and RQ's times as they came.
+
+    Bytes of an id that are no UTF-8 are surrogates in it (`surrogateescape`).
+    """
+
+    id: str
+    data: bytes
+    created_at: bytes = b""
+    enqueued_at: bytes = b""
+    canceled: bool = False
+
+    @classmethod
+    def of(cls, order: Order) -> Delivery:
+        """The job of an order that is on record, whether or not Redis still has it."""
+        return cls(job_id(order.body.host, order.body.request_id), order.call)
+
+    @property
+    def shown(self) -> str:
+        """The id as a person may read it: one line, printable, not endless."""
+        return ascii(self.id)[1:-1][:100]
+
+
+class Publisher(Protocol):
+    """Where results and states go.  Its failures change nothing about an outcome."""
+
+    def started(self, delivery: Delivery) -> bool:
+        """The job shows as started; False if somebody has cancelled it while it waited."""
+
+    def put_off(self, delivery: Delivery) -> None:
+        """The job shows as waiting for its next attempt, and may be cancelled again."""
+
+    def tell(self, delivery: Delivery, result: Result, *, request_id: str | None) -> None:
+        """The result stands in Redis, now or once Redis is back.
+
+        `request_id` is given for what the ledger holds as decided.
+        """
+
+    def quarantine(self, delivery: Delivery, result: Result) -> None:
+        """As `tell`, and the entry is in the quarantine list with its reason."""
+
+    def settle(self) -> None:
+        """What was being told when this was called has been told, or has failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The parts that `worker.job` works with.
+
+    `random` is uniform in 0..1; `watch` is told of each instance whose VMM may live from now on.
+    """
+
+    config: Config
+    settings: Settings
+    policy: Policy
+    host: Host
+    ledger: Ledger
+    locks: Locks
+    publish: Publisher
+    executors: Executors
+    metrics: Metrics
+    clock: Clock
+    pong: Callable[[], Pong]
+    random: Callable[[], float]
+    suspicion: Suspicion = field(default_factory=Suspicion)
+    unsettled: Unsettled = field(default_factory=Unsettled)
+    watch: Callable[[InstanceRef], None] = lambda ref: None

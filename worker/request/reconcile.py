@@ -1,0 +1,189 @@
+"""An instance's record and its machine are brought to agree, at the head of a turn of its own.
+
+Done for every instance once after hostd has started, by whoever gets its turn first: a request, or
+a story of its own behind all requests.  And for one whose VMM has ended by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Final, assert_never
+
+from enqueue.documents import written_time
+from enqueue.requests import StopInstance
+from worker.errors import HostdError
+from worker.ledger.ledger import Change
+from worker.model.names import InstanceRef
+from worker.plans.action import Verdict
+from worker.plans.facts import InstanceFacts, instance_facts
+from worker.plans.reconcile import Settlement, settlement, settlement_plan
+from worker.plans.shared import Grounds
+from worker.ports import VmmState
+from worker.protocol import events
+from worker.request.context import Context
+from worker.request.reserve import reserve_instance, settle_instance
+from worker.scheduling.turns import EXCLUSIVE, SHARED
+from worker.scheduling.unreconciled import Why
+from worker.scheduling.waits import Turn, Wait
+from worker.steps.engine import Outcome, execute
+
+log = logging.getLogger("hostd")
+
+_VERDICTS: Final = {  # what each may need of reservations
+    Settlement.ADOPTED: Verdict.UNCHANGED,
+    Settlement.STOPPED: Verdict.STOP,
+    Settlement.LOST: Verdict.STOP,
+    Settlement.ASLEEP: Verdict.FINISH_SLEEP,
+    Settlement.AWAKE: Verdict.FINISH_WAKE,
+}
+
+
+class NoJournal:
+    """A settlement needs no memory: each of its steps looks first, and none is taken back."""
+
+    def began(self, request_id: str, step: str, now_ms: int) -> None: ...
+    def finished(self, request_id: str, step: str, now_ms: int) -> None: ...
+    def undone(self, request_id: str, steps: Sequence[str]) -> None: ...
+    def begun_steps(self, request_id: str) -> frozenset[str]:
+        """None."""
+        return frozenset()
+
+
+def settling(ref: InstanceRef, ctx: Context) -> Iterator[Wait]:
+    """The story of an instance that no request may come for."""
+    yield Turn({("instance", ref.instance_id): EXCLUSIVE, ("tenant", ref.tenant_id): SHARED})
+    if ref.instance_id not in ctx.unsettled:
+        return
+    name = f"settle-{ref.instance_id}"
+    try:
+        with ctx.locks.instance(ref.tenant_id, ref.instance_id, request_id=name):
+            settle(ref, ctx)
+    except HostdError as error:
+        log.warning("%s is not settled yet: %s", ref, error)
+
+
+def settle_one(ref: InstanceRef, ended: str, ctx: Context) -> None:
+    """The instance's VMM has ended, in this way: it is settled when its turn comes.
+
+    After a Stop or a Sleep there is nothing left to do.
+    """
+    ctx.unsettled.add([ref.instance_id], Why(ended=ended))
+    ctx.executors.submit(settling(ref, ctx))
+
+
+def settle(ref: InstanceRef, ctx: Context) -> Settlement:
+    """Record and machine agree; the caller holds the instance's lock.
+
+    Raises:
+        HostdError: not yet; the next one to get its turn tries again.
+    """
+    why = ctx.unsettled.reason(ref.instance_id)
+    if why is None:
+        return Settlement.NOTHING
+    facts = _facts(ref, ctx)
+    settled, before = _due(facts, ctx.ledger.status(ref.instance_id))
+    if settled is not Settlement.NOTHING:
+        outcome = _carried_out(settled, facts, ctx)
+        if outcome.error is not None:
+            raise outcome.error
+        _announce(settled, facts, before, _reason(settled, facts, before, why), why, ctx)
+    ctx.watch(ref)
+    ctx.unsettled.done(ref.instance_id)
+    return settled
+
+
+def _due(facts: InstanceFacts, told: str | None) -> tuple[Settlement, str | None]:
+    """What becomes of it, and its status before.
+
+    `told` is the status as it was last told of.  A settlement that was killed when the record was
+    written but not yet told of is done again, whole: its steps hold, and what they freed and what
+    changed are told.
+    """
+    settled, status = settlement(facts), facts.status
+    untold = told in ("running", "warm", "sleeping") and told != status
+    if settled not in (Settlement.NOTHING, Settlement.ADOPTED) or not untold:
+        return settled, status
+    match status:
+        case "created" | "ready" | "stopped":
+            return (Settlement.LOST if told == "sleeping" else Settlement.STOPPED), told
+        case "sleeping":
+            return Settlement.ASLEEP, told
+        case "running" | "warm":
+            return Settlement.AWAKE, told
+        case None | "destroyed":
+            return settled, status
+        case _:
+            assert_never(status)
+
+
+def _facts(ref: InstanceRef, ctx: Context) -> InstanceFacts:
+    at = written_time(ctx.clock.wall())
+    # As for a Stop: what cannot be read is a fact, and no failure.
+    look = StopInstance(tenant_id=ref.tenant_id, pool_id=ref.pool_id, instance_id=ref.instance_id)
+    return instance_facts(look, ctx.host, layout=ctx.settings.layout, at=at)
+
+
+def _carried_out(settled: Settlement, facts: InstanceFacts, ctx: Context) -> Outcome:
+    if settled is Settlement.LEFT:
+        return Outcome((), {})
+    place = reserve_instance(_VERDICTS[settled], facts, ctx.ledger, ctx.settings)
+    plan = settlement_plan(settled, Grounds(facts, place, ctx.settings), place)
+    return execute(
+        plan.steps,
+        host=ctx.host,
+        journal=NoJournal(),
+        request_id=f"settle-{facts.ref.instance_id}",
+        clock=ctx.clock,
+        deadline_s=ctx.clock.monotonic() + ctx.config.worker.request_timeout_s,
+    )
+
+
+def _reason(settled: Settlement, facts: InstanceFacts, before: str | None, why: Why) -> str:
+    """Why the record changes, or does not, in one word for agentd."""
+    match settled:
+        case Settlement.STOPPED if before in ("running", "warm"):
+            return "host_restarted" if why.rebooted else "guest_exited"
+        case Settlement.STOPPED:
+            return "stray_vmm" if facts.vmm is not VmmState.GONE else "stray_image"
+        case Settlement.LOST:
+            return "memory_lost"
+        case Settlement.ASLEEP:
+            return "sleep_finished"
+        case Settlement.AWAKE:
+            return "guest_lives"
+        case Settlement.LEFT:
+            return "unreadable"
+        case Settlement.ADOPTED | Settlement.NOTHING:
+            return "hostd_restarted"
+
+
+def _announce(
+    settled: Settlement,
+    facts: InstanceFacts,
+    told: str | None,
+    reason: str,
+    why: Why,
+    ctx: Context,
+) -> None:
+    ref, now_ms = facts.ref, ctx.clock.now_ms()
+    doc = ctx.host.records.instance(ref) if settled is not Settlement.LEFT else facts.instance
+    before, after = told or "unknown", doc.fields.status if doc else "unknown"
+    found = events.InstanceSettled(
+        at_ms=now_ms, tenant_id=ref.tenant_id, pool_id=ref.pool_id, instance_id=ref.instance_id,
+        finding=settled.value, before=before, after=after, reason=reason, ended=why.ended,
+    )  # fmt: skip
+    news: list[events.Event] = [found]
+    if before != after:
+        news.insert(0, events.InstanceChanged(
+            at_ms=now_ms, tenant_id=ref.tenant_id, pool_id=ref.pool_id,
+            instance_id=ref.instance_id, before=before, after=after, reason=reason,
+        ))  # fmt: skip
+    change = Change(ref.instance_id, ref.tenant_id, ref.pool_id, after) if doc else None
+    with ctx.ledger.transaction():
+        if doc is not None:
+            settle_instance(ctx.ledger, ref, after)
+        ctx.ledger.note([events.encode(event) for event in news], change, now_ms=now_ms)
+    ctx.metrics.settled.labels(settled.value).inc()
+    ended = f"; its VMM had ended: {why.ended}" if why.ended else ""
+    log.info("settled %s: %s, %s -> %s (%s)%s", ref, settled.value, before, after, reason, ended)

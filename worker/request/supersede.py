@@ -1,0 +1,63 @@
+"""A newer decision makes older waiting ones pointless: they end without having run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from enqueue.requests import DestroyInstance, Request, StopInstance, op_of
+from enqueue.results import Result
+from worker.errors import Conflict
+from worker.ledger.entries import Entry
+from worker.protocol.results import refused
+from worker.protocol.verification import Order, is_own
+from worker.request.conclude import decide
+from worker.request.context import Context, Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a task in the executors is about."""
+
+    order: Order
+    entry: Entry
+    delivery: Delivery
+
+
+def superseded_ops(request: Request) -> tuple[str, ...]:
+    """The operations that `request` makes pointless when they still wait."""
+    match request:
+        case DestroyInstance():
+            return ("StartInstance", "StopInstance", "SleepInstance", "WakeInstance")
+        case StopInstance():
+            return ("StartInstance", "SleepInstance", "WakeInstance")
+        case _:
+            return ()
+
+
+def supersede(order: Order, entry: Entry, ctx: Context) -> list[tuple[Subject, Result]]:
+    """Takes out and decides what `order` supersedes; returns it with its results.
+
+    What runs already is never touched, and nothing that was accepted later.  What hostd asks of
+    itself is for a while only, and supersedes nobody's decision.
+    """
+    request = order.body.request
+    ops = () if is_own(order.body) else superseded_ops(request)
+    if not ops:
+        return []
+
+    def pointless(subject: object) -> bool:
+        if not isinstance(subject, Subject) or subject.entry.seq >= entry.seq:
+            return False
+        other = subject.order.body.request
+        same = getattr(other, "instance_id", None) == getattr(request, "instance_id", "")
+        return same and op_of(other) in ops
+
+    error = Conflict(
+        "superseded", f"a later {op_of(request)} of the same instance made it pointless"
+    )
+    decided = []
+    for victim in ctx.executors.withdraw(pointless):
+        assert isinstance(victim, Subject)  # noqa: S101  `pointless` has looked
+        result = refused(op_of(victim.order.body.request), error)
+        decided.append((victim, decide(victim.order, result, ctx)))
+    return decided

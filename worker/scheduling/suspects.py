@@ -1,0 +1,87 @@
+"""Who may have killed hostd: what was in an attempt when it died, tried again one at a time.
+
+Only a crash while a request ran alone counts against it.  After a second crash in a row nothing
+else runs beside a suspect, so that a busy host, too, finds the one that kills it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from enqueue.requests import DestroyInstance, Request
+from worker.errors import Broken
+from worker.ledger.entries import Attempting, Entry
+from worker.ledger.ledger import Ledger
+from worker.scheduling.turns import EXCLUSIVE, SHARED, Key
+
+MAX_CRASHES: Final = 3
+ONE_AT_A_TIME: Final[Key] = ("suspects", "")
+NOTHING_ELSE: Final[Key] = ("everything", "")
+_UNCLEAN: Final = "unclean_starts"
+
+
+@dataclass(slots=True)
+class Suspicion:
+    """What a starting hostd makes of the last one's end.
+
+    `strict` says that nothing runs beside a suspect; `suspects` counts those not tried yet.
+    """
+
+    strict: bool = False
+    suspects: int = 0
+
+    def keys(self, *, suspect: bool) -> Mapping[Key, bool]:
+        """What a request holds besides its own keys."""
+        if suspect:
+            more = {NOTHING_ELSE: EXCLUSIVE} if self.strict else {}
+            return {ONE_AT_A_TIME: EXCLUSIVE, **more}
+        return {NOTHING_ELSE: SHARED} if self.strict and self.suspects else {}
+
+    def cleared(self) -> None:
+        """One more suspect has been tried and hostd lives."""
+        self.suspects -= 1
+
+
+def suspicion_at_start(ledger: Ledger) -> Suspicion:
+    """Counts the crash, if the last hostd ended by one, against whoever ran alone."""
+    with ledger.transaction() as db:
+        under_way = db.execute(
+            "SELECT request_id, attempting FROM requests"
+            " WHERE state = 'accepted' AND attempting IN (?, ?)",
+            (Attempting.YES, Attempting.ALONE),
+        ).fetchall()
+        if [row[1] for row in under_way] == [Attempting.ALONE]:
+            db.execute(
+                "UPDATE requests SET crashes = crashes + 1 WHERE request_id = ?",
+                (under_way[0][0],),
+            )
+        db.execute(
+            "UPDATE requests SET attempting = ? WHERE state = 'accepted' AND attempting IN (?, ?)",
+            (Attempting.SUSPECT, Attempting.YES, Attempting.ALONE),
+        )
+        suspects = db.execute(
+            "SELECT COUNT(*) FROM requests WHERE state = 'accepted' AND attempting = ?",
+            (Attempting.SUSPECT,),
+        ).fetchone()[0]
+        unclean = int(ledger.noted(_UNCLEAN) or 0) + 1 if under_way else 0
+        ledger.put_note(_UNCLEAN, str(unclean))
+    return Suspicion(strict=unclean > 1, suspects=suspects)
+
+
+def is_suspect(entry: Entry) -> bool:
+    """Whether the request was in an attempt when a hostd died, and has not been tried since."""
+    return entry.attempting is Attempting.SUSPECT
+
+
+def too_dangerous(entry: Entry, request: Request) -> Broken | None:
+    """Why the request is not tried again; a Destroy always is."""
+    if entry.crashes < MAX_CRASHES or isinstance(request, DestroyInstance):
+        return None
+    return Broken(
+        "quarantined",
+        f"hostd died {entry.crashes} times while it carried out this request and nothing else",
+        hint="read hostd's log and the kernel's before each crash, then retry it by hand; "
+        "DestroyInstance stays possible",
+    )

@@ -1,0 +1,190 @@
+"""The sweep that a running hostd makes by itself, at an interval, on a thread of its own.
+
+It looks, counts, and submits stories: the removals, and what puts lying records and flushed packet
+rules right, wait for their turns behind all requests.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Final
+
+from enqueue.requests import InstanceId, TenantId, TenantNet
+from worker.errors import HostdError
+from worker.model.names import InstanceRef
+from worker.plans.network import firewall_step
+from worker.protocol import events
+from worker.request.context import Context
+from worker.request.reconcile import settling
+from worker.scheduling.turns import EXCLUSIVE, SHARED
+from worker.scheduling.turns import Key as TurnKey
+from worker.scheduling.unreconciled import Why
+from worker.scheduling.waits import Turn, Wait
+from worker.sweep.history import Sightings
+from worker.sweep.inventory import Survey, survey
+from worker.sweep.orphans import Kind, Lie, OnRecord, Orphan, lies, orphans, unfit
+from worker.sweep.removal import Broom, Key, sweep_instance, sweep_networks
+
+log = logging.getLogger("hostd")
+
+_REQUEST_ID: Final = "sweep"
+_REASONS: Final = (HostdError, OSError)
+
+
+@dataclass(slots=True)
+class Sweeper:
+    """Sweeps; `same_state` says whether the state directory is the one that was swept before."""
+
+    ctx: Context
+    sightings: Sightings
+    same_state: Callable[[], bool]
+    _pending: set[object] = field(default_factory=set)  # whose stories have not ended
+    _lies: set[tuple[InstanceRef, Lie]] = field(default_factory=set)
+    _unfit: set[tuple[InstanceRef, str]] = field(default_factory=set)
+
+    def run(self, stopping: Event) -> None:
+        """Until `stopping` is set; the first sweep comes after one interval."""
+        while not stopping.wait(self.ctx.config.sweep.interval_s):
+            try:
+                self.sweep()
+            except sqlite3.Error:
+                log.exception("the sweep cannot use the ledger")
+            except Exception:
+                log.exception("the sweep failed; it is tried again")
+
+    def sweep(self) -> tuple[Orphan, ...]:
+        """One look and what follows from it; what is left over."""
+        ctx, config = self.ctx, self.ctx.config.sweep
+        seen = survey(ctx.host, ctx.ledger, ctx.settings.layout, unsettled=ctx.unsettled.all())
+        left = orphans(seen.things, seen.record)
+        now_s = ctx.clock.monotonic()
+        self.sightings.update(left, now_s)
+        self._save()
+        self._count(left)
+        if not self.same_state():
+            log.error("the state directory is another than before: nothing is swept or settled")
+            return left
+        self._settle(seen.record)
+        self._announce_unfit(seen.record)
+        self._put_rules_back(seen)
+        if config.remove:
+            self._submit(self.sightings.due(left, now_s, config.grace_s), now_s)
+        return left
+
+    def _save(self) -> None:
+        try:
+            self.sightings.save()
+        except _REASONS as error:
+            log.warning("the sweep cannot write down what it has seen: %s", error)
+
+    def _count(self, left: tuple[Orphan, ...]) -> None:
+        counted = Counter(one.thing.kind for one in left)
+        for kind in Kind:
+            self.ctx.metrics.orphans.labels(kind.value).set(counted[kind])
+
+    # ------------------------------------------------------------ records and rules
+
+    def _settle(self, record: OnRecord) -> None:
+        """A lie is settled when it is first seen: what a settlement leaves is for a person."""
+        found = set(lies(record))
+        fresh = [ref for ref, lie in found - self._lies]
+        for ref, lie in found - self._lies:
+            log.info("%s is looked at: %s", ref, lie.value)
+        self._lies = found | {lie for lie in self._lies if lie[0].instance_id in record.busy}
+        self.ctx.unsettled.add((ref.instance_id for ref in fresh), Why())
+        waiting = self.ctx.unsettled.all()
+        for instance, standing in record.instances.items():
+            if instance in waiting and ("settle", instance) not in self._pending:
+                self._run(("settle", instance), settling(standing.ref, self.ctx))
+
+    def _announce_unfit(self, record: OnRecord) -> None:
+        ctx, found = self.ctx, set(unfit(record))
+        for ref, lacks in sorted(found - self._unfit, key=str):
+            log.error("%s runs without its %s; only a new start can mend that", ref, lacks)
+            event = events.InstanceUnfit(
+                at_ms=ctx.clock.now_ms(), tenant_id=ref.tenant_id, pool_id=ref.pool_id,
+                instance_id=ref.instance_id, lacks=lacks,
+            )  # fmt: skip
+            ctx.ledger.note([events.encode(event)], None, now_ms=ctx.clock.now_ms())
+        self._unfit = found
+
+    def _put_rules_back(self, seen: Survey) -> None:
+        for tenant, net in seen.bridged.items():
+            if tenant in seen.record.busy_tenants or ("rules", tenant) in self._pending:
+                continue
+            if not firewall_step(tenant, net, self.ctx.settings).done(self.ctx.host):
+                self._run(("rules", tenant), _restoring(tenant, net, self.ctx))
+
+    # ------------------------------------------------------------ leftovers
+
+    def _submit(self, due: tuple[Orphan, ...], now_s: float) -> None:
+        groups: dict[InstanceId | None, dict[Key, float]] = {}
+        for one in due:
+            seen_s = now_s - (self.sightings.first_s(one) or now_s)
+            groups.setdefault(one.thing.instance, {})[one.key] = seen_s
+        for instance, keys in groups.items():
+            if ("sweep", instance) not in self._pending:
+                refs = [one.thing.ref for one in due if one.thing.instance == instance]
+                story = _removing(instance, keys, _tenants(refs), self.ctx)
+                self._run(("sweep", instance), story)
+
+    def _run(self, name: object, story: Iterator[Wait]) -> None:
+        self._pending.add(name)
+        self.ctx.executors.submit(self._until_done(name, story), behind=True)
+
+    def _until_done(self, name: object, story: Iterator[Wait]) -> Iterator[Wait]:
+        try:
+            yield from story
+        finally:
+            self._pending.discard(name)
+
+
+def _tenants(refs: list[InstanceRef | None]) -> set[TenantId]:
+    return {ref.tenant_id for ref in refs if ref is not None}
+
+
+def _removing(
+    instance: InstanceId | None, due: dict[Key, float], tenants: set[TenantId], ctx: Context
+) -> Iterator[Wait]:
+    """The story of what is left over of one instance, or of none."""
+    shared: dict[TurnKey, bool] = {("tenant", tenant): SHARED for tenant in tenants}
+    mine: TurnKey = ("instance", instance) if instance is not None else ("sweep", "networks")
+    yield Turn({mine: EXCLUSIVE, **shared})
+    broom = Broom(
+        host=ctx.host, ledger=ctx.ledger, locks=ctx.locks, settings=ctx.settings,
+        now_ms=ctx.clock.now_ms, by="hostd", unsettled=ctx.unsettled.all,
+    )  # fmt: skip
+    try:
+        if instance is None:
+            gone, problems = sweep_networks(due, broom)
+        else:
+            gone, problems = sweep_instance(instance, due, broom)
+    except _REASONS as error:
+        log.warning("the leftovers of %s stay for now: %s", instance or "networks", error)
+        return
+    for problem in problems:
+        log.warning("left over still: %s", problem)
+    for orphan in gone:
+        ctx.metrics.swept.labels(orphan.thing.kind.value).inc()
+
+
+def _restoring(tenant: TenantId, net: TenantNet, ctx: Context) -> Iterator[Wait]:
+    """The story of a tenant whose packet rules do not stand under its bridge."""
+    yield Turn({("tenant", tenant): EXCLUSIVE, ("net", str(net.tenant_net_id)): EXCLUSIVE})
+    rules = firewall_step(tenant, net, ctx.settings)
+    try:
+        with ctx.locks.network(tenant, request_id=_REQUEST_ID):
+            if ctx.host.links.bridge(net.bridge_name) is None or rules.done(ctx.host):
+                return
+            rules.apply(ctx.host)
+    except _REASONS as error:
+        log.warning("the packet rules of tenant %s are not put back yet: %s", tenant, error)
+        return
+    log.warning("the packet rules of tenant %s did not stand; they are put back", tenant)
+    event = events.RulesPutBack(at_ms=ctx.clock.now_ms(), tenant_id=tenant)
+    ctx.ledger.note([events.encode(event)], None, now_ms=ctx.clock.now_ms())
