@@ -21,14 +21,14 @@ from enqueue.conversation.base import (
     DEFAULT_ISSUER,
     DEFAULT_QUEUE_LIMIT,
     DEFAULT_TIMEOUT_S,
+    ClientBase,
     Item,
     TicketFacts,
-    Writer,
 )
 from enqueue.conversation.job import NotAfter
 from enqueue.conversation.listing import PENDING, Event, JobLine, JobState
 from enqueue.conversation.operations import Cancellation, Run
-from enqueue.conversation.sansio import Ask, LinkDown, Pause, Replies, Talk, advance
+from enqueue.conversation.sansio import LinkDown, Replies, RoundTrip, Sleep, Talk, advance
 from enqueue.requests import Request
 from enqueue.results import Result
 from enqueue.signing import Signer
@@ -49,7 +49,7 @@ class AsyncHostClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         hosts: Mapping[str, str] | None = None,
     ) -> None:
-        self.writer = Writer(signer, issuer, queue_limit)
+        self.writer = ClientBase(signer, issuer, queue_limit)
         self._default = AsyncLink(url_or_redis, timeout_s)
         self._links = {host: AsyncLink(url, timeout_s) for host, url in (hosts or {}).items()}
 
@@ -131,8 +131,8 @@ class AsyncHostClient:
             return outcome
 
 
-async def _performed(step: Ask | Pause, link: AsyncLink) -> Replies | LinkDown:
-    if isinstance(step, Pause):
+async def _performed(step: RoundTrip | Sleep, link: AsyncLink) -> Replies | LinkDown:
+    if isinstance(step, Sleep):
         await asyncio.sleep(step.seconds)
         return []
     try:

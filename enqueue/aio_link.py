@@ -10,7 +10,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from enqueue.conversation.base import MAX_CONNECTIONS
-from enqueue.conversation.sansio import Ask, Replies
+from enqueue.conversation.sansio import Replies, RoundTrip
 from enqueue.conversation.scripts import Command
 from enqueue.link import link_down, refusal, refused_whole
 
@@ -37,7 +37,7 @@ class AsyncLink:
         if self._owned:
             await self._redis.aclose()
 
-    async def exchange(self, ask: Ask) -> Replies:
+    async def exchange(self, ask: RoundTrip) -> Replies:
         """The replies to one round trip.
 
         Raises:
@@ -54,7 +54,7 @@ class AsyncLink:
         finally:
             await pool.release(pooled)
 
-    async def _talk(self, connection: AsyncConnection, ask: Ask) -> Replies:
+    async def _talk(self, connection: AsyncConnection, ask: RoundTrip) -> Replies:
         within_s = self.timeout_s + ask.blocks_s
         try:
             packed = connection.pack_commands(ask.commands)

@@ -20,14 +20,14 @@ from enqueue.conversation.base import (
     DEFAULT_ISSUER,
     DEFAULT_QUEUE_LIMIT,
     DEFAULT_TIMEOUT_S,
+    ClientBase,
     Item,
     TicketFacts,
-    Writer,
 )
 from enqueue.conversation.job import NotAfter
 from enqueue.conversation.listing import PENDING, Event, JobLine, JobState
 from enqueue.conversation.operations import Cancellation, Run
-from enqueue.conversation.sansio import Ask, LinkDown, Pause, Replies, Talk, advance
+from enqueue.conversation.sansio import LinkDown, Replies, RoundTrip, Sleep, Talk, advance
 from enqueue.link import Link
 from enqueue.requests import Request
 from enqueue.results import Result
@@ -58,7 +58,7 @@ class HostClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         hosts: Mapping[str, str] | None = None,
     ) -> None:
-        self.writer = Writer(signer, issuer, queue_limit)
+        self.writer = ClientBase(signer, issuer, queue_limit)
         self._default = Link(url_or_redis, timeout_s)
         self._links = {host: Link(url, timeout_s) for host, url in (hosts or {}).items()}
 
@@ -179,8 +179,8 @@ class HostClient:
             return outcome
 
 
-def _performed(step: Ask | Pause, link: Link) -> Replies | LinkDown:
-    if isinstance(step, Pause):
+def _performed(step: RoundTrip | Sleep, link: Link) -> Replies | LinkDown:
+    if isinstance(step, Sleep):
         time.sleep(step.seconds)
         return []
     try:

@@ -11,7 +11,7 @@ from redis.exceptions import MasterDownError, NoScriptError
 from redis.retry import Retry
 
 from enqueue.conversation.base import MAX_CONNECTIONS
-from enqueue.conversation.sansio import Ask, LinkDown, Refusal, Replies
+from enqueue.conversation.sansio import LinkDown, Refusal, Replies, RoundTrip
 from enqueue.conversation.scripts import Command
 
 
@@ -41,7 +41,7 @@ class Link:
         if self._owned:
             self._redis.close()
 
-    def exchange(self, ask: Ask) -> Replies:
+    def exchange(self, ask: RoundTrip) -> Replies:
         """The replies to one round trip.
 
         Raises:
@@ -59,7 +59,7 @@ class Link:
         finally:
             pool.release(pooled)
 
-    def _talk(self, connection: Connection, ask: Ask) -> Replies:
+    def _talk(self, connection: Connection, ask: RoundTrip) -> Replies:
         within_s = self.timeout_s + ask.blocks_s
         try:
             packed = connection.pack_commands(ask.commands)

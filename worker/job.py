@@ -17,19 +17,19 @@ from collections.abc import Generator, Iterator
 from enqueue.requests import Ping, describe, op_of
 from enqueue.results import Result
 from worker.errors import Conflict, HostdError, Rejected
-from worker.ledger.entries import Entry
-from worker.ledger.ledger import Delivery as Kind
+from worker.ledger.entries import LedgerEntry
+from worker.ledger.ledger import DeliveryKind
 from worker.protocol.events import say
 from worker.protocol.results import refused, replayed
-from worker.protocol.verification import Forged, Order, check_known, check_times, verified
+from worker.protocol.verification import Forged, VerifiedRequest, check_known, check_times, verified
 from worker.request.attempt import attempt
 from worker.request.cancel import CANCELLED, cancel_waiting, cancelled, idle
 from worker.request.conclude import decide
 from worker.request.context import Context, Delivery
-from worker.request.supersede import Subject, supersede
+from worker.request.supersede import InFlight, supersede
 from worker.scheduling.suspects import is_suspect, too_dangerous
 from worker.scheduling.turns import keys_of
-from worker.scheduling.waits import Answer, Release, Turn, Until, Wait
+from worker.scheduling.waits import Backoff, ReleaseKeys, ReplyNow, Turn, Wait
 
 log = logging.getLogger("hostd")
 
@@ -42,33 +42,33 @@ def story(delivery: Delivery, ctx: Context) -> Iterator[Wait]:
         yield from quarantined(delivery, refused("unknown", error), ctx)
         return
     if isinstance(order.body.request, Ping):
-        yield Answer()
+        yield ReplyNow()
         tell(order, delivery, pong(order, delivery, ctx), ctx, request_id=None)
         return
     kind, entry = accepted(order, ctx)
-    if kind is Kind.UNTOLD:  # perhaps being told at this moment, and asked for again
-        yield Answer()
+    if kind is DeliveryKind.UNTOLD:  # perhaps being told at this moment, and asked for again
+        yield ReplyNow()
         ctx.publish.settle()
         kind, entry = accepted(order, ctx)
     match kind:
-        case Kind.NEW | Kind.RERUN if delivery.canceled:
+        case DeliveryKind.NEW | DeliveryKind.RERUN if delivery.canceled:
             yield from refuse(order, entry, delivery, CANCELLED, ctx)
-        case Kind.NEW:
+        case DeliveryKind.NEW:
             yield from begin(order, entry, delivery, ctx)
-        case Kind.RERUN:
+        case DeliveryKind.RERUN:
             yield from run_again(order, entry, delivery, ctx)
-        case Kind.IN_FLIGHT if delivery.canceled:
+        case DeliveryKind.IN_FLIGHT if delivery.canceled:
             for victim, result in cancel_waiting({delivery.id}, ctx):
                 ctx.executors.submit(told(victim, result, ctx))
-        case Kind.IN_FLIGHT:
+        case DeliveryKind.IN_FLIGHT:
             log.info("%s is in flight already: this delivery is dropped", delivery.id)
-        case Kind.UNTOLD | Kind.REPLAY:
+        case DeliveryKind.UNTOLD | DeliveryKind.REPLAY:
             yield from answered(order, entry, delivery, ctx)
-        case Kind.REUSED:
+        case DeliveryKind.REUSED:
             yield from reused(order, delivery, ctx)
 
 
-def pong(order: Order, delivery: Delivery, ctx: Context) -> Result:
+def pong(order: VerifiedRequest, delivery: Delivery, ctx: Context) -> Result:
     """The answer to a Ping, which needs no ledger: it changes nothing."""
     if delivery.canceled:
         return refused(op_of(order.body.request), CANCELLED)
@@ -79,7 +79,9 @@ def pong(order: Order, delivery: Delivery, ctx: Context) -> Result:
     return ctx.pong()
 
 
-def begin(order: Order, entry: Entry, delivery: Delivery, ctx: Context) -> Iterator[Wait]:
+def begin(
+    order: VerifiedRequest, entry: LedgerEntry, delivery: Delivery, ctx: Context
+) -> Iterator[Wait]:
     """A first run; one that comes too late supersedes nothing."""
     try:
         check_known(order.body, lost_before_ms=ctx.ledger.lost_before_ms())
@@ -90,13 +92,15 @@ def begin(order: Order, entry: Entry, delivery: Delivery, ctx: Context) -> Itera
         yield from fulfil(order, entry, delivery, ctx)
 
 
-def fulfil(order: Order, entry: Entry, delivery: Delivery, ctx: Context) -> Iterator[Wait]:
+def fulfil(
+    order: VerifiedRequest, entry: LedgerEntry, delivery: Delivery, ctx: Context
+) -> Iterator[Wait]:
     """From an accepted request to a told result; a restart takes unfinished ones up here."""
     request = order.body.request
     for victim, result in supersede(order, entry, ctx):
         ctx.executors.submit(told(victim, result, ctx))
     more = ctx.suspicion.keys(suspect=is_suspect(entry))
-    subject, half_done = Subject(order, entry, delivery), not idle(entry, ctx)
+    subject, half_done = InFlight(order, entry, delivery), not idle(entry, ctx)
     turn = Turn({**keys_of(request), **more}, subject, half_done)
     yield turn
     yield from outside(turn, ctx)
@@ -108,7 +112,7 @@ def fulfil(order: Order, entry: Entry, delivery: Delivery, ctx: Context) -> Iter
 
 
 def carried_out(
-    order: Order, entry: Entry, delivery: Delivery, turn: Turn, ctx: Context
+    order: VerifiedRequest, entry: LedgerEntry, delivery: Delivery, turn: Turn, ctx: Context
 ) -> Generator[Wait, None, Result]:
     """As many attempts as it takes, and as the configuration allows.
 
@@ -118,14 +122,14 @@ def carried_out(
         ctx.suspicion.cleared()
         return decide(order, refused(op_of(order.body.request), danger), ctx)
     if not is_suspect(entry) and (delay_ms := entry.not_before_ms - ctx.clock.now_ms()) > 0:
-        yield Until(ctx.clock.monotonic() + delay_ms / 1000)
+        yield Backoff(ctx.clock.monotonic() + delay_ms / 1000)
     outcome = attempt(order, entry, ctx)
     if is_suspect(entry):
         ctx.suspicion.cleared()
         own = keys_of(order.body.request)
-        yield Release(tuple(key for key in turn.keys if key not in own))
+        yield ReleaseKeys(tuple(key for key in turn.keys if key not in own))
         turn = Turn(own, turn.subject)
-    while isinstance(outcome, Until):
+    while isinstance(outcome, Backoff):
         entry = ctx.ledger.entry(entry.request_id)
         if may_end := idle(entry, ctx):
             ctx.publish.put_off(delivery)
@@ -144,7 +148,7 @@ def outside(turn: Turn, ctx: Context) -> Iterator[Wait]:
         yield turn
 
 
-def accepted(order: Order, ctx: Context) -> tuple[Kind, Entry]:
+def accepted(order: VerifiedRequest, ctx: Context) -> tuple[DeliveryKind, LedgerEntry]:
     """What this delivery is, on record."""
     request = order.body.request
     return ctx.ledger.accept(
@@ -159,7 +163,12 @@ def accepted(order: Order, ctx: Context) -> tuple[Kind, Entry]:
 
 
 def tell(
-    order: Order, delivery: Delivery, result: Result, ctx: Context, *, request_id: str | None
+    order: VerifiedRequest,
+    delivery: Delivery,
+    result: Result,
+    ctx: Context,
+    *,
+    request_id: str | None,
 ) -> None:
     """The result goes out; it stays the same from here on."""
     ctx.publish.tell(delivery, result, request_id=request_id)
@@ -169,20 +178,24 @@ def tell(
 
 def quarantined(delivery: Delivery, result: Result, ctx: Context) -> Iterator[Wait]:
     """A forged or malformed job is put aside with its reason; it never runs."""
-    yield Answer()
+    yield ReplyNow()
     ctx.publish.quarantine(delivery, result)
     ctx.metrics.ended(result)
     say("quarantined", delivery.shown, result)
 
 
-def answered(order: Order, entry: Entry, delivery: Delivery, ctx: Context) -> Iterator[Wait]:
+def answered(
+    order: VerifiedRequest, entry: LedgerEntry, delivery: Delivery, ctx: Context
+) -> Iterator[Wait]:
     """The first run's result, again."""
     assert entry.result is not None  # noqa: S101  the ledger's states guarantee it
-    yield Answer()
+    yield ReplyNow()
     tell(order, delivery, replayed(entry.result), ctx, request_id=entry.request_id)
 
 
-def run_again(order: Order, entry: Entry, delivery: Delivery, ctx: Context) -> Iterator[Wait]:
+def run_again(
+    order: VerifiedRequest, entry: LedgerEntry, delivery: Delivery, ctx: Context
+) -> Iterator[Wait]:
     """A run by hand, which must not undo a newer decision."""
     later = ctx.ledger.overtaken(entry)
     if later is None:
@@ -197,26 +210,30 @@ def run_again(order: Order, entry: Entry, delivery: Delivery, ctx: Context) -> I
 
 
 def refuse(
-    order: Order, entry: Entry, delivery: Delivery, error: HostdError, ctx: Context
+    order: VerifiedRequest,
+    entry: LedgerEntry,
+    delivery: Delivery,
+    error: HostdError,
+    ctx: Context,
 ) -> Iterator[Wait]:
     """An accepted request ends without a run."""
     result = decide(order, refused(op_of(order.body.request), error), ctx)
-    yield Answer()
+    yield ReplyNow()
     tell(order, delivery, result, ctx, request_id=entry.request_id)
 
 
-def reused(order: Order, delivery: Delivery, ctx: Context) -> Iterator[Wait]:
+def reused(order: VerifiedRequest, delivery: Delivery, ctx: Context) -> Iterator[Wait]:
     """The request id names another request, which stays as it was."""
     error = Rejected(
         "request_id_reused",
         f"request id {order.body.request_id} names another request on this host",
         hint="use a new request id",
     )
-    yield Answer()
+    yield ReplyNow()
     tell(order, delivery, refused(op_of(order.body.request), error), ctx, request_id=None)
 
 
-def told(victim: Subject, result: Result, ctx: Context) -> Iterator[Wait]:
+def told(victim: InFlight, result: Result, ctx: Context) -> Iterator[Wait]:
     """A result that another request has decided goes out."""
-    yield Answer()
+    yield ReplyNow()
     tell(victim.order, victim.delivery, result, ctx, request_id=victim.entry.request_id)

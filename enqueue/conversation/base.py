@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from enqueue.conversation import operations as dialogue
-from enqueue.conversation.job import NotAfter, Sealed, seal
+from enqueue.conversation.job import NotAfter, SealedRequest, seal
 from enqueue.conversation.operations import Cancellation, Run
 from enqueue.conversation.sansio import Clock, Talk
 from enqueue.requests import Request
@@ -23,7 +23,7 @@ Item = Request | tuple[Request, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Writer:
+class ClientBase:
     """Writes one issuer's requests; a queue takes up to `queue_limit` of them."""
 
     signer: Signer | None
@@ -46,7 +46,7 @@ class Writer:
             BadRequest: one of them breaks the protocol; nothing is sent.
         """
         now_ms = self.clock.wall_ms()
-        orders: list[Sealed] = []
+        orders: list[SealedRequest] = []
         for item in items:
             request, request_id = item if isinstance(item, tuple) else (item, None)
             order = seal(

@@ -39,7 +39,7 @@ NotAfter = datetime | float | None
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
+class SealedRequest:
     """A request ready to be stored: `data` is RQ's, `body` what was encoded in it."""
 
     body: Body
@@ -79,7 +79,7 @@ def seal(
     trace: str | None,
     signer: Signer | None,
     now_ms: int,
-) -> Sealed:
+) -> SealedRequest:
     """The request, checked, encoded and signed.
 
     Raises:
@@ -101,8 +101,8 @@ def seal(
         raise BadRequest(readable(error, body)) from None
     body = decode_body(raw)  # what the host will read, should `request` be no struct of ours
     if signer is None:
-        return Sealed(body, encode_call(raw))
-    return Sealed(body, encode_call(raw, key_id=signer.key_id, sig=signer.sign(raw)))
+        return SealedRequest(body, encode_call(raw))
+    return SealedRequest(body, encode_call(raw, key_id=signer.key_id, sig=signer.sign(raw)))
 
 
 def _deadline_ms(not_after: NotAfter, now_ms: int) -> int:
@@ -127,19 +127,19 @@ def _lifetime_ms(seconds: float) -> int:
         raise BadRequest(f"not_after: {seconds!r} is neither seconds nor a datetime") from None
 
 
-def unseal(data: bytes) -> Sealed | None:
+def unseal(data: bytes) -> SealedRequest | None:
     """The request in a stored job's `data`; None if it is none of this protocol.
 
     RQ's own tools compress what they put back, so `data` may be zlib.
     """
     try:
         raw = data if data[:1] == b"[" else zlib.decompressobj().decompress(data, MAX_BYTES)
-        return Sealed(decode_body(decode_call(raw).body), raw)
+        return SealedRequest(decode_body(decode_call(raw).body), raw)
     except (zlib.error, msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 
-def job_hash(order: Sealed, *, now_ms: int) -> dict[str, str | bytes | int]:
+def job_hash(order: SealedRequest, *, now_ms: int) -> dict[str, str | bytes | int]:
     """The job as RQ 3 stores it (`Job.to_dict`), its `data` uncompressed, which RQ reads too."""
     issued = utc_format(now_ms)
     blank = ("started_at", "ended_at", "last_heartbeat", "worker_name", "group_id")
@@ -162,7 +162,7 @@ def utc_format(unix_ms: int) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def answer(order: Sealed, entry: dict[bytes, bytes]) -> results.Result:
+def answer(order: SealedRequest, entry: dict[bytes, bytes]) -> results.Result:
     """The result in an entry of RQ's result stream.
 
     What is no result of hostd's, as when a stock tool failed the job, becomes a `Failed` of code

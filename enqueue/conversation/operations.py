@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from enqueue import keys
-from enqueue.conversation.job import Sealed, answer, unseal
+from enqueue.conversation.job import SealedRequest, answer, unseal
 from enqueue.conversation.sansio import (
-    Ask,
     Clock,
     LinkDown,
-    Pause,
     Refusal,
+    RoundTrip,
+    Sleep,
     Talk,
     as_list,
     as_text,
@@ -61,7 +61,7 @@ class Run:
     `result` is there already if the run had ended when it was asked for.
     """
 
-    order: Sealed
+    order: SealedRequest
     after: bytes
     result: Result | None = None
 
@@ -70,7 +70,7 @@ class Run:
         return replace(self, result=result)
 
 
-def enqueueing(orders: Sequence[Sealed], *, limit: int, clock: Clock) -> Talk[list[Run]]:
+def enqueueing(orders: Sequence[SealedRequest], *, limit: int, clock: Clock) -> Talk[list[Run]]:
     """The runs of orders for one host, stored and pushed in order if they were not there.
 
     Raises:
@@ -162,7 +162,7 @@ def waiting(run: Run, timeout_s: float, *, limit: int, clock: Clock) -> Talk[Res
                 run = yield from _sending_again(run, limit=limit, clock=clock)
         except (LinkDown, QueueFull) as error:
             seen = str(error)
-            yield Pause(min(RECONNECT_S, left_s))
+            yield Sleep(min(RECONNECT_S, left_s))
         if run.result is None and clock.monotonic() >= deadline:
             order = run.order
             raise WaitTimeout(
@@ -188,7 +188,7 @@ def cancelling(host: str, request_id: str, *, clock: Clock) -> Talk[Cancellation
             return "ended" if status in ENDED else "running"
 
 
-def status_of(order: Sealed) -> Talk[str | None]:
+def status_of(order: SealedRequest) -> Talk[str | None]:
     """RQ's status of the job; None if Redis does not hold it."""
     (status,) = yield from reading(("HGET", keys.job(order.job_id), "status"))
     return None if status is None else as_text(status)
@@ -203,7 +203,7 @@ def _look(run: Run, block_s: float) -> Talk[tuple[dict[bytes, bytes] | None, str
         *("STREAMS", keys.results(job_id), run.after),
     )
     status: Command = ("HGET", keys.job(job_id), "status")
-    replies = yield Ask((read, status), blocks_s=block_s)
+    replies = yield RoundTrip((read, status), blocks_s=block_s)
     for reply in replies:
         if isinstance(reply, Refusal):
             raise QueueUnavailable(f"Redis refuses: {reply.text}", may_be_stored=True)
@@ -226,7 +226,7 @@ def _sending_again(run: Run, *, limit: int, clock: Clock) -> Talk[Run]:
     return again
 
 
-def _run(order: Sealed, found: Stored) -> Run:
+def _run(order: SealedRequest, found: Stored) -> Run:
     if found.data and found.data != order.data:
         other = unseal(found.data)
         if other is None or canonical(other.body) != canonical(order.body):
@@ -238,7 +238,7 @@ def _run(order: Sealed, found: Stored) -> Run:
     return run.ended(answer(order, found.entry)) if found.entry else run
 
 
-def _told(order: Sealed) -> str:
+def _told(order: SealedRequest) -> str:
     return f"{describe(order.body.request)}, issued by {order.body.issuer}"
 
 

@@ -1,6 +1,6 @@
 """One round trip after another, without the talking.
 
-A conversation with Redis is a generator: it yields an `Ask` (one round trip) or a `Pause`, is sent
+A conversation with Redis is a generator: it yields a `RoundTrip` or a `Sleep`, is sent
 the replies, and returns its outcome.  `client.py` and `aio.py` run the same ones.
 """
 
@@ -16,7 +16,7 @@ from enqueue.errors import QueueUnavailable
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class RoundTrip:
     """Commands for one round trip; Redis may hold the reply back for `blocks_s` on purpose."""
 
     commands: tuple[Command, ...]
@@ -24,7 +24,7 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
+class Sleep:
     """Nothing is to be said for so long."""
 
     seconds: float
@@ -53,7 +53,7 @@ class LinkDown(Exception):
 T = TypeVar("T")
 # What Redis sends has no static type; whoever asks knows the shape.
 Replies = list[Any]
-Talk = Generator[Ask | Pause, Replies, T]
+Talk = Generator[RoundTrip | Sleep, Replies, T]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Clock:
         return round(self.wall() * 1000)
 
 
-def advance(talk: Talk[T], outcome: Replies | LinkDown) -> Ask | Pause:
+def advance(talk: Talk[T], outcome: Replies | LinkDown) -> RoundTrip | Sleep:
     """What the conversation wants next, told how its last step went.
 
     Raises:
@@ -84,12 +84,12 @@ def reading(*commands: Command, blocks_s: float = 0.0) -> Talk[Replies]:
         QueueUnavailable: Redis did not answer in time, or refuses.
     """
     try:
-        return (yield from _asking(Ask(commands, blocks_s)))
+        return (yield from _asking(RoundTrip(commands, blocks_s)))
     except LinkDown as error:
         raise QueueUnavailable(str(error), may_be_stored=False) from None
 
 
-def _asking(ask: Ask) -> Talk[Replies]:
+def _asking(ask: RoundTrip) -> Talk[Replies]:
     try:
         replies = yield ask
     except LinkDown as error:
@@ -108,7 +108,7 @@ def scripted(script: Script, command: Command) -> Talk[list[Any]]:
     sent, attempts = False, 0
     while True:
         try:
-            replies = yield Ask(commands)
+            replies = yield RoundTrip(commands)
         except LinkDown as error:
             sent, attempts = sent or error.sent, attempts + 1
             if error.slow or attempts == 2:

@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Final
 
 from enqueue import keys
-from enqueue.conversation.job import RETENTION_S, Sealed, job_hash, utc_format
+from enqueue.conversation.job import RETENTION_S, SealedRequest, job_hash, utc_format
 
 Argument = str | bytes | int
 Command = tuple[Argument, ...]
@@ -58,7 +58,7 @@ class Stored:
     entry: dict[bytes, bytes] | None = None
 
 
-def enqueue_command(orders: Sequence[Sealed], *, limit: int, now_ms: int) -> Command:
+def enqueue_command(orders: Sequence[SealedRequest], *, limit: int, now_ms: int) -> Command:
     """One call of enqueue.lua for orders of one host."""
     host = keys.HostKeys(orders[0].host)
     hashes = [job_hash(order, now_ms=now_ms) for order in orders]
@@ -72,7 +72,7 @@ def enqueue_command(orders: Sequence[Sealed], *, limit: int, now_ms: int) -> Com
     return ENQUEUE.call(names, arguments)
 
 
-def retry_command(order: Sealed, *, token: str, limit: int, now_ms: int) -> Command:
+def retry_command(order: SealedRequest, *, token: str, limit: int, now_ms: int) -> Command:
     """One call of retry.lua."""
     host = keys.HostKeys(order.host)
     job_id = order.job_id

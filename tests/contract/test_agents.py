@@ -18,7 +18,7 @@ from tests.fixtures.vmm import REAL, STAND_IN, Programs, Rig, driver_rig, real_p
 from worker import simulator
 from worker.host.agents.agents import GuestAgents
 from worker.model.names import Layout
-from worker.ports import Agents, Heard, VmSpec
+from worker.ports import AgentOutcome, Agents, VmSpec
 
 LONG_S = 60.0
 
@@ -34,11 +34,11 @@ class Asked:
         """The guest runs."""
         self.rig.up()
 
-    def drain(self, timeout_s: float = LONG_S) -> Heard:
+    def drain(self, timeout_s: float = LONG_S) -> AgentOutcome:
         """What came of a drain."""
         return self.agents.drain(self.rig.ref, timeout_s=timeout_s).outcome
 
-    def woken(self) -> Heard:
+    def woken(self) -> AgentOutcome:
         """What came of telling the guest."""
         return self.agents.woken(self.rig.ref).outcome
 
@@ -119,9 +119,9 @@ def agentless(request: pytest.FixtureRequest, vmm_spec: VmSpec, tmp_path: Path) 
 
 def test_an_agent_drains_and_the_guest_is_not_told_then(asked: Asked) -> None:
     asked.up()
-    assert asked.woken() is Heard.DONE
+    assert asked.woken() is AgentOutcome.DONE
     assert asked.told()
-    assert asked.drain() is Heard.DONE
+    assert asked.drain() is AgentOutcome.DONE
     assert not asked.told()
 
 
@@ -129,7 +129,7 @@ def test_an_agent_that_answers_is_ready_from_then_on(asked: Asked) -> None:
     asked.up()
     assert not asked.agents.was_ready(asked.rig.ref)
     answer = asked.agents.ready(asked.rig.ref, timeout_s=LONG_S)
-    assert answer.outcome is Heard.DONE
+    assert answer.outcome is AgentOutcome.DONE
     assert asked.agents.was_ready(asked.rig.ref)
     assert not asked.told()
 
@@ -140,7 +140,7 @@ def test_a_pause_has_to_be_told_of(asked: Asked) -> None:
     asked.rig.vmm.pause(asked.rig.ref)
     asked.rig.vmm.resume(asked.rig.ref)
     assert not asked.told()
-    assert asked.woken() is Heard.DONE
+    assert asked.woken() is AgentOutcome.DONE
     assert asked.told()
 
 
@@ -151,31 +151,31 @@ def test_a_guest_in_a_new_vmm_is_neither_told_nor_ready(asked: Asked, tmp_path: 
     asked.loaded_anew(tmp_path / "image")
     assert not asked.told()
     assert not asked.agents.was_ready(asked.rig.ref)
-    assert asked.woken() is Heard.DONE
-    assert asked.drain() is Heard.DONE
+    assert asked.woken() is AgentOutcome.DONE
+    assert asked.drain() is AgentOutcome.DONE
 
 
 def test_of_a_vmm_that_is_gone_nothing_is_heard(asked: Asked) -> None:
-    assert asked.drain() is Heard.NO_AGENT
-    assert asked.woken() is Heard.NO_AGENT
-    assert asked.agents.ready(asked.rig.ref, timeout_s=LONG_S).outcome is Heard.NO_AGENT
+    assert asked.drain() is AgentOutcome.NO_AGENT
+    assert asked.woken() is AgentOutcome.NO_AGENT
+    assert asked.agents.ready(asked.rig.ref, timeout_s=LONG_S).outcome is AgentOutcome.NO_AGENT
     assert not asked.told()
 
 
 def test_a_guest_without_agent_is_told_all_the_same_and_is_never_ready(agentless: Asked) -> None:
     agentless.up()
-    assert agentless.drain() is Heard.NO_AGENT
-    assert agentless.woken() is Heard.NO_AGENT
+    assert agentless.drain() is AgentOutcome.NO_AGENT
+    assert agentless.woken() is AgentOutcome.NO_AGENT
     assert agentless.told()
-    assert agentless.agents.ready(agentless.rig.ref, timeout_s=0.3).outcome is Heard.NO_AGENT
+    assert agentless.agents.ready(agentless.rig.ref, timeout_s=0.3).outcome is AgentOutcome.NO_AGENT
     assert not agentless.agents.was_ready(agentless.rig.ref)
 
 
 def test_an_agent_may_refuse(vmm_spec: VmSpec, tmp_path: Path) -> None:
     asked, agents = faked(vmm_spec, tmp_path)
-    agents.drains = Heard.REFUSED
+    agents.drains = AgentOutcome.REFUSED
     asked.up()
-    assert asked.drain() is Heard.REFUSED
+    assert asked.drain() is AgentOutcome.REFUSED
 
 
 # ---------------------------------------------------------------- of the stand-in's agent alone
@@ -185,24 +185,28 @@ def test_an_agent_may_refuse(vmm_spec: VmSpec, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("faults", "outcome", "detail"),
     [
-        ({"agent_drain_ok": False}, Heard.REFUSED, "simulated: still busy"),
-        ({"agent_drain_ms": 300}, Heard.DONE, None),
-        ({"agent_faults": ["old"]}, Heard.DONE, None),
-        ({"agent_faults": ["dribble"]}, Heard.DONE, None),
-        ({"agent_faults": ["mute"]}, Heard.DONE, None),
-        ({"agent_faults": ["mismatch"]}, Heard.REFUSED, "it speaks protocol version 1"),
-        ({"agent_faults": ["error"]}, Heard.REFUSED, r"simulated: \?\[31mno\?o{300,}"),
-        ({"agent_faults": ["garbage"]}, Heard.GARBLED, ".*no message.*"),
-        ({"agent_faults": ["nested"]}, Heard.GARBLED, ".*no message.*"),
-        ({"agent_faults": ["oversized"]}, Heard.GARBLED, ".*262145 bytes.*"),
-        ({"agent_faults": ["foreign"]}, Heard.GARBLED, "it did not answer what it was asked"),
-        ({"agent_faults": ["torn"]}, Heard.GARBLED, "it hung up"),
-        ({"agent_faults": ["no_ok"]}, Heard.GARBLED, ".*no VMM"),
+        ({"agent_drain_ok": False}, AgentOutcome.REFUSED, "simulated: still busy"),
+        ({"agent_drain_ms": 300}, AgentOutcome.DONE, None),
+        ({"agent_faults": ["old"]}, AgentOutcome.DONE, None),
+        ({"agent_faults": ["dribble"]}, AgentOutcome.DONE, None),
+        ({"agent_faults": ["mute"]}, AgentOutcome.DONE, None),
+        ({"agent_faults": ["mismatch"]}, AgentOutcome.REFUSED, "it speaks protocol version 1"),
+        ({"agent_faults": ["error"]}, AgentOutcome.REFUSED, r"simulated: \?\[31mno\?o{300,}"),
+        ({"agent_faults": ["garbage"]}, AgentOutcome.GARBLED, ".*no message.*"),
+        ({"agent_faults": ["nested"]}, AgentOutcome.GARBLED, ".*no message.*"),
+        ({"agent_faults": ["oversized"]}, AgentOutcome.GARBLED, ".*262145 bytes.*"),
+        (
+            {"agent_faults": ["foreign"]},
+            AgentOutcome.GARBLED,
+            "it did not answer what it was asked",
+        ),
+        ({"agent_faults": ["torn"]}, AgentOutcome.GARBLED, "it hung up"),
+        ({"agent_faults": ["no_ok"]}, AgentOutcome.GARBLED, ".*no VMM"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_whatever_an_agent_says_is_an_answer(
-    faults: dict[str, Any], outcome: Heard, detail: str | None, stand_in_with: StandIn
+    faults: dict[str, Any], outcome: AgentOutcome, detail: str | None, stand_in_with: StandIn
 ) -> None:
     asked = stand_in_with(**faults)
     asked.up()
@@ -227,7 +231,7 @@ def test_an_agent_that_never_answers_is_left_at_its_deadline(
     asked = stand_in_with(timeout_s=0.3, **faults)
     asked.up()
     answer = asked.agents.drain(asked.rig.ref, timeout_s=0.6)
-    assert answer.outcome is Heard.TIMED_OUT
+    assert answer.outcome is AgentOutcome.TIMED_OUT
     assert answer.took_ms >= 250
 
 
@@ -235,7 +239,7 @@ def test_an_agent_that_never_answers_is_left_at_its_deadline(
 def test_a_drain_has_the_time_that_it_is_given_not_that_of_a_hello(stand_in_with: StandIn) -> None:
     asked = stand_in_with(timeout_s=0.3, agent_drain_ms=700)
     asked.up()
-    assert asked.drain() is Heard.DONE
+    assert asked.drain() is AgentOutcome.DONE
 
 
 @pytest.mark.root
@@ -243,7 +247,7 @@ def test_a_paused_guest_takes_no_connection(stand_in_with: StandIn) -> None:
     asked = stand_in_with(timeout_s=0.7)
     asked.up()
     asked.rig.vmm.pause(asked.rig.ref)
-    assert asked.drain() is Heard.NO_AGENT
+    assert asked.drain() is AgentOutcome.NO_AGENT
 
 
 @pytest.mark.root
@@ -277,11 +281,11 @@ def test_where_a_bare_resume_breaks_vsock_nobody_is_asked_after_it(
     rig.vmm.pause(rig.ref)
     rig.vmm.snapshot(rig.spec)
     rig.vmm.resume(rig.ref)
-    assert asked.drain() is Heard.DONE
+    assert asked.drain() is AgentOutcome.DONE
     rig.vmm.pause(rig.ref)
     rig.vmm.resume(rig.ref)
-    assert asked.drain() is Heard.VSOCK_UNUSABLE
-    assert asked.woken() is Heard.VSOCK_UNUSABLE
+    assert asked.drain() is AgentOutcome.VSOCK_UNUSABLE
+    assert asked.woken() is AgentOutcome.VSOCK_UNUSABLE
     assert asked.told()
 
 
@@ -291,9 +295,9 @@ def test_where_a_restore_breaks_vsock_nobody_is_asked_after_it(
 ) -> None:
     asked = stand_in_with(version="1.16.0")
     asked.up()
-    assert asked.drain() is Heard.DONE
+    assert asked.drain() is AgentOutcome.DONE
     asked.loaded_anew(tmp_path / "image")
-    assert asked.woken() is Heard.VSOCK_UNUSABLE
+    assert asked.woken() is AgentOutcome.VSOCK_UNUSABLE
     assert asked.told()
 
 
@@ -304,4 +308,4 @@ def test_a_symlink_in_the_place_of_the_socket_is_not_followed(stand_in_with: Sta
     path = asked.rig.driver().vsock(asked.rig.ref)
     path.rename(path.with_name("elsewhere"))
     path.symlink_to("elsewhere")
-    assert asked.drain() is Heard.NO_AGENT
+    assert asked.drain() is AgentOutcome.NO_AGENT

@@ -15,7 +15,7 @@ from worker.errors import Conflict
 from worker.host.disks.fscrypt import can_encrypt
 from worker.host.firecracker.jail.files import Access, JailFile, place
 from worker.host.firecracker.jail.jail import Jail
-from worker.host.firecracker.jail.snapshot_output import Taking
+from worker.host.firecracker.jail.snapshot_output import SnapshotOutput
 from worker.host.images.images import DiskImages
 from worker.linux import mounts
 from worker.model.names import Layout
@@ -50,7 +50,7 @@ def written_by_a_vmm(layout: Layout) -> ImageFiles:
     """A snapshot, as it comes out of a jail."""
     jail = Jail(layout.jail_base(REF), "firecracker", REF.instance_id)
     jail.root.mkdir(parents=True)
-    taking = Taking(jail, UID, DiskImages(layout).cabinet(REF))
+    taking = SnapshotOutput(jail, UID, DiskImages(layout).cabinet(REF))
     taking.hold(MIB)
     taking.use()
     with (jail.root / "snapshot" / "memory").open("r+b") as memory:
@@ -172,7 +172,7 @@ def test_a_filesystem_that_cannot_encrypt_is_refused_before_anything_is_written(
     jail.root.mkdir(parents=True)
     images = DiskImages(layout, reserve_bytes=0)
     holds: list[Callable[[], None]] = [
-        lambda: Taking(jail, UID, images.cabinet(REF)).hold(MIB),
+        lambda: SnapshotOutput(jail, UID, images.cabinet(REF)).hold(MIB),
         lambda: images.reserve(REF, FIRST, MIB),
     ]
     for hold in holds:

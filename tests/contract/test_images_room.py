@@ -11,7 +11,7 @@ from tests.fixtures.filesystems import LoopMaker
 from tests.fixtures.vmm import UID
 from worker.errors import Transient
 from worker.host.firecracker.jail.jail import Jail
-from worker.host.firecracker.jail.snapshot_output import Taking
+from worker.host.firecracker.jail.snapshot_output import SnapshotOutput
 from worker.host.images.images import DiskImages
 from worker.model.names import Layout
 from worker.ports import Images
@@ -93,7 +93,7 @@ def test_what_one_sleep_holds_another_cannot_have(small: Layout) -> None:
 def test_what_is_held_for_a_snapshot_nothing_else_can_fill(small: Layout) -> None:
     jail = Jail(small.jail_base(REF), "firecracker", REF.instance_id)
     jail.root.mkdir(parents=True)
-    taking = Taking(jail, UID)
+    taking = SnapshotOutput(jail, UID)
     taking.hold(20 * MIB)
     rest = jail.base / "rest"
     with pytest.raises(OSError, match="No space left"):
@@ -109,7 +109,7 @@ def test_what_is_held_for_a_snapshot_nothing_else_can_fill(small: Layout) -> Non
 def test_a_snapshot_that_finds_no_room_says_how_much_it_needs(small: Layout) -> None:
     jail = Jail(small.jail_base(REF), "firecracker", REF.instance_id)
     jail.root.mkdir(parents=True)
-    taking = Taking(jail, UID)
+    taking = SnapshotOutput(jail, UID)
     with pytest.raises(Transient) as refused:
         taking.hold(200 * MIB)
     assert refused.value.code == "transient/no_space"

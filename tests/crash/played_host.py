@@ -12,11 +12,11 @@ from enqueue.requests import InstanceId
 from tests.fakes.fuse import Fuse, FusedLedger, KilledError
 from tests.fakes.vmm import FakeVmm, Guest
 from tests.fakes.world import NOW_S, InlineExecutors, World
-from worker.ledger.entries import Entry
+from worker.ledger.entries import LedgerEntry
 from worker.model.names import InstanceRef
 from worker.ports import VmmState, VmSpec
 from worker.request.reconcile import settle_one
-from worker.scheduling.waits import Until, Wait
+from worker.scheduling.waits import Backoff, Wait
 
 LIFE = 1_000_000  # a guest's memory counts on from its life's number times this
 
@@ -49,7 +49,7 @@ class History:
     disturbed: set[InstanceId] = field(default_factory=set)
     jumped: list[str] = field(default_factory=list)
 
-    def begins(self, entry: Entry, instance: str | None) -> None:
+    def begins(self, entry: LedgerEntry, instance: str | None) -> None:
         """An attempt begins."""
         self.attempts.append((instance or "", Run(entry.request_id, entry.runs)))
         if instance is not None:
@@ -66,7 +66,7 @@ class PlayedLedger(FusedLedger):
 
     played: ClassVar[History]
 
-    def begin_attempt(self, request_id: str, now_ms: int, *, alone: bool = False) -> Entry:
+    def begin_attempt(self, request_id: str, now_ms: int, *, alone: bool = False) -> LedgerEntry:
         entry = super().begin_attempt(request_id, now_ms, alone=alone)
         with self.transaction() as db:
             instance = db.execute(
@@ -116,7 +116,7 @@ class PatientExecutors(InlineExecutors):
             super().run()
 
     def _place(self, number: int, wait: Wait) -> None:
-        if isinstance(wait, Until):
+        if isinstance(wait, Backoff):
             self._due_s[number] = wait.due_s
         else:
             super()._place(number, wait)

@@ -26,7 +26,7 @@ from tests.fakes.world import World
 from worker.drain import policy as plans
 from worker.drain import store as drain_note
 from worker.drain.policy import Drain, Strategy
-from worker.ledger.entries import Entry
+from worker.ledger.entries import LedgerEntry
 
 NAMES = ("i-0000000a", "i-0000000b", "i-0000000c")
 IDLE = "i-0000000d"
@@ -194,7 +194,7 @@ def test_what_waits_for_its_retry_when_the_drain_begins_waits_on(
     begin_attempt = world.ledger.begin_attempt
     attempts: list[str] = []
 
-    def attempted(request_id: str, now_ms: int, *, alone: bool = False) -> Entry:
+    def attempted(request_id: str, now_ms: int, *, alone: bool = False) -> LedgerEntry:
         attempts.append(request_id)
         drain(world, look=False)
         world.draining.resume()  # as the housekeeping does, while the attempt runs

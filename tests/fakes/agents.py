@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.fakes.vmm import Guest, Machine
 from worker.model.names import InstanceRef
-from worker.ports import AgentAnswer, Heard, VmmState
+from worker.ports import AgentAnswer, AgentOutcome, VmmState
 
 
 class FakeAgents:
@@ -17,17 +17,17 @@ class FakeAgents:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.present = True
-        self.drains = Heard.DONE
+        self.drains = AgentOutcome.DONE
         self.answers_after = 0
         self.heard: list[tuple[str, float | None]] = []
 
     def drain(self, ref: InstanceRef, *, timeout_s: float) -> AgentAnswer:
         guest = self._guest(ref)
         if guest is None:
-            return AgentAnswer(Heard.NO_AGENT, None, 0)
+            return AgentAnswer(AgentOutcome.NO_AGENT, None, 0)
         guest.told = False
         self.heard.append(("drain", timeout_s))
-        took_ms = int(timeout_s * 1000) if self.drains is Heard.TIMED_OUT else 0
+        took_ms = int(timeout_s * 1000) if self.drains is AgentOutcome.TIMED_OUT else 0
         return AgentAnswer(self.drains, None, took_ms)
 
     def woken(self, ref: InstanceRef) -> AgentAnswer:
@@ -35,9 +35,9 @@ class FakeAgents:
         if ref in self.machine.guests:
             self.machine.guests[ref].told = True
         if running is None:
-            return AgentAnswer(Heard.NO_AGENT, None, 0)
+            return AgentAnswer(AgentOutcome.NO_AGENT, None, 0)
         self.heard.append(("woken", None))
-        return AgentAnswer(Heard.DONE, None, 0)
+        return AgentAnswer(AgentOutcome.DONE, None, 0)
 
     def told(self, ref: InstanceRef) -> bool:
         guest = self.machine.guests.get(ref)
@@ -47,10 +47,10 @@ class FakeAgents:
         guest = self._guest(ref)
         if guest is None or self.answers_after:
             self.answers_after = max(0, self.answers_after - 1)
-            return AgentAnswer(Heard.NO_AGENT, None, int(timeout_s * 1000))
+            return AgentAnswer(AgentOutcome.NO_AGENT, None, int(timeout_s * 1000))
         guest.ready = True
         self.heard.append(("ready", timeout_s))
-        return AgentAnswer(Heard.DONE, None, 0)
+        return AgentAnswer(AgentOutcome.DONE, None, 0)
 
     def was_ready(self, ref: InstanceRef) -> bool:
         guest = self.machine.guests.get(ref)

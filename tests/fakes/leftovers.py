@@ -12,7 +12,7 @@ from tests.fakes.world import World
 from worker.config import SweepConfig
 from worker.model.names import InstanceRef
 from worker.ports import Bridge, GuestRules, Limits, Tap, TenantRules
-from worker.sweep.history import Sightings
+from worker.sweep.history import SweepHistory
 from worker.sweep.orphans import Orphan
 from worker.sweep.sweeper import Sweeper
 
@@ -27,7 +27,9 @@ class Sweeps:
 
     def __init__(self, world: World, *, remove: bool = True) -> None:
         self.world = world
-        self.sightings = Sightings(world.directory / "sweep.json", boot_id="b", patience_s=GRACE_S)
+        self.sightings = SweepHistory(
+            world.directory / "sweep.json", boot_id="b", patience_s=GRACE_S
+        )
         config = msgspec.structs.replace(
             world.context.config, sweep=SweepConfig(grace_s=GRACE_S, remove=remove)
         )

@@ -36,7 +36,7 @@ from tests.fakes.records import FakeRecords
 from tests.fakes.vmm import FakeVmm
 from worker.config import Config, RetryConfig
 from worker.daemon import startup as recover
-from worker.drain.controller import Draining
+from worker.drain.controller import DrainController
 from worker.job import accepted, story
 from worker.model.names import InstanceRef, Layout
 from worker.plans.settings import Settings
@@ -44,12 +44,12 @@ from worker.ports import Artifacts, Host
 from worker.protocol.metrics import Metrics
 from worker.protocol.verification import Policy, verified
 from worker.request.context import Context, Delivery
-from worker.scheduling.admission import Barred, Gate
+from worker.scheduling.admission import Admission, Barred
 from worker.scheduling.executors import Executors
 from worker.scheduling.locks import Locks
-from worker.scheduling.suspects import suspicion_at_start
+from worker.scheduling.suspects import suspects_at_start
 from worker.scheduling.turns import Turns
-from worker.scheduling.waits import Answer, Release, Turn, Until, Wait
+from worker.scheduling.waits import Backoff, ReleaseKeys, ReplyNow, Turn, Wait
 from worker.steps.engine import Clock
 
 HOST = "h1"
@@ -78,7 +78,7 @@ class InlineExecutors:
         self._stories: dict[int, Iterator[Wait]] = {}
         self._subjects: dict[int, object] = {}
         self._ready: deque[int] = deque()
-        self._gate: Gate[int] = Gate()
+        self._gate: Admission[int] = Admission()
         self._in_line: set[int] = set()
         self._behind: set[int] = set()
         self._held: list[tuple[int, Wait]] | None = None
@@ -140,12 +140,12 @@ class InlineExecutors:
 
     def _place(self, number: int, wait: Wait) -> None:
         match wait:
-            case Answer():
+            case ReplyNow():
                 self._ready.append(number)
-            case Until(due_s):
+            case Backoff(due_s):
                 self._world.now_s = max(self._world.now_s, NOW_S + due_s)
                 self._ready.append(number)
-            case Release(keys):
+            case ReleaseKeys(keys):
                 for key in keys:
                     self._ready.extend(self._turns.release(number, key))
                 self._ready.append(number)
@@ -309,15 +309,15 @@ class World:
             clock=Clock(wall=lambda: self.now_s, monotonic=lambda: self.now_s - NOW_S),
             pong=lambda: PONG,
             random=lambda: 1.0,
-            suspicion=suspicion_at_start(self.ledger),
+            suspicion=suspects_at_start(self.ledger),
         )
-        self.draining = Draining(self.context)
+        self.draining = DrainController(self.context)
 
     def restart(self, *, rebooted: bool = False) -> None:
         """Another hostd process on the same machine, with its recovery."""
         self.ledger.close()
         self.start()
-        self.draining = Draining(self.context, rebooted=rebooted)
+        self.draining = DrainController(self.context, rebooted=rebooted)
         self.draining.resume()
         recover.tell_decided(self.context)
         recover.take_up_unfinished(self.context)

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from tests.machine import wire
 from tests.machine.fuse import Fuse
-from worker.ledger.database import LedgerFile
+from worker.ledger.database import Database
 from worker.linux.libnftables import Libnftables
 
 OS: Final = [
@@ -86,13 +86,13 @@ def wrap(fuse: Fuse) -> None:
     _wrap_sockets(fuse)
     _wrap_processes(fuse)
     _wrap_libraries(fuse)
-    commit = LedgerFile._commit
+    commit = Database._commit
 
-    def counted_commit(ledger: LedgerFile) -> None:
+    def counted_commit(ledger: Database) -> None:
         with fuse.effect("ledger commit"):
             commit(ledger)
 
-    put(LedgerFile, "_commit", counted_commit)
+    put(Database, "_commit", counted_commit)
 
 
 def _shown(argument: object) -> str:

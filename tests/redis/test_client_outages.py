@@ -11,7 +11,7 @@ import pytest
 from enqueue import HostClient, keys
 from enqueue.conversation import operations as dialogue
 from enqueue.conversation.listing import Event
-from enqueue.conversation.sansio import Ask, Clock, LinkDown, Pause
+from enqueue.conversation.sansio import Clock, LinkDown, RoundTrip, Sleep
 from enqueue.errors import QueueUnavailable, RequestExpired, WaitTimeout
 from enqueue.requests import Ping
 from tests.fixtures.background import Background
@@ -214,7 +214,7 @@ def test_a_waiter_gives_up_on_an_absent_redis_no_sooner_than_it_was_told_to(
     talk = dialogue.waiting(ticket._run, 3600, limit=1, clock=clock)
     step, paused = next(talk), []
     while now_s < AWAY_S:
-        if isinstance(step, Pause):
+        if isinstance(step, Sleep):
             now_s += step.seconds
             paused.append(step.seconds)
             step = talk.send([])
@@ -222,7 +222,7 @@ def test_a_waiter_gives_up_on_an_absent_redis_no_sooner_than_it_was_told_to(
             step = talk.throw(LinkDown("Redis is away", sent=False))
     assert max(paused) <= dialogue.RECONNECT_S
     tiny_host.answer(DONE)
-    assert isinstance(step, Ask)
+    assert isinstance(step, RoundTrip)
     talk.close()
     assert ticket.wait(BOUND_S) == DONE
 

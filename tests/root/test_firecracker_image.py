@@ -11,7 +11,7 @@ from tests.contract.test_vmm import moved, slept, until
 from tests.fixtures.vmm import REF, UID, Rig
 from worker.errors import Broken
 from worker.host.firecracker.api.client import Api
-from worker.host.firecracker.jail.snapshot_output import Taking
+from worker.host.firecracker.jail.snapshot_output import SnapshotOutput
 
 pytestmark = pytest.mark.root
 
@@ -85,7 +85,7 @@ def test_a_symlink_that_the_vmm_puts_in_the_snapshots_place_is_not_followed(
 
 def test_a_link_to_anothers_file_is_not_taken_for_a_snapshot(driven: Rig, tmp_path: Path) -> None:
     driven.up()
-    taking = Taking(driven.jail(), UID)
+    taking = SnapshotOutput(driven.jail(), UID)
     for forge in (Path.hardlink_to, Path.symlink_to):
         taking.clear()
         forge(driven.jail().root / "snapshot" / "memory", driven.spec.kernel)

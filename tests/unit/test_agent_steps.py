@@ -15,7 +15,7 @@ from tests.fakes.scenarios import SLEEP, START, STOP, WAKE, prepare
 from tests.fakes.world import World
 from worker.errors import Broken
 from worker.model.names import InstanceRef
-from worker.ports import Heard, VmmState
+from worker.ports import AgentOutcome, VmmState
 
 
 @pytest.fixture
@@ -87,8 +87,12 @@ def test_a_drain_that_is_not_wanted_is_skipped_and_the_result_says_so(
     assert world.agents.heard == []
 
 
-@pytest.mark.parametrize("outcome", [Heard.TIMED_OUT, Heard.REFUSED, Heard.VSOCK_UNUSABLE])
-def test_a_drain_that_fails_is_told_and_the_sleep_goes_on(outcome: Heard, world: World) -> None:
+@pytest.mark.parametrize(
+    "outcome", [AgentOutcome.TIMED_OUT, AgentOutcome.REFUSED, AgentOutcome.VSOCK_UNUSABLE]
+)
+def test_a_drain_that_fails_is_told_and_the_sleep_goes_on(
+    outcome: AgentOutcome, world: World
+) -> None:
     prepare(world, [START])
     world.agents.drains = outcome
     result = world.ask(SLEEP, "r")
@@ -192,7 +196,7 @@ def test_a_guest_that_does_not_go_is_killed_within_the_grace(
     prepare(world, [START])
     policy(world, graceful_shutdown_seconds=15)
     world.vmm.machine.stops_when_asked = False
-    world.agents.drains = Heard.TIMED_OUT
+    world.agents.drains = AgentOutcome.TIMED_OUT
     given: list[float] = []
 
     def ask_to_stop(_: InstanceRef, *, timeout_s: float) -> bool:

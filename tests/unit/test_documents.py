@@ -16,7 +16,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from enqueue.hostctl import cli as hostctl
 from tests.unit.test_table import TABLE
 from worker import cli as hostd
-from worker.plans.action import Verdict
+from worker.plans.action import Action
 from worker.protocol.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
@@ -156,14 +156,14 @@ def table_rows(title: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
 
 
-WORDS: dict[Verdict, tuple[str, ...]] = {
-    Verdict.UNCHANGED: ("unchanged",),
-    Verdict.BOOT: ("boots",),
-    Verdict.RESUME: ("resumes",),
-    Verdict.STOP: ("stops", "discards the image"),
-    Verdict.SLEEP: ("sleeps",),
-    Verdict.WAKE: ("wakes",),
-    Verdict.DESTROY: ("destroys",),
+WORDS: dict[Action, tuple[str, ...]] = {
+    Action.UNCHANGED: ("unchanged",),
+    Action.BOOT: ("boots",),
+    Action.RESUME: ("resumes",),
+    Action.STOP: ("stops", "discards the image"),
+    Action.SLEEP: ("sleeps",),
+    Action.WAKE: ("wakes",),
+    Action.DESTROY: ("destroys",),
 }
 
 

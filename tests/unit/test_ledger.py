@@ -11,8 +11,8 @@ import pytest
 
 from enqueue.results import Done, Failed, Result
 from worker.errors import StartupError
-from worker.ledger.entries import Entry
-from worker.ledger.ledger import Change, Delivery, Ledger
+from worker.ledger.entries import LedgerEntry
+from worker.ledger.ledger import Change, DeliveryKind, Ledger
 
 DONE = Done(op="StopInstance", changed=True, state="stopped")
 
@@ -29,7 +29,7 @@ def path(tmp_path: Path) -> Path:
 
 def accept(
     ledger: Ledger, id_: str = "r1", digest: bytes = b"d", instance: str = "i-1"
-) -> tuple[Delivery, Entry]:
+) -> tuple[DeliveryKind, LedgerEntry]:
     return ledger.accept(
         id_, digest=digest, call=b"[]", op="StopInstance", tenant_id="t", instance_id=instance,
         now_ms=1,
@@ -43,13 +43,13 @@ def end(ledger: Ledger, result: Result, id_: str = "r1") -> None:
 
 def test_a_delivery_is_new_then_in_flight_then_untold_then_replayed(path: Path) -> None:
     ledger = Ledger(path)
-    assert accept(ledger)[0] is Delivery.NEW
-    assert accept(ledger)[0] is Delivery.IN_FLIGHT
+    assert accept(ledger)[0] is DeliveryKind.NEW
+    assert accept(ledger)[0] is DeliveryKind.IN_FLIGHT
     ledger.decide("r1", DONE, now_ms=2)
-    assert accept(ledger)[0] is Delivery.UNTOLD
+    assert accept(ledger)[0] is DeliveryKind.UNTOLD
     ledger.told(["r1"], events_upto=0)
     delivery, entry = accept(ledger)
-    assert delivery is Delivery.REPLAY
+    assert delivery is DeliveryKind.REPLAY
     assert entry.result == DONE
     ledger.close()
 
@@ -57,16 +57,18 @@ def test_a_delivery_is_new_then_in_flight_then_untold_then_replayed(path: Path) 
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
-        ("rejected/expired", Delivery.REPLAY),
-        ("lost/memory_lost", Delivery.REPLAY),
-        ("conflict/superseded", Delivery.REPLAY),
-        ("conflict/overtaken", Delivery.REPLAY),
-        ("conflict/not_running", Delivery.RERUN),
-        ("transient/no_space", Delivery.RERUN),
-        ("broken/no_effect", Delivery.RERUN),
+        ("rejected/expired", DeliveryKind.REPLAY),
+        ("lost/memory_lost", DeliveryKind.REPLAY),
+        ("conflict/superseded", DeliveryKind.REPLAY),
+        ("conflict/overtaken", DeliveryKind.REPLAY),
+        ("conflict/not_running", DeliveryKind.RERUN),
+        ("transient/no_space", DeliveryKind.RERUN),
+        ("broken/no_effect", DeliveryKind.RERUN),
     ],
 )
-def test_only_what_may_succeed_later_runs_again(path: Path, code: str, expected: Delivery) -> None:
+def test_only_what_may_succeed_later_runs_again(
+    path: Path, code: str, expected: DeliveryKind
+) -> None:
     ledger = Ledger(path)
     accept(ledger)
     end(ledger, failure(code))
@@ -77,10 +79,10 @@ def test_only_what_may_succeed_later_runs_again(path: Path, code: str, expected:
 def test_the_same_id_with_another_digest_is_reused_at_every_state(path: Path) -> None:
     ledger = Ledger(path)
     accept(ledger)
-    assert accept(ledger, digest=b"other")[0] is Delivery.REUSED
+    assert accept(ledger, digest=b"other")[0] is DeliveryKind.REUSED
     end(ledger, DONE)
     delivery, entry = accept(ledger, digest=b"other")
-    assert delivery is Delivery.REUSED
+    assert delivery is DeliveryKind.REUSED
     assert entry.result == DONE
     ledger.close()
 
@@ -142,8 +144,8 @@ def test_pruning_forgets_old_told_requests_and_nothing_else(path: Path) -> None:
     end(ledger, DONE, "old")
     accept(ledger, "open")
     assert ledger.prune(before_ms=3) == 1
-    assert accept(ledger, "old")[0] is Delivery.NEW
-    assert accept(ledger, "open")[0] is Delivery.IN_FLIGHT
+    assert accept(ledger, "old")[0] is DeliveryKind.NEW
+    assert accept(ledger, "open")[0] is DeliveryKind.IN_FLIGHT
     ledger.close()
 
 

@@ -19,7 +19,7 @@ from worker.config import Config, PathsConfig
 from worker.errors import StartupError
 from worker.ledger.backup import backup
 from worker.ledger.checks import faults
-from worker.ledger.database import looking
+from worker.ledger.database import open_readonly
 from worker.ledger.ledger import Ledger
 
 PAGE_BYTES = 4096
@@ -166,7 +166,7 @@ def test_what_sqlite_cannot_check_is_checked(path: Path, change: str, said: str)
 
 
 def test_a_look_changes_nothing_and_makes_no_ledger(path: Path, whole: bytes) -> None:
-    with looking(path) as db, pytest.raises(sqlite3.OperationalError, match="readonly"):
+    with open_readonly(path) as db, pytest.raises(sqlite3.OperationalError, match="readonly"):
         db.execute("DELETE FROM requests")
     assert path.read_bytes() == whole
     missing = path.with_name("missing.db")

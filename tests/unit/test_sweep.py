@@ -25,9 +25,18 @@ from worker.errors import Transient
 from worker.linux import device_mapper as mapper
 from worker.model.names import InstanceRef
 from worker.ports import Bridge, Tap, VmmState
-from worker.sweep.history import Sightings
-from worker.sweep.orphans import Kind, Lie, OnRecord, Standing, Thing, lies, orphans, unfit
-from worker.sweep.removal import Broom, sweep_instance
+from worker.sweep.history import SweepHistory
+from worker.sweep.orphans import (
+    Inconsistency,
+    InstanceStatus,
+    Kind,
+    Records,
+    Resource,
+    lies,
+    orphans,
+    unfit,
+)
+from worker.sweep.removal import SweepContext, sweep_instance
 from worker.sweep.state_guard import accept_state, is_same_state
 
 
@@ -358,17 +367,17 @@ def test_a_guest_without_its_tap_is_announced_once(world: World) -> None:
 # ------------------------------------------------------------------ the core alone
 
 
-def standing(status: Any, **more: Any) -> OnRecord:
-    return OnRecord({GONE.instance_id: Standing(GONE, status, "tn99i3", **more)})
+def standing(status: Any, **more: Any) -> Records:
+    return Records({GONE.instance_id: InstanceStatus(GONE, status, "tn99i3", **more)})
 
 
-CGROUP = Thing(Kind.CGROUP, GHOST, "p", GONE.instance_id)
+CGROUP = Resource(Kind.CGROUP, GHOST, "p", GONE.instance_id)
 
 
 @pytest.mark.parametrize(
     ("record", "is_left"),
     [
-        (OnRecord(), True),
+        (Records(), True),
         (standing("destroyed"), True),
         (standing("stopped"), True),
         (standing("sleeping"), True),
@@ -376,45 +385,45 @@ CGROUP = Thing(Kind.CGROUP, GHOST, "p", GONE.instance_id)
         (standing("running"), False),
         (standing("warm", vmm=True), False),
         (standing(None), False),
-        (OnRecord(busy=frozenset({GONE.instance_id})), False),
+        (Records(busy=frozenset({GONE.instance_id})), False),
     ],
 )
-def test_whose_control_group_is_left_over(record: OnRecord, is_left: bool) -> None:
+def test_whose_control_group_is_left_over(record: Records, is_left: bool) -> None:
     assert bool(orphans([CGROUP], record)) is is_left
 
 
 def test_a_running_instances_other_tap_is_left_over_and_its_own_is_not() -> None:
-    taps = [Thing(Kind.TAP, name, "p", GONE.instance_id) for name in ("tn99i3", "tn99i4")]
+    taps = [Resource(Kind.TAP, name, "p", GONE.instance_id) for name in ("tn99i3", "tn99i4")]
     (left,) = orphans(taps, standing("running", vmm=True))
     assert left.thing.name == "tn99i4"
 
 
 def test_a_jail_with_another_tenants_instance_of_the_same_id_is_a_persons() -> None:
     other = replace(GONE, tenant_id=TenantId("acme"))
-    jail = Thing(Kind.JAIL, str(other), "p", GONE.instance_id, other)
+    jail = Resource(Kind.JAIL, str(other), "p", GONE.instance_id, other)
     assert orphans([jail], standing("destroyed")) == ()
 
 
 def test_rules_stay_while_any_tenants_document_cannot_be_read() -> None:
-    rules = Thing(Kind.RULES, "99", "p", net_id=99)
-    assert orphans([rules], OnRecord())
-    assert orphans([rules], OnRecord(unreadable=True)) == ()
-    assert orphans([rules], OnRecord(networks={99: TenantId("t")})) == ()
+    rules = Resource(Kind.RULES, "99", "p", net_id=99)
+    assert orphans([rules], Records())
+    assert orphans([rules], Records(unreadable=True)) == ()
+    assert orphans([rules], Records(networks={99: TenantId("t")})) == ()
     assert orphans([rules], standing("stopped")) == ()
 
 
 def test_leftovers_come_in_the_order_of_removal() -> None:
-    things = [Thing(kind, kind.value, "p", GONE.instance_id) for kind in reversed(Kind)]
-    assert [one.thing.kind for one in orphans(things, OnRecord())] == list(Kind)
+    things = [Resource(kind, kind.value, "p", GONE.instance_id) for kind in reversed(Kind)]
+    assert [one.thing.kind for one in orphans(things, Records())] == list(Kind)
 
 
 def test_which_records_lie() -> None:
-    def told(record: OnRecord) -> list[Lie]:
+    def told(record: Records) -> list[Inconsistency]:
         return [lie for _, lie in lies(record)]
 
-    assert told(standing("running")) == [Lie.NO_VMM]
-    assert told(standing("stopped", vmm=True)) == [Lie.STRAY_VMM]
-    assert told(standing("running", vmm=True, rules=False)) == [Lie.NO_RULES]
+    assert told(standing("running")) == [Inconsistency.NO_VMM]
+    assert told(standing("stopped", vmm=True)) == [Inconsistency.STRAY_VMM]
+    assert told(standing("running", vmm=True, rules=False)) == [Inconsistency.NO_RULES]
     assert told(standing("running", vmm=True)) == []
     assert told(standing("destroyed", vmm=True)) == []
     assert told(replace(standing("running"), busy=frozenset({GONE.instance_id}))) == []
@@ -422,21 +431,21 @@ def test_which_records_lie() -> None:
 
 
 def test_sightings_outlive_a_restart_but_not_a_boot(tmp_path: Path) -> None:
-    left, path = orphans([CGROUP], OnRecord()), tmp_path / "sweep.json"
-    first = Sightings(path, boot_id="b", patience_s=GRACE_S)
+    left, path = orphans([CGROUP], Records()), tmp_path / "sweep.json"
+    first = SweepHistory(path, boot_id="b", patience_s=GRACE_S)
     first.update(left, 100.0)
     first.save()
-    again = Sightings(path, boot_id="b", patience_s=GRACE_S)
+    again = SweepHistory(path, boot_id="b", patience_s=GRACE_S)
     again.update(left, 100.0 + GRACE_S)
     assert again.due(left, 100.0 + GRACE_S, GRACE_S) == left
-    later = Sightings(path, boot_id="another", patience_s=GRACE_S)
+    later = SweepHistory(path, boot_id="another", patience_s=GRACE_S)
     later.update(left, 100.0 + GRACE_S)
     assert later.due(left, 100.0 + GRACE_S, GRACE_S) == ()
 
 
 def test_after_a_long_pause_sightings_begin_anew(tmp_path: Path) -> None:
-    left = orphans([CGROUP], OnRecord())
-    sightings = Sightings(tmp_path / "sweep.json", boot_id="b", patience_s=GRACE_S)
+    left = orphans([CGROUP], Records())
+    sightings = SweepHistory(tmp_path / "sweep.json", boot_id="b", patience_s=GRACE_S)
     sightings.update(left, 100.0)
     sightings.update(left, 101.0 + GRACE_S)
     assert sightings.due(left, 101.0 + GRACE_S, GRACE_S) == ()
@@ -445,8 +454,8 @@ def test_after_a_long_pause_sightings_begin_anew(tmp_path: Path) -> None:
 def test_a_damaged_file_of_sightings_is_none(tmp_path: Path) -> None:
     path = tmp_path / "sweep.json"
     path.write_bytes(b"{")
-    (left,) = orphans([CGROUP], OnRecord())
-    assert Sightings(path, boot_id="b", patience_s=1).first_s(left) is None
+    (left,) = orphans([CGROUP], Records())
+    assert SweepHistory(path, boot_id="b", patience_s=1).first_s(left) is None
 
 
 def test_the_device_mappers_list_is_read_entry_by_entry() -> None:
@@ -462,7 +471,7 @@ def test_the_device_mappers_list_is_read_entry_by_entry() -> None:
 def test_a_broom_removes_only_what_is_due(world: World) -> None:
     leave_everything(world)
     context = world.context
-    broom = Broom(
+    broom = SweepContext(
         context.host,
         world.ledger,
         context.locks,

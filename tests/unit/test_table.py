@@ -21,7 +21,7 @@ from enqueue.requests import (
 )
 from worker.errors import Conflict
 from worker.model.names import InstanceRef
-from worker.plans.action import Verdict, verdict_for
+from worker.plans.action import Action, action_for
 from worker.plans.facts import InstanceFacts
 from worker.ports import Image, ImageFiles, ImageState, VmmState
 
@@ -64,35 +64,35 @@ NO_IMAGE = "conflict/no_image"
 SLEEPING = "conflict/instance_sleeping"
 
 # status (with what the host then has): start, stop, sleep, wake, destroy
-TABLE: dict[Status | None, tuple[InstanceFacts, list[Verdict | str]]] = {
-    None: (facts(None), [UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, Verdict.UNCHANGED]),
+TABLE: dict[Status | None, tuple[InstanceFacts, list[Action | str]]] = {
+    None: (facts(None), [UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, Action.UNCHANGED]),
     "created": (
         facts("created"),
-        [Verdict.BOOT, Verdict.UNCHANGED, NOT_RUNNING, NO_IMAGE, Verdict.DESTROY],
+        [Action.BOOT, Action.UNCHANGED, NOT_RUNNING, NO_IMAGE, Action.DESTROY],
     ),
     "ready": (
         facts("ready"),
-        [Verdict.BOOT, Verdict.UNCHANGED, NOT_RUNNING, NO_IMAGE, Verdict.DESTROY],
+        [Action.BOOT, Action.UNCHANGED, NOT_RUNNING, NO_IMAGE, Action.DESTROY],
     ),
     "running": (
         facts("running", RUNNING),
-        [Verdict.UNCHANGED, Verdict.STOP, Verdict.SLEEP, Verdict.UNCHANGED, Verdict.DESTROY],
+        [Action.UNCHANGED, Action.STOP, Action.SLEEP, Action.UNCHANGED, Action.DESTROY],
     ),
     "warm": (
         facts("warm", PAUSED),
-        [Verdict.RESUME, Verdict.STOP, Verdict.SLEEP, Verdict.RESUME, Verdict.DESTROY],
+        [Action.RESUME, Action.STOP, Action.SLEEP, Action.RESUME, Action.DESTROY],
     ),
     "sleeping": (
         facts("sleeping", GONE, ImageState.PUBLISHED),
-        [SLEEPING, Verdict.STOP, Verdict.UNCHANGED, Verdict.WAKE, Verdict.DESTROY],
+        [SLEEPING, Action.STOP, Action.UNCHANGED, Action.WAKE, Action.DESTROY],
     ),
     "stopped": (
         facts("stopped"),
-        [Verdict.BOOT, Verdict.UNCHANGED, NOT_RUNNING, NO_IMAGE, Verdict.DESTROY],
+        [Action.BOOT, Action.UNCHANGED, NOT_RUNNING, NO_IMAGE, Action.DESTROY],
     ),
     "destroyed": (
         facts("destroyed"),
-        [DESTROYED, DESTROYED, DESTROYED, DESTROYED, Verdict.UNCHANGED],
+        [DESTROYED, DESTROYED, DESTROYED, DESTROYED, Action.UNCHANGED],
     ),
 }
 OPS: list[InstanceRequest] = [START, STOP, SLEEP, WAKE, DESTROY]
@@ -103,16 +103,16 @@ CASES = [
 ]
 
 
-def outcome(op: InstanceRequest, seen: InstanceFacts) -> Verdict | str:
+def outcome(op: InstanceRequest, seen: InstanceFacts) -> Action | str:
     try:
-        return verdict_for(op, seen)
+        return action_for(op, seen)
     except Conflict as conflict:
         return conflict.code
 
 
 @pytest.mark.parametrize(("op", "seen", "verdict"), CASES)
 def test_operation_by_status(
-    op: InstanceRequest, seen: InstanceFacts, verdict: Verdict | str
+    op: InstanceRequest, seen: InstanceFacts, verdict: Action | str
 ) -> None:
     assert outcome(op, seen) == verdict
 
@@ -124,40 +124,40 @@ def test_the_table_has_every_status() -> None:
 @pytest.mark.parametrize(
     ("op", "seen", "verdict"),
     [
-        (SLEEP, facts("running", PAUSED, ImageState.PUBLISHED), Verdict.FINISH_SLEEP),
-        (SLEEP, facts("running", GONE, ImageState.PUBLISHED), Verdict.FINISH_SLEEP),
-        (SLEEP, facts("running", PAUSED), Verdict.SLEEP),
-        (SLEEP, facts("running", RUNNING, ImageState.PUBLISHED), Verdict.SLEEP),
-        (SLEEP, facts("running", GONE), Verdict.LOST),
-        (SLEEP, facts("sleeping", PAUSED, ImageState.PUBLISHED), Verdict.FINISH_SLEEP),
-        (SLEEP, facts("sleeping", RUNNING), Verdict.SLEEP),
-        (SLEEP, facts("sleeping", RUNNING, ImageState.CONSUMED), Verdict.SLEEP),
-        (SLEEP, facts("sleeping", PAUSED, ImageState.CONSUMED), Verdict.SLEEP),
-        (SLEEP, facts("sleeping", GONE, ImageState.CONSUMED), Verdict.LOST),
-        (SLEEP, facts("sleeping", GONE), Verdict.LOST),
-        (WAKE, facts("sleeping", RUNNING), Verdict.FINISH_WAKE),
-        (WAKE, facts("sleeping", PAUSED, ImageState.PUBLISHED), Verdict.WAKE),
-        (WAKE, facts("sleeping", IDLE, ImageState.PUBLISHED), Verdict.WAKE),
-        (WAKE, facts("sleeping", RUNNING, ImageState.PUBLISHED), Verdict.FINISH_WAKE),
-        (WAKE, facts("sleeping", PAUSED, ImageState.CONSUMED), Verdict.FINISH_WAKE),
-        (WAKE, facts("sleeping", RUNNING, ImageState.CONSUMED), Verdict.FINISH_WAKE),
-        (WAKE, facts("sleeping", GONE, ImageState.CONSUMED), Verdict.LOST),
+        (SLEEP, facts("running", PAUSED, ImageState.PUBLISHED), Action.FINISH_SLEEP),
+        (SLEEP, facts("running", GONE, ImageState.PUBLISHED), Action.FINISH_SLEEP),
+        (SLEEP, facts("running", PAUSED), Action.SLEEP),
+        (SLEEP, facts("running", RUNNING, ImageState.PUBLISHED), Action.SLEEP),
+        (SLEEP, facts("running", GONE), Action.LOST),
+        (SLEEP, facts("sleeping", PAUSED, ImageState.PUBLISHED), Action.FINISH_SLEEP),
+        (SLEEP, facts("sleeping", RUNNING), Action.SLEEP),
+        (SLEEP, facts("sleeping", RUNNING, ImageState.CONSUMED), Action.SLEEP),
+        (SLEEP, facts("sleeping", PAUSED, ImageState.CONSUMED), Action.SLEEP),
+        (SLEEP, facts("sleeping", GONE, ImageState.CONSUMED), Action.LOST),
+        (SLEEP, facts("sleeping", GONE), Action.LOST),
+        (WAKE, facts("sleeping", RUNNING), Action.FINISH_WAKE),
+        (WAKE, facts("sleeping", PAUSED, ImageState.PUBLISHED), Action.WAKE),
+        (WAKE, facts("sleeping", IDLE, ImageState.PUBLISHED), Action.WAKE),
+        (WAKE, facts("sleeping", RUNNING, ImageState.PUBLISHED), Action.FINISH_WAKE),
+        (WAKE, facts("sleeping", PAUSED, ImageState.CONSUMED), Action.FINISH_WAKE),
+        (WAKE, facts("sleeping", RUNNING, ImageState.CONSUMED), Action.FINISH_WAKE),
+        (WAKE, facts("sleeping", GONE, ImageState.CONSUMED), Action.LOST),
         (WAKE, facts("sleeping", GONE), NO_IMAGE),
-        (WAKE, facts("running", GONE), Verdict.LOST),
-        (WAKE, facts("running", GONE, ImageState.PUBLISHED), Verdict.WAKE),
+        (WAKE, facts("running", GONE), Action.LOST),
+        (WAKE, facts("running", GONE, ImageState.PUBLISHED), Action.WAKE),
         (START, facts("running", GONE, ImageState.PUBLISHED), SLEEPING),
         (START, facts("running", PAUSED, ImageState.PUBLISHED), SLEEPING),
-        (START, facts("running", GONE), Verdict.BOOT),
-        (START, facts("running", IDLE), Verdict.BOOT),
-        (START, facts("created", RUNNING), Verdict.BOOT),
-        (STOP, facts("running", GONE), Verdict.STOP),
-        (STOP, facts("created", IDLE), Verdict.STOP),
-        (STOP, facts("stopped", GONE, ImageState.CONSUMED), Verdict.STOP),
-        (DESTROY, facts(None, RUNNING), Verdict.DESTROY),
+        (START, facts("running", GONE), Action.BOOT),
+        (START, facts("running", IDLE), Action.BOOT),
+        (START, facts("created", RUNNING), Action.BOOT),
+        (STOP, facts("running", GONE), Action.STOP),
+        (STOP, facts("created", IDLE), Action.STOP),
+        (STOP, facts("stopped", GONE, ImageState.CONSUMED), Action.STOP),
+        (DESTROY, facts(None, RUNNING), Action.DESTROY),
     ],
 )
 def test_what_a_kill_left_is_gone_on_with(
-    op: InstanceRequest, seen: InstanceFacts, verdict: Verdict | str
+    op: InstanceRequest, seen: InstanceFacts, verdict: Action | str
 ) -> None:
     assert outcome(op, seen) == verdict
 
@@ -166,5 +166,5 @@ def test_a_later_wipe_of_a_destroyed_instance_still_wipes() -> None:
     kept = facts("destroyed")
     kept = InstanceFacts(**{**{f: getattr(kept, f) for f in kept.__slots__}, "volumes_exist": True})
     wipe = DestroyInstance(**IDS, wipe_volumes=True)
-    assert verdict_for(wipe, kept) is Verdict.DESTROY
-    assert verdict_for(DESTROY, kept) is Verdict.UNCHANGED
+    assert action_for(wipe, kept) is Action.DESTROY
+    assert action_for(DESTROY, kept) is Action.UNCHANGED

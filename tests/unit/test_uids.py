@@ -10,7 +10,7 @@ import pytest
 from enqueue.requests import SetupNetwork, TenantId, TenantNet, bridge_name
 from enqueue.results import Done, Failed
 from tests.fakes.world import World
-from worker.linux.subids import given_out, met
+from worker.linux.subids import first_overlap, subid_ranges
 from worker.model.names import FIRST_OFFSET, LAST_OFFSET, jail_uid
 
 NET_ID = 100
@@ -70,10 +70,10 @@ def test_nets_in_the_default_range_are_refused_without_any_file(world: World, ne
 
 
 def test_nobody_is_somebody() -> None:
-    assert "nobody" in str(met(65_400, 65_534, ()))
+    assert "nobody" in str(first_overlap(65_400, 65_534, ()))
 
 
 def test_lines_that_give_nothing_out_are_passed_over(tmp_path: Path) -> None:
     file = tmp_path / "subuid"
     file.write_text("\nbob\nbob:1\nbob:x:5\nbob:5:0\nbob:7:2:9\n1000:70:3\n")
-    assert [(taken.first, taken.last) for taken in given_out(file)] == [(70, 72)]
+    assert [(taken.first, taken.last) for taken in subid_ranges(file)] == [(70, 72)]

@@ -12,7 +12,7 @@ import pytest
 from enqueue import results
 from enqueue.conversation.job import (
     NotAfter,
-    Sealed,
+    SealedRequest,
     answer,
     job_hash,
     new_request_id,
@@ -84,7 +84,7 @@ def sealed(
     not_after: NotAfter = None,
     trace: str | None = None,
     signer: Signer | None = None,
-) -> Sealed:
+) -> SealedRequest:
     return seal(
         request,
         host=host,

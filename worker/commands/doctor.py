@@ -21,7 +21,7 @@ from worker.host.disks import fscrypt, luks
 from worker.host.firecracker.binary import Binary
 from worker.host.firewall.firewall import Nft
 from worker.linux import device_mapper as mapper
-from worker.linux.subids import SUBORDINATE_FILES, met
+from worker.linux.subids import SUBORDINATE_FILES, first_overlap
 from worker.model.names import FIRST_OFFSET, Layout, jail_uid
 from worker.queue import connection as redis_host
 from worker.wiring import build_policy, build_vmm
@@ -224,7 +224,7 @@ def _encryption(config: Config) -> Iterator[Finding]:
 def _uids(config: Config) -> Iterator[Finding]:
     first = jail_uid(config.vmm.uid_base, 0, FIRST_OFFSET)
     last = jail_uid(config.vmm.uid_base, 4095, 254)
-    taken = met(first, last, SUBORDINATE_FILES)
+    taken = first_overlap(first, last, SUBORDINATE_FILES)
     hint = "net ids that fall into it are refused; move [vmm] uid_base to use all" if taken else ""
     seen = f"jails use {first}..{last}"
     if taken:

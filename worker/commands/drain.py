@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from enqueue.results import Done, Failed
-from worker.commands.host_view import Desk, moment
+from worker.commands.host_view import HostView, format_utc
 from worker.drain import policy as plans
 from worker.drain.policy import Drain, Guest, Strategy
 from worker.drain.store import note, noted, ref_of, running
@@ -59,7 +59,7 @@ def undrain(ledger: Ledger) -> Drain:
     return asked
 
 
-def followed(desk: Desk) -> Iterator[Drain]:
+def followed(desk: HostView) -> Iterator[Drain]:
     """The drain as it goes, until hostd has done with what was asked for.
 
     Raises:
@@ -95,7 +95,7 @@ def hostd_runs(runtime: Path) -> bool:
     )
 
 
-def report(desk: Desk) -> dict[str, Any]:
+def report(desk: HostView) -> dict[str, Any]:
     """What the drain has come to, and what runs now."""
     known = noted(desk.ledger)
     runs = [str(ref_of(guest)) for guest in running(desk.host)]
@@ -107,14 +107,14 @@ def report(desk: Desk) -> dict[str, Any]:
         "strategy": known.strategy,
         "order": known.order,
         "mib_per_s": round(known.rate_mib_s, 1),
-        "since": moment(known.since_ms),
-        "deadline": moment(known.deadline_ms),
+        "since": format_utc(known.since_ms),
+        "deadline": format_utc(known.deadline_ms),
         "instances": rows(known, desk),
         "running": runs,
     }
 
 
-def rows(known: Drain, desk: Desk) -> list[dict[str, Any]]:
+def rows(known: Drain, desk: HostView) -> list[dict[str, Any]]:
     """Each instance of the drain, and where it stands."""
     return [_row(guest, known, desk) for guest in known.guests]
 
@@ -125,7 +125,7 @@ def waits_for_undrain(op: str, ledger: Ledger) -> bool:
     return known is not None and known.in_force and op in NEW_WORK
 
 
-def _row(guest: Guest, known: Drain, desk: Desk) -> dict[str, Any]:
+def _row(guest: Guest, known: Drain, desk: HostView) -> dict[str, Any]:
     row = {
         "instance": str(ref_of(guest)),
         "mem_mib": guest.mem_mib,
@@ -147,7 +147,7 @@ def outcome(guest: Guest, known: Drain) -> str:
     return "waits" if known.phase == "draining" else plans.NOT_BEGUN
 
 
-def _came_back(request_id: str, desk: Desk) -> str:
+def _came_back(request_id: str, desk: HostView) -> str:
     entry = desk.ledger.entry(request_id)
     match entry.result:
         case _ if entry.state == "accepted":
@@ -160,7 +160,7 @@ def _came_back(request_id: str, desk: Desk) -> str:
             return "unknown"
 
 
-def _all_back(known: Drain, desk: Desk) -> bool:
+def _all_back(known: Drain, desk: HostView) -> bool:
     asked = [guest.back for guest in known.guests if guest.back is not None]
     return all(desk.ledger.entry(request_id).state != "accepted" for request_id in asked)
 

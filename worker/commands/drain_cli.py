@@ -45,9 +45,9 @@ def add_to(commands: Any) -> None:
 
 def _drain(arguments: argparse.Namespace) -> int:
     from worker.commands import drain as drains  # other commands start faster without it
-    from worker.commands.host_view import open_desk
+    from worker.commands.host_view import open_host
 
-    with open_desk(load(arguments.config)) as desk:
+    with open_host(load(arguments.config)) as desk:
         if not arguments.status:
             drains.drain(desk.ledger, arguments.strategy, deadline_s=arguments.deadline)
             _follow(desk, quiet=arguments.json)
@@ -58,9 +58,9 @@ def _drain(arguments: argparse.Namespace) -> int:
 
 def _undrain(arguments: argparse.Namespace) -> int:
     from worker.commands import drain as drains  # as above
-    from worker.commands.host_view import open_desk
+    from worker.commands.host_view import open_host
 
-    with open_desk(load(arguments.config)) as desk:
+    with open_host(load(arguments.config)) as desk:
         drains.undrain(desk.ledger)
         _follow(desk, quiet=arguments.json)
         facts = drains.report(desk)

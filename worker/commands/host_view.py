@@ -18,7 +18,7 @@ from worker.wiring import build_host, build_settings
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class HostView:
     """An operator's view of this host."""
 
     config: Config
@@ -29,7 +29,7 @@ class Desk:
 
 
 @contextmanager
-def open_desk(config: Config) -> Iterator[Desk]:
+def open_host(config: Config) -> Iterator[HostView]:
     """The host of this configuration, beside a hostd that may be running.
 
     Raises:
@@ -43,7 +43,7 @@ def open_desk(config: Config) -> Iterator[Desk]:
     with ExitStack() as opened:
         ledger = Ledger(config.paths.ledger)
         opened.callback(ledger.close)
-        yield Desk(
+        yield HostView(
             config=config,
             settings=build_settings(config),
             host=build_host(config, opened),
@@ -52,7 +52,7 @@ def open_desk(config: Config) -> Iterator[Desk]:
         )
 
 
-def moment(at_ms: int | None) -> str:
+def format_utc(at_ms: int | None) -> str:
     """Unix milliseconds as a person reads them, in UTC."""
     if at_ms is None:
         return "-"

@@ -14,7 +14,7 @@ import msgspec
 from enqueue.results import decode_result
 from worker.errors import StartupError
 from worker.ledger.checks import faults
-from worker.ledger.database import LOST_BEFORE, SCHEMA_VERSION, looking, unusable
+from worker.ledger.database import LOST_BEFORE, SCHEMA_VERSION, open_readonly, unusable_ledger
 from worker.ledger.identity import LEDGER_ID
 from worker.protocol.events import outcome_of
 from worker.protocol.verification import trusted
@@ -33,11 +33,11 @@ def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
     Raises:
         StartupError: there is none, it cannot be read, or it is of another schema.
     """
-    with looking(path) as db:
+    with open_readonly(path) as db:
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version != SCHEMA_VERSION:
             wrong = f"of schema {version}, this hostd reads {SCHEMA_VERSION}"
-            raise unusable(path, sqlite3.DatabaseError(wrong))
+            raise unusable_ledger(path, sqlite3.DatabaseError(wrong))
         db.execute("BEGIN")
         yield db
 

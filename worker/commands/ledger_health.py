@@ -8,7 +8,7 @@ from worker.config import Config
 from worker.errors import StartupError
 from worker.host.records.records import DiskRecords
 from worker.ledger.checks import faults
-from worker.ledger.database import looking
+from worker.ledger.database import open_readonly
 from worker.ledger.identity import LEDGER_ID, holds_requests, loss, read_marker
 from worker.ledger.rebuild import recorded
 from worker.model.names import Layout
@@ -26,7 +26,7 @@ def health(config: Config) -> tuple[Literal["ok", "fail"], str]:
             return "fail", lost
         if not holds_requests(path):
             return "ok", f"none at {path} yet: the first `hostd run` makes it"
-        with looking(path) as db:
+        with open_readonly(path) as db:
             if wrong := faults(db):
                 return "fail", f"{path} is damaged: {wrong[0]} ({len(wrong)} faults)"
             count = db.execute("SELECT COUNT(*) FROM requests").fetchone()[0]

@@ -59,10 +59,10 @@ def add_to(commands: Any) -> None:
 
 
 def _why(arguments: argparse.Namespace) -> int:
-    from worker.commands.host_view import open_desk
+    from worker.commands.host_view import open_host
     from worker.commands.why import why
 
-    with open_desk(load(arguments.config)) as desk:
+    with open_host(load(arguments.config)) as desk:
         facts = why(desk, arguments.instance)
     if arguments.json:
         print_json([facts])
@@ -74,20 +74,20 @@ def _why(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from worker.commands.host_view import open_desk
+    from worker.commands.host_view import open_host
     from worker.commands.status import instances
 
-    with open_desk(load(arguments.config)) as desk:
+    with open_host(load(arguments.config)) as desk:
         show(instances(desk), as_json=arguments.json)
     return 0
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from worker.commands.host_view import open_desk
+    from worker.commands.host_view import open_host
     from worker.commands.plan import preview
 
     request = _request(arguments)
-    with open_desk(load(arguments.config)) as desk:
+    with open_host(load(arguments.config)) as desk:
         steps = preview(desk, request)
     if not steps and not arguments.json:
         print("nothing to do: the goal holds")

@@ -7,16 +7,16 @@ from typing import Any
 
 from enqueue.documents import written_time
 from enqueue.requests import InstanceRequest, NetworkRequest, SetupNetwork, TeardownNetwork
-from worker.commands.host_view import Desk
+from worker.commands.host_view import HostView
 from worker.plans import instance_plan
-from worker.plans.action import verdict_for
+from worker.plans.action import action_for
 from worker.plans.facts import instance_facts, network_facts
 from worker.plans.network import setup, teardown
 from worker.plans.plan import Plan
 from worker.request.reserve import reserve_instance, reserve_network
 
 
-def preview(desk: Desk, request: InstanceRequest | NetworkRequest) -> list[dict[str, Any]]:
+def preview(desk: HostView, request: InstanceRequest | NetworkRequest) -> list[dict[str, Any]]:
     """`{"step", "holds"}` for each step, in order; nothing is changed or reserved.
 
     Raises:
@@ -32,7 +32,7 @@ def preview(desk: Desk, request: InstanceRequest | NetworkRequest) -> list[dict[
     return steps
 
 
-def _network(desk: Desk, request: NetworkRequest) -> Plan:
+def _network(desk: HostView, request: NetworkRequest) -> Plan:
     facts = network_facts(request, desk.host)
     with desk.ledger.rehearsal():
         reserve_network(request, facts, desk.ledger, desk.settings)
@@ -41,10 +41,10 @@ def _network(desk: Desk, request: NetworkRequest) -> Plan:
     return teardown(request, facts)
 
 
-def _instance(desk: Desk, request: InstanceRequest) -> Plan:
+def _instance(desk: HostView, request: InstanceRequest) -> Plan:
     at = written_time(time.time())
     facts = instance_facts(request, desk.host, layout=desk.settings.layout, at=at)
-    verdict = verdict_for(request, facts)
+    verdict = action_for(request, facts)
     with desk.ledger.rehearsal():
         place = reserve_instance(verdict, facts, desk.ledger, desk.settings)
     return instance_plan(

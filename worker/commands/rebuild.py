@@ -14,11 +14,11 @@ import msgspec
 from worker.config import Config
 from worker.errors import HostdError, StartupError
 from worker.ledger.checks import faults
-from worker.ledger.database import looking
+from worker.ledger.database import open_readonly
 from worker.ledger.identity import (
     LEDGER_ID,
     STARTS,
-    Marker,
+    LedgerMarker,
     begin_anew,
     holds_requests,
     read_marker,
@@ -63,7 +63,7 @@ def is_whole(path: Path) -> bool:
     try:
         if not holds_requests(path):
             return False
-        with looking(path) as db:
+        with open_readonly(path) as db:
             return not faults(db)
     except StartupError:
         return False
@@ -95,7 +95,7 @@ def rebuilt(path: Path, host: Host, layout: Layout, *, now_ms: int) -> dict[str,
     return {"ledger": str(path), "moved_aside": aside, "lost_before_ms": now_ms} | found
 
 
-def _filled(ledger: Ledger, host: Host, marker: Marker | None, now_ms: int) -> dict[str, Any]:
+def _filled(ledger: Ledger, host: Host, marker: LedgerMarker | None, now_ms: int) -> dict[str, Any]:
     with ledger.transaction():
         ledger.put_note(LEDGER_ID, uuid.uuid4().hex)
         ledger.put_note(STARTS, str(marker.starts if marker else 0))

@@ -6,18 +6,18 @@ from typing import Any
 
 from enqueue.requests import op_of
 from worker.commands.drain import waits_for_undrain
-from worker.commands.host_view import Desk
+from worker.commands.host_view import HostView
 from worker.errors import HostdError
 from worker.model.names import InstanceRef
 from worker.protocol.verification import trusted
 
 
-def instances(desk: Desk) -> list[dict[str, Any]]:
+def instances(desk: HostView) -> list[dict[str, Any]]:
     """One row an instance."""
     return [_row(desk, ref) for ref in desk.host.records.instances()]
 
 
-def _row(desk: Desk, ref: InstanceRef) -> dict[str, Any]:
+def _row(desk: HostView, ref: InstanceRef) -> dict[str, Any]:
     row: dict[str, Any] = {"instance": str(ref), "status": "?", "vmm": "?", "guest_ip": None}
     try:
         doc = desk.host.records.instance(ref)

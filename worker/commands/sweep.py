@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from enqueue.requests import InstanceId
-from worker.commands.host_view import Desk
+from worker.commands.host_view import HostView
 from worker.errors import Conflict, HostdError
 from worker.linux import machine
-from worker.sweep.history import Sightings
+from worker.sweep.history import SweepHistory
 from worker.sweep.orphans import Orphan
-from worker.sweep.removal import Broom, Key, sweep_instance, sweep_networks
+from worker.sweep.removal import Key, SweepContext, sweep_instance, sweep_networks
 from worker.sweep.state_guard import accept_state, is_same_state
 
 
@@ -21,11 +21,11 @@ class Found:
     """A look: what is left over, and since when."""
 
     left: tuple[Orphan, ...]
-    sightings: Sightings
+    sightings: SweepHistory
     now_s: float
 
 
-def found(desk: Desk) -> Found:
+def found(desk: HostView) -> Found:
     """What is left over; nothing is written.
 
     Raises:
@@ -51,7 +51,7 @@ def rows(seen: Found, grace_s: float) -> list[dict[str, Any]]:
     ]
 
 
-def sweep(desk: Desk, grace_s: float, *, moved: bool) -> tuple[list[dict[str, Any]], list[str]]:
+def sweep(desk: HostView, grace_s: float, *, moved: bool) -> tuple[list[dict[str, Any]], list[str]]:
     """What was removed, and why other things that were due were not.
 
     `moved` says that a person has moved the state directory.
@@ -84,17 +84,17 @@ def sweep(desk: Desk, grace_s: float, *, moved: bool) -> tuple[list[dict[str, An
     return rows(Found(tuple(swept), seen.sightings, seen.now_s), grace_s), problems
 
 
-def broom(desk: Desk) -> Broom:
+def broom(desk: HostView) -> SweepContext:
     """What an operator's removal works with."""
-    return Broom(
+    return SweepContext(
         host=desk.host, ledger=desk.ledger, locks=desk.locks, settings=desk.settings,
         now_ms=lambda: int(time.time() * 1000), by="operator",
     )  # fmt: skip
 
 
-def sightings(desk: Desk) -> Sightings:
+def sightings(desk: HostView) -> SweepHistory:
     """What the last sweep saw, hostd's own or an operator's."""
-    return Sightings.of(desk.config, boot_id=machine.boot_id())
+    return SweepHistory.of(desk.config, boot_id=machine.boot_id())
 
 
 def _seen_s(orphan: Orphan, seen: Found) -> float:
@@ -102,7 +102,7 @@ def _seen_s(orphan: Orphan, seen: Found) -> float:
     return 0.0 if first_s is None else seen.now_s - first_s
 
 
-def _check_state(desk: Desk, *, moved: bool) -> None:
+def _check_state(desk: HostView, *, moved: bool) -> None:
     layout, boot_id = desk.settings.layout, machine.boot_id()
     if moved:
         accept_state(desk.ledger, layout, boot_id=boot_id)

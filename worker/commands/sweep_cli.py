@@ -26,11 +26,11 @@ def add_to(commands: Any) -> None:
 
 def _sweep(arguments: argparse.Namespace) -> int:
     from worker.commands import sweep  # other commands start faster without it
-    from worker.commands.host_view import open_desk
+    from worker.commands.host_view import open_host
 
     config = load(arguments.config)
     grace_s = config.sweep.grace_s if arguments.grace is None else max(0.0, arguments.grace)
-    with open_desk(config) as desk:
+    with open_host(config) as desk:
         if arguments.dry_run:
             rows, problems = sweep.rows(sweep.found(desk), grace_s), list[str]()
         else:

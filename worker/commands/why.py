@@ -8,16 +8,16 @@ from typing import Any
 from enqueue.requests import describe, op_of
 from enqueue.results import Done, Failed
 from worker.commands.drain import waits_for_undrain
-from worker.commands.host_view import Desk, moment
+from worker.commands.host_view import HostView, format_utc
 from worker.commands.sweep import found
 from worker.errors import Conflict, HostdError
-from worker.ledger.entries import Entry
+from worker.ledger.entries import LedgerEntry
 from worker.model.names import InstanceRef
 from worker.ports import ImageState, VmmState
 from worker.protocol.verification import trusted
 
 
-def find(desk: Desk, instance_id: str) -> InstanceRef:
+def find(desk: HostView, instance_id: str) -> InstanceRef:
     """The instance of that id.
 
     Raises:
@@ -38,7 +38,7 @@ def find(desk: Desk, instance_id: str) -> InstanceRef:
     )
 
 
-def why(desk: Desk, instance_id: str) -> dict[str, Any]:
+def why(desk: HostView, instance_id: str) -> dict[str, Any]:
     """What is on record, what the machine has, what runs or waits, and advice."""
     ref = find(desk, instance_id)
     history = desk.ledger.history(instance_id, limit=5)
@@ -56,12 +56,12 @@ def why(desk: Desk, instance_id: str) -> dict[str, Any]:
     return facts | {"advice": _advice(desk, ref, facts, open_requests)}
 
 
-def _status(desk: Desk, ref: InstanceRef) -> str:
+def _status(desk: HostView, ref: InstanceRef) -> str:
     doc = desk.host.records.instance(ref)
     return doc.fields.status if doc else "unknown"
 
 
-def _image(desk: Desk, ref: InstanceRef) -> str:
+def _image(desk: HostView, ref: InstanceRef) -> str:
     try:
         image = desk.host.images.find(ref)
     except HostdError as error:
@@ -69,14 +69,14 @@ def _image(desk: Desk, ref: InstanceRef) -> str:
     return image.state.value if image else ImageState.NONE.value
 
 
-def _lock(desk: Desk, instance_id: str) -> str:
+def _lock(desk: HostView, instance_id: str) -> str:
     holder = desk.locks.holder(f"instance-{instance_id}")
     if holder is None:
         return "free"
-    return f"held by pid {holder.pid} for {holder.request_id} since {moment(holder.since_ms)}"
+    return f"held by pid {holder.pid} for {holder.request_id} since {format_utc(holder.since_ms)}"
 
 
-def _open(desk: Desk, entry: Entry) -> str:
+def _open(desk: HostView, entry: LedgerEntry) -> str:
     request = trusted(entry.call).body.request
     steps = desk.ledger.journal(entry.request_id)
     open_steps = [name for name, _, finished_ms in steps if finished_ms is None]
@@ -86,11 +86,11 @@ def _open(desk: Desk, entry: Entry) -> str:
     elif not entry.attempts:
         where = "waits for its turn"
     elif entry.not_before_ms > time.time() * 1000:
-        where = f"next attempt at {moment(entry.not_before_ms)}"
+        where = f"next attempt at {format_utc(entry.not_before_ms)}"
     return f"{entry.request_id} {describe(request)}: attempt {entry.attempts}, {where}"
 
 
-def _ended(entry: Entry) -> str:
+def _ended(entry: LedgerEntry) -> str:
     said = describe(trusted(entry.call).body.request)
     match entry.result:
         case Done(state=state, changed=changed):
@@ -99,11 +99,11 @@ def _ended(entry: Entry) -> str:
             outcome = str(failed)
         case _:
             outcome = "no result on record"
-    return f"{moment(entry.accepted_at_ms)} {entry.request_id} {said}: {outcome}"
+    return f"{format_utc(entry.accepted_at_ms)} {entry.request_id} {said}: {outcome}"
 
 
 def _advice(
-    desk: Desk, ref: InstanceRef, facts: dict[str, Any], open_requests: list[Entry]
+    desk: HostView, ref: InstanceRef, facts: dict[str, Any], open_requests: list[LedgerEntry]
 ) -> list[str]:
     """What to do, the most pressing first."""
     advice = []

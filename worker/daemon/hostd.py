@@ -21,12 +21,12 @@ from worker.daemon.clock_sync import await_clock
 from worker.daemon.deliver import refuse, submit
 from worker.daemon.gauges import Gauges
 from worker.daemon.housekeeping import Housekeeping
-from worker.daemon.http import Live, listening_socket, serve
+from worker.daemon.http import HealthState, listening_socket, serve
 from worker.daemon.signals import heard
 from worker.daemon.vmm_watch import Watch
-from worker.drain.controller import Draining
+from worker.drain.controller import DrainController
 from worker.errors import HostdError, StartupError
-from worker.ledger.database import unusable
+from worker.ledger.database import unusable_ledger
 from worker.ledger.identity import open_ledger, write_marker
 from worker.linux import machine
 from worker.model.names import InstanceRef, Layout
@@ -37,13 +37,13 @@ from worker.queue.consumer import BLOCK_S, HostWorker
 from worker.queue.publisher import RedisPublisher
 from worker.request.context import Context, Delivery
 from worker.request.reconcile import settle_one
-from worker.request.supersede import Subject
+from worker.request.supersede import InFlight
 from worker.scheduling.executors import Executors
 from worker.scheduling.host_lock import host_lock, make_directories
 from worker.scheduling.locks import Locks
-from worker.scheduling.suspects import suspicion_at_start
+from worker.scheduling.suspects import suspects_at_start
 from worker.steps.engine import Clock
-from worker.sweep.history import Sightings
+from worker.sweep.history import SweepHistory
 from worker.sweep.state_guard import is_same_state
 from worker.sweep.sweeper import Sweeper
 from worker.wiring import build_host, build_policy, build_settings
@@ -117,7 +117,7 @@ class Hostd:
         self._open.callback(self.watch.close)
         self._rebooted = self.ledger.noted(BOOT_ID) not in (None, self._boot_id)
         self.context = self._context(config, policy)
-        self.draining = Draining(self.context, rebooted=self._rebooted)
+        self.draining = DrainController(self.context, rebooted=self._rebooted)
         taking = redis_host.connect(config.redis, extra_timeout_s=BLOCK_S)
         self._open.callback(taking.close)
         self.worker = HostWorker(
@@ -139,7 +139,7 @@ class Hostd:
         metrics = Metrics()
         metrics.build.info({"version": machine.version(), "firecracker": self._firecracker_version})
         gauges = Gauges(self.executors, self.ledger, self._redis, self._keys)
-        metrics.registry.register(Live(gauges.read))
+        metrics.registry.register(HealthState(gauges.read))
         return Context(
             config=config,
             settings=build_settings(config),
@@ -153,7 +153,7 @@ class Hostd:
             clock=Clock(wall=time.time, monotonic=time.monotonic),
             pong=self._pong,
             random=random.random,
-            suspicion=suspicion_at_start(self.ledger),
+            suspicion=suspects_at_start(self.ledger),
             watch=self.watch.look,
         )
 
@@ -168,7 +168,7 @@ class Hostd:
         with heard(self.stop):
             self._serve_queue()
         if type(self._fatal) is sqlite3.DatabaseError:  # not of a kind that passes, as a full disk
-            raise unusable(self.config.paths.ledger, self._fatal) from self._fatal
+            raise unusable_ledger(self.config.paths.ledger, self._fatal) from self._fatal
         if self._fatal is not None:
             raise StartupError(f"hostd had to stop: {self._fatal}") from self._fatal
 
@@ -234,7 +234,7 @@ class Hostd:
     def _leave_running(self) -> None:
         """A shutdown burns no attempt, and makes nobody a suspect."""
         for subject in self.executors.running():
-            if isinstance(subject, Subject):
+            if isinstance(subject, InFlight):
                 self.ledger.unattempted(subject.entry.request_id)
 
     def _vmm_ended(self, ref: InstanceRef, how: str) -> None:
@@ -259,7 +259,7 @@ class Hostd:
         boot_id = self._boot_id
         return Sweeper(
             self.context,
-            Sightings.of(self.config, boot_id=boot_id),
+            SweepHistory.of(self.config, boot_id=boot_id),
             same_state=lambda: is_same_state(self.ledger, self._layout, boot_id=boot_id),
         )
 

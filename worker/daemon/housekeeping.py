@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from worker.ledger.ledger import Ledger
 from worker.queue.consumer import HostWorker
 from worker.queue.publisher import RedisPublisher
-from worker.request.supersede import Subject
+from worker.request.supersede import InFlight
 from worker.scheduling.executors import Executors
 
 log = logging.getLogger("hostd")
@@ -83,7 +83,7 @@ class Housekeeping:
         waiting = {
             subject.delivery.id
             for subject in self.executors.waiting()
-            if isinstance(subject, Subject)
+            if isinstance(subject, InFlight)
         }
         if waiting != shown:
             self.publisher.deferred(waiting - shown, no_more=shown - waiting)

@@ -20,7 +20,7 @@ Verdict = Callable[[], tuple[bool, str]]
 REQUEST_TIMEOUT_S: Final = 10
 
 
-class Live(Collector):
+class HealthState(Collector):
     """Gauges that are read when somebody asks."""
 
     def __init__(self, read: Callable[[], Iterable[GaugeMetricFamily]]) -> None:

@@ -11,8 +11,8 @@ import logging
 
 from enqueue.requests import SleepInstance, op_of
 from worker.job import fulfil
-from worker.ledger.entries import Entry
-from worker.protocol.verification import Order, is_own, trusted
+from worker.ledger.entries import LedgerEntry
+from worker.protocol.verification import VerifiedRequest, is_own, trusted
 from worker.request.context import Context, Delivery
 from worker.request.reconcile import settling
 from worker.scheduling.unreconciled import Why
@@ -90,5 +90,5 @@ def settle_all(ctx: Context, *, rebooted: bool) -> int:
     return len(refs)
 
 
-def _interrupted_sleep(order: Order, entry: Entry) -> bool:
+def _interrupted_sleep(order: VerifiedRequest, entry: LedgerEntry) -> bool:
     return entry.begun and isinstance(order.body.request, SleepInstance)

@@ -21,7 +21,7 @@ from enqueue.requests import (
 )
 from worker.drain.policy import Drain
 from worker.protocol.verification import is_own
-from worker.request.supersede import Subject
+from worker.request.supersede import InFlight
 from worker.scheduling.waits import Turn
 
 NEW_WORK: Final = (StartInstance, WakeInstance, SetupNetwork)
@@ -36,7 +36,7 @@ def barred(
     after a reboot nothing is left of a start.
     """
     subject = turn.subject
-    if not drain.in_force or not isinstance(subject, Subject):
+    if not drain.in_force or not isinstance(subject, InFlight):
         return False
     request = subject.order.body.request
     if turn.half_done and not (rebooted and isinstance(request, NEW_WORK)):
@@ -53,8 +53,8 @@ def _not_begun_any_more(request: Request, drain: Drain, now_ms: int) -> bool:
     return drain.phase != "draining" or now_ms >= drain.deadline_ms
 
 
-def _follows(subject: Subject, earlier: object) -> bool:
-    if not isinstance(earlier, Subject) or earlier.entry.seq >= subject.entry.seq:
+def _follows(subject: InFlight, earlier: object) -> bool:
+    if not isinstance(earlier, InFlight) or earlier.entry.seq >= subject.entry.seq:
         return False
     mine, other = subject.order.body.request, earlier.order.body.request
     if isinstance(mine, Ping) or isinstance(other, Ping):

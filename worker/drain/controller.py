@@ -23,7 +23,7 @@ from worker.job import fulfil
 from worker.protocol.verification import trusted
 from worker.request.cancel import idle
 from worker.request.context import Context, Delivery
-from worker.request.supersede import Subject
+from worker.request.supersede import InFlight
 from worker.scheduling.waits import Turn, Wait
 
 log = logging.getLogger("hostd")
@@ -31,7 +31,7 @@ log = logging.getLogger("hostd")
 MEASURED_SLEEPS: Final = 20
 
 
-class Draining:
+class DrainController:
     """Whether this host drains, and what comes of it.  Methods may be called from any thread."""
 
     def __init__(self, ctx: Context, *, rebooted: bool = False) -> None:
@@ -150,7 +150,7 @@ class Draining:
     def _starting(self) -> bool:
         """Whether new work that had begun before the drain still runs: a guest may come of it."""
         ctx = self._ctx
-        subjects = [one for one in ctx.executors.running() if isinstance(one, Subject)]
+        subjects = [one for one in ctx.executors.running() if isinstance(one, InFlight)]
         if any(isinstance(one.order.body.request, NEW_WORK) for one in subjects):
             return True
         if self._rebooted:

@@ -26,7 +26,7 @@ from enqueue.results import Done, Failed, Result
 
 Phase = Literal["draining", "drained", "undraining", "undrained"]
 Strategy = Literal["sleep", "stop"]
-Order = Literal["largest_first", "smallest_first"]
+DrainOrder = Literal["largest_first", "smallest_first"]
 SLEPT: Final = "slept"
 STOPPED: Final = "stopped"
 GONE: Final = "gone"  # it did not run any more when its turn came: somebody else's decision
@@ -73,7 +73,7 @@ class Drain(msgspec.Struct, frozen=True, kw_only=True):
     since_ms: UnixMs
     deadline_ms: UnixMs
     rate_mib_s: float = 0.0
-    order: Order | None = None
+    order: DrainOrder | None = None
     guests: tuple[Guest, ...] = ()
     ended_ms: UnixMs | None = None
 

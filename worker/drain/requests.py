@@ -14,9 +14,9 @@ from worker.drain.policy import Drain, Guest, with_guest
 from worker.drain.store import noted, ref_of
 from worker.errors import Conflict, HostdError
 from worker.job import accepted, told
-from worker.ledger.entries import Entry
+from worker.ledger.entries import LedgerEntry
 from worker.protocol.results import refused
-from worker.protocol.verification import OWN_ISSUERS, Order, is_own, trusted
+from worker.protocol.verification import OWN_ISSUERS, VerifiedRequest, is_own, trusted
 from worker.request.cancel import end_waiting
 from worker.request.conclude import decide
 from worker.request.context import Context
@@ -28,7 +28,7 @@ TOO_LATE: Final = Conflict(
     "the drain's deadline passed, or it was called off, before this could begin",
     hint="drain again, with a later deadline",
 )
-Asked = tuple[Order, Entry]
+Asked = tuple[VerifiedRequest, LedgerEntry]
 
 
 def put_away(guest: Guest, drain: Drain, ctx: Context, *, now_ms: int) -> tuple[Drain, Asked]:

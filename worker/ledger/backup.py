@@ -9,7 +9,7 @@ from pathlib import Path
 
 from worker.errors import StartupError
 from worker.ledger.checks import faults
-from worker.ledger.database import BACKUP_AT, looking
+from worker.ledger.database import BACKUP_AT, open_readonly
 
 
 def backup(path: Path, target: Path, *, now_ms: int) -> int:
@@ -40,7 +40,10 @@ def backup(path: Path, target: Path, *, now_ms: int) -> int:
 
 
 def _copy(path: Path, partial: Path, now_ms: int) -> None:
-    with looking(path) as source, closing(sqlite3.connect(partial, isolation_level=None)) as copy:
+    with (
+        open_readonly(path) as source,
+        closing(sqlite3.connect(partial, isolation_level=None)) as copy,
+    ):
         source.backup(copy)  # all pages under one read lock, which stops no writer of a WAL
         copy.execute("PRAGMA journal_mode=DELETE")  # one file
         if wrong := faults(copy):

@@ -60,7 +60,7 @@ MIGRATIONS: Final = {
 }
 
 
-class Survives(Enum):
+class Durability(Enum):
     """What a commit outlives; the value is SQLite's `synchronous`.
 
     A journal entry need not outlive a power cut: what it speaks of is gone then too (processes,
@@ -72,7 +72,7 @@ class Survives(Enum):
     KILL = "NORMAL"
 
 
-def unusable(path: Path, error: Exception) -> StartupError:
+def unusable_ledger(path: Path, error: Exception) -> StartupError:
     """The error for a ledger that hostd must not go on with."""
     return StartupError(
         f"ledger {path}: {error}; restore it from a backup, or make a new one from the disk with "
@@ -81,7 +81,7 @@ def unusable(path: Path, error: Exception) -> StartupError:
 
 
 @contextmanager
-def looking(path: Path) -> Iterator[sqlite3.Connection]:
+def open_readonly(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection that cannot change the ledger, beside a hostd that may be running.
 
     Raises:
@@ -94,10 +94,10 @@ def looking(path: Path) -> Iterator[sqlite3.Connection]:
             db.execute("PRAGMA busy_timeout=5000")
             yield db
     except sqlite3.Error as error:
-        raise unusable(path, error) from error
+        raise unusable_ledger(path, error) from error
 
 
-class LedgerFile:
+class Database:
     """One SQLite file, open.  All methods may be called from any thread."""
 
     def __init__(self, path: Path) -> None:
@@ -108,14 +108,14 @@ class LedgerFile:
         """
         self._lock = threading.RLock()
         self._batching = 0
-        self._synced = Survives.POWER_CUT
+        self._synced = Durability.POWER_CUT
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             path.touch(mode=0o600)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._prepare()
         except (sqlite3.Error, OSError) as error:
-            raise unusable(path, error) from error
+            raise unusable_ledger(path, error) from error
 
     def _prepare(self) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")
@@ -148,7 +148,7 @@ class LedgerFile:
 
     @contextmanager
     def transaction(
-        self, *, survives: Survives = Survives.POWER_CUT
+        self, *, survives: Durability = Durability.POWER_CUT
     ) -> Iterator[sqlite3.Connection]:
         """One durable commit; nested uses join the outermost."""
         with self._lock:
@@ -168,7 +168,7 @@ class LedgerFile:
             finally:
                 self._batching -= 1
 
-    def _demand(self, survives: Survives) -> None:
+    def _demand(self, survives: Durability) -> None:
         """A commit is synced, or only written: SQLite looks at this when a transaction begins."""
         if survives is not self._synced:
             self._db.execute(f"PRAGMA synchronous={survives.value}")

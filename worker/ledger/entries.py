@@ -21,7 +21,7 @@ class Attempting(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LedgerEntry:
     """One request of the ledger."""
 
     request_id: str
@@ -43,10 +43,10 @@ class Entry:
         return self.began_at_ms is not None
 
 
-class Entries(Journal):
+class EntriesTable(Journal):
     """The reading part of the ledger."""
 
-    def entry(self, request_id: str) -> Entry:
+    def entry(self, request_id: str) -> LedgerEntry:
         """The request.
 
         Raises:
@@ -57,15 +57,15 @@ class Entries(Journal):
             raise KeyError(request_id)
         return found[0]
 
-    def unfinished(self) -> list[Entry]:
+    def unfinished(self) -> list[LedgerEntry]:
         """Accepted and undecided requests, in order of acceptance."""
         return self._entries("WHERE state = 'accepted' ORDER BY seq")
 
-    def untold(self) -> list[Entry]:
+    def untold(self) -> list[LedgerEntry]:
         """Decided requests whose result may not stand in Redis, in order."""
         return self._entries("WHERE state = 'decided' ORDER BY seq")
 
-    def failed(self, op: str, failure_class: str, *, since_ms: int) -> list[Entry]:
+    def failed(self, op: str, failure_class: str, *, since_ms: int) -> list[LedgerEntry]:
         """Requests of that operation decided as failed, in that class, since then, in order."""
         return self._entries(
             "WHERE state != 'accepted' AND op = ? AND code LIKE ? AND decided_at_ms >= ?"
@@ -75,7 +75,7 @@ class Entries(Journal):
             since_ms,
         )
 
-    def done(self, op: str, *, limit: int) -> list[Entry]:
+    def done(self, op: str, *, limit: int) -> list[LedgerEntry]:
         """The latest requests of that operation that ended well, newest first."""
         return self._entries(
             "WHERE state != 'accepted' AND op = ? AND code IS NULL ORDER BY seq DESC LIMIT ?",
@@ -83,11 +83,11 @@ class Entries(Journal):
             limit,
         )
 
-    def history(self, instance_id: str, *, limit: int = 20) -> list[Entry]:
+    def history(self, instance_id: str, *, limit: int = 20) -> list[LedgerEntry]:
         """The latest requests of an instance, newest first."""
         return self._entries("WHERE instance_id = ? ORDER BY seq DESC LIMIT ?", instance_id, limit)
 
-    def _entries(self, where: str, *values: object) -> list[Entry]:
+    def _entries(self, where: str, *values: object) -> list[LedgerEntry]:
         with self._lock:
             rows = self._db.execute(
                 "SELECT request_id, seq, call, state, runs, attempts, accepted_at_ms, began_at_ms,"  # noqa: S608  `where` is a constant of this module
@@ -145,7 +145,7 @@ class Entries(Journal):
             )
 
 
-def _entry(row: Sequence[Any]) -> Entry:
+def _entry(row: Sequence[Any]) -> LedgerEntry:
     attempting, raw = row[-2:]
     values = (*row[:-2], Attempting(attempting), decode_result(raw) if raw else None)
-    return Entry(*values)
+    return LedgerEntry(*values)

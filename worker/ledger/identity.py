@@ -19,10 +19,10 @@ import msgspec
 from enqueue.requests import op_of
 from worker.errors import HostdError, Rejected, StartupError
 from worker.ledger.checks import unfinished_faults
-from worker.ledger.database import BACKUP_AT, LOST_BEFORE, looking, unusable
-from worker.ledger.entries import Entry
+from worker.ledger.database import BACKUP_AT, LOST_BEFORE, open_readonly, unusable_ledger
+from worker.ledger.entries import LedgerEntry
 from worker.ledger.ledger import Ledger
-from worker.ledger.rebuild import Stock, left_behind, take_stock
+from worker.ledger.rebuild import Rebuilt, left_behind, take_stock
 from worker.linux import files
 from worker.model.names import Layout
 from worker.ports import Host
@@ -39,7 +39,7 @@ _SHOWN: Final = 5
 _LIMIT_BYTES: Final = 4096
 
 
-class Marker(msgspec.Struct, frozen=True, kw_only=True):
+class LedgerMarker(msgspec.Struct, frozen=True, kw_only=True):
     """What the state directory remembers of its ledger: starts of hostd, and events so far."""
 
     ledger_id: str
@@ -52,7 +52,7 @@ def marker_path(layout: Layout) -> Path:
     return layout.state / ".hostd"
 
 
-def read_marker(layout: Layout) -> Marker | None:
+def read_marker(layout: Layout) -> LedgerMarker | None:
     """The marker; None if hostd has never run with this state directory.
 
     Raises:
@@ -61,7 +61,7 @@ def read_marker(layout: Layout) -> Marker | None:
     path = marker_path(layout)
     try:
         raw = files.read(path, limit_bytes=_LIMIT_BYTES)
-        return None if raw is None else msgspec.json.decode(raw, type=Marker)
+        return None if raw is None else msgspec.json.decode(raw, type=LedgerMarker)
     except (OSError, ValueError) as error:
         raise StartupError(
             f"{path} is damaged: {error}; if the ledger is the one that this host ran with last, "
@@ -76,7 +76,7 @@ def write_marker(ledger: Ledger, layout: Layout) -> None:
         Transient: `no_space`.
         Broken: `io_error`.
     """
-    marker = Marker(
+    marker = LedgerMarker(
         ledger_id=ledger.noted(LEDGER_ID) or "",
         starts=int(ledger.noted(STARTS) or 0),
         events=_events(ledger),
@@ -111,7 +111,9 @@ def open_ledger(path: Path, host: Host, layout: Layout, *, now_ms: int) -> Ledge
     return ledger
 
 
-def loss(path: Path, marker: Marker | None, traces_of: Callable[[], Sequence[str]]) -> str | None:
+def loss(
+    path: Path, marker: LedgerMarker | None, traces_of: Callable[[], Sequence[str]]
+) -> str | None:
     """Why a new ledger must not be made, where there is none; None if all is well.
 
     `traces_of` looks for what a hostd has left on the machine.
@@ -142,11 +144,13 @@ def holds_requests(path: Path) -> bool:
     """
     if not path.exists() or not path.stat().st_size:
         return False
-    with looking(path) as db:
+    with open_readonly(path) as db:
         return bool(db.execute("SELECT 1 FROM sqlite_master WHERE name = 'requests'").fetchone())
 
 
-def _identify(ledger: Ledger, path: Path, host: Host, marker: Marker | None, now_ms: int) -> None:
+def _identify(
+    ledger: Ledger, path: Path, host: Host, marker: LedgerMarker | None, now_ms: int
+) -> None:
     known, starts = ledger.noted(LEDGER_ID), int(ledger.noted(STARTS) or 0)
     if marker is not None and known not in (None, marker.ledger_id):
         raise StartupError(
@@ -156,7 +160,7 @@ def _identify(ledger: Ledger, path: Path, host: Host, marker: Marker | None, now
         )
     with ledger.transaction() as db:
         if wrong := unfinished_faults(db):
-            raise unusable(path, sqlite3.DatabaseError(f"damaged: {wrong[0]}"))
+            raise unusable_ledger(path, sqlite3.DatabaseError(f"damaged: {wrong[0]}"))
         if known is None:
             ledger.put_note(LEDGER_ID, marker.ledger_id if marker else uuid.uuid4().hex)
         if _is_older(ledger, known, starts, marker):
@@ -168,7 +172,7 @@ def _identify(ledger: Ledger, path: Path, host: Host, marker: Marker | None, now
         ledger.put_note(STARTS, str(max(starts, marker.starts if marker else 0) + 1))
 
 
-def _is_older(ledger: Ledger, known: str | None, starts: int, marker: Marker | None) -> bool:
+def _is_older(ledger: Ledger, known: str | None, starts: int, marker: LedgerMarker | None) -> bool:
     """Whether this copy has missed something."""
     if ledger.noted(BACKUP_AT) is not None:
         return True
@@ -177,7 +181,7 @@ def _is_older(ledger: Ledger, known: str | None, starts: int, marker: Marker | N
     return known is None or starts < marker.starts or _events(ledger) < marker.events
 
 
-def begin_anew(ledger: Ledger, host: Host, marker: Marker | None, *, now_ms: int) -> Stock:
+def begin_anew(ledger: Ledger, host: Host, marker: LedgerMarker | None, *, now_ms: int) -> Rebuilt:
     """The ledger knows what is held, and that it does not know what was asked.
 
     What it holds as unfinished ends: it may have been done, and undone by a later request.
@@ -191,7 +195,7 @@ def begin_anew(ledger: Ledger, host: Host, marker: Marker | None, *, now_ms: int
         return take_stock(host, ledger, now_ms=now_ms)
 
 
-def _end(ledger: Ledger, entry: Entry, now_ms: int) -> None:
+def _end(ledger: Ledger, entry: LedgerEntry, now_ms: int) -> None:
     request = trusted(entry.call).body.request
     result = refused(
         op_of(request),

@@ -6,10 +6,10 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from worker.ledger.database import LedgerFile, Survives
+from worker.ledger.database import Database, Durability
 
 
-class Journal(LedgerFile):
+class Journal(Database):
     """The journal's part of the ledger."""
 
     def __init__(self, path: Path) -> None:
@@ -18,7 +18,7 @@ class Journal(LedgerFile):
 
     def began(self, request_id: str, step: str, now_ms: int) -> None:
         """The step is about to change the machine; a kill cannot undo this entry."""
-        with self.transaction(survives=Survives.KILL) as db:
+        with self.transaction(survives=Durability.KILL) as db:
             self._flush_finished(db)
             db.execute(
                 "INSERT INTO journal (request_id, step, began_at_ms) VALUES (?, ?, ?)"

@@ -15,11 +15,11 @@ from enum import Enum
 from typing import Any
 
 from enqueue.results import Failed, Result, decode_result, encode_result
-from worker.ledger.database import Survives
-from worker.ledger.entries import Attempting, Entries, Entry
+from worker.ledger.database import Durability
+from worker.ledger.entries import Attempting, EntriesTable, LedgerEntry
 
 
-class Delivery(Enum):
+class DeliveryKind(Enum):
     """What a delivery of a request id turned out to be."""
 
     NEW = "new"
@@ -48,7 +48,7 @@ def is_final(result: Result) -> bool:
     return result.failure_class in ("rejected", "lost") or result.code in final_codes
 
 
-class Ledger(Entries):
+class Ledger(EntriesTable):
     """The file, open.  All methods may be called from any thread."""
 
     # ------------------------------------------------------------ accept
@@ -63,7 +63,7 @@ class Ledger(Entries):
         tenant_id: str | None,
         instance_id: str | None,
         now_ms: int,
-    ) -> tuple[Delivery, Entry]:
+    ) -> tuple[DeliveryKind, LedgerEntry]:
         """What this delivery is; a new one or a new run is on record when this returns."""
         with self.transaction() as db:
             row = db.execute(
@@ -84,9 +84,9 @@ class Ledger(Entries):
                         now_ms,
                     ),
                 )
-                return Delivery.NEW, self.entry(request_id)
+                return DeliveryKind.NEW, self.entry(request_id)
             delivery = self._known(row, digest)
-            if delivery is Delivery.RERUN:
+            if delivery is DeliveryKind.RERUN:
                 self.run_again(request_id)
             return delivery, self.entry(request_id)
 
@@ -101,21 +101,21 @@ class Ledger(Entries):
             )
 
     @staticmethod
-    def _known(row: Sequence[Any], digest: bytes) -> Delivery:
+    def _known(row: Sequence[Any], digest: bytes) -> DeliveryKind:
         known_digest, state, result = row
         if known_digest != digest:
-            return Delivery.REUSED
+            return DeliveryKind.REUSED
         if state == "accepted":
-            return Delivery.IN_FLIGHT
+            return DeliveryKind.IN_FLIGHT
         if state == "decided":
-            return Delivery.UNTOLD
-        return Delivery.REPLAY if is_final(decode_result(result)) else Delivery.RERUN
+            return DeliveryKind.UNTOLD
+        return DeliveryKind.REPLAY if is_final(decode_result(result)) else DeliveryKind.RERUN
 
     def _next_seq(self) -> int:
         row = self._db.execute("SELECT COALESCE(MAX(seq), 0) + 1 FROM requests").fetchone()
         return int(row[0])
 
-    def renew(self, request_id: str) -> Entry:
+    def renew(self, request_id: str) -> LedgerEntry:
         """The request, last in the order of acceptance: a later run is a later intent."""
         with self.transaction() as db:
             db.execute(
@@ -123,7 +123,7 @@ class Ledger(Entries):
             )
             return self.entry(request_id)
 
-    def overtaken(self, entry: Entry) -> str | None:
+    def overtaken(self, entry: LedgerEntry) -> str | None:
         """The id of a later-accepted, decided request of the same instance, if there is one."""
         with self._lock:
             row = self._db.execute(
@@ -136,10 +136,10 @@ class Ledger(Entries):
 
     # ------------------------------------------------------------ carry out
 
-    def begin_attempt(self, request_id: str, now_ms: int, *, alone: bool = False) -> Entry:
+    def begin_attempt(self, request_id: str, now_ms: int, *, alone: bool = False) -> LedgerEntry:
         """The request with one more attempt on record, under way."""
         attempting = Attempting.ALONE if alone else Attempting.YES
-        with self.transaction(survives=Survives.KILL) as db:
+        with self.transaction(survives=Durability.KILL) as db:
             db.execute(
                 "UPDATE requests SET attempts = attempts + 1, attempting = ?,"
                 " began_at_ms = COALESCE(began_at_ms, ?) WHERE request_id = ?",

@@ -27,7 +27,7 @@ _TAP: Final = re.compile(r"\Atn(\d+)i(\d+)\Z")
 
 
 @dataclass(frozen=True, slots=True)
-class Stock:
+class Rebuilt:
     """What was found: instances by status, reservations by kind, and what could not be read."""
 
     instances: Mapping[str, int]
@@ -60,7 +60,7 @@ def _is_touched(host: Host, ref: InstanceRef) -> bool:
     return host.vmm.pid(ref) is not None or host.images.anything(ref)
 
 
-def take_stock(host: Host, ledger: Ledger, *, now_ms: int) -> Stock:
+def take_stock(host: Host, ledger: Ledger, *, now_ms: int) -> Rebuilt:
     """The ledger's instances and reservations are those of the machine, and no others."""
     with ledger.transaction() as db:
         db.execute("DELETE FROM reservations")
@@ -71,7 +71,7 @@ def take_stock(host: Host, ledger: Ledger, *, now_ms: int) -> Stock:
         for ref in host.records.instances():
             taking.instance(ref)
         held = db.execute("SELECT kind, COUNT(*) FROM reservations GROUP BY kind").fetchall()
-    return Stock(dict(taking.statuses), dict(held), tuple(taking.problems))
+    return Rebuilt(dict(taking.statuses), dict(held), tuple(taking.problems))
 
 
 @dataclass(slots=True)

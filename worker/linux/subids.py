@@ -14,7 +14,7 @@ SUBORDINATE_FILES: Final = (Path("/etc/subuid"), Path("/etc/subgid"))
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class IdRange:
     """Ids from `first` to `last` are `whose`."""
 
     first: int
@@ -27,12 +27,12 @@ class Taken:
 
 # Taken even where no file says so yet: useradd may give the default range out at any time.
 ALWAYS: Final = (
-    Taken(65_534, 65_535, "nobody"),
-    Taken(100_000, 165_535, "the first range that useradd gives out (login.defs(5))"),
+    IdRange(65_534, 65_535, "nobody"),
+    IdRange(100_000, 165_535, "the first range that useradd gives out (login.defs(5))"),
 )
 
 
-def met(first: int, last: int, files: Sequence[Path]) -> Taken | None:
+def first_overlap(first: int, last: int, files: Sequence[Path]) -> IdRange | None:
     """The first range of others that the ids from `first` to `last` meet; None if there is none.
 
     The files are read now: a user may have been given a range since the last look.
@@ -40,13 +40,13 @@ def met(first: int, last: int, files: Sequence[Path]) -> Taken | None:
     Raises:
         OSError: a file is there, but cannot be read.
     """
-    for taken in (*(each for file in files for each in given_out(file)), *ALWAYS):
+    for taken in (*(each for file in files for each in subid_ranges(file)), *ALWAYS):
         if first <= taken.last and last >= taken.first:
             return taken
     return None
 
 
-def given_out(file: Path) -> Iterator[Taken]:
+def subid_ranges(file: Path) -> Iterator[IdRange]:
     """The ranges in a file of subuid(5) or subgid(5); none if there is no file.
 
     Lines that are no `name:first:count` give nothing out, as for newuidmap(1).
@@ -60,4 +60,4 @@ def given_out(file: Path) -> Iterator[Taken]:
         if len(numbers) == 2 and all(number.isdecimal() for number in numbers):
             first, count = map(int, numbers)
             if count:
-                yield Taken(first, first + count - 1, f"{name}'s by {file}")
+                yield IdRange(first, first + count - 1, f"{name}'s by {file}")

@@ -15,12 +15,12 @@ from enqueue.requests import (
 )
 from worker.plans import sleep
 from worker.plans import start_stop as instance
-from worker.plans.action import Verdict
+from worker.plans.action import Action
 from worker.plans.facts import InstanceFacts
 from worker.plans.guest_spec import Place
 from worker.plans.plan import Plan
 from worker.plans.settings import Settings
-from worker.plans.shared import Grounds
+from worker.plans.shared import PlanInputs
 from worker.steps.record import Audited
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ ACTIONS: Final[dict[type[InstanceRequest], str]] = {
 
 def instance_plan(
     request: InstanceRequest,
-    verdict: Verdict,
+    verdict: Action,
     facts: InstanceFacts,
     place: Place | None,
     *,
@@ -51,7 +51,7 @@ def instance_plan(
     Raises:
         Conflict: something that the plan is built from is missing.
     """
-    plan = _unaudited(request, verdict, Grounds(facts, place, settings), request_id)
+    plan = _unaudited(request, verdict, PlanInputs(facts, place, settings), request_id)
     if not plan.steps or facts.tenant is None or plan.then is not None:
         return plan
     audited = Audited(facts.ref, ACTIONS[type(request)], request_id, facts.at, describe(request))
@@ -59,36 +59,36 @@ def instance_plan(
 
 
 def _unaudited(
-    request: InstanceRequest, verdict: Verdict, grounds: Grounds, request_id: str
+    request: InstanceRequest, verdict: Action, grounds: PlanInputs, request_id: str
 ) -> Plan:
     facts, place = grounds.facts, grounds.place
     match verdict:
-        case Verdict.UNCHANGED:
+        case Action.UNCHANGED:
             return Plan((), facts.status or "destroyed")
-        case Verdict.BOOT:
+        case Action.BOOT:
             return instance.start(grounds, _sure(place))
-        case Verdict.RESUME:
+        case Action.RESUME:
             return instance.resume(grounds, _sure(place))
-        case Verdict.STOP:
+        case Action.STOP:
             return instance.stop(grounds)
-        case Verdict.SLEEP:
+        case Action.SLEEP:
             return sleep.sleep(grounds, request_id, drain_s=_drain_s(request, grounds))
-        case Verdict.FINISH_SLEEP:
+        case Action.FINISH_SLEEP:
             return sleep.finish_sleep(grounds)
-        case Verdict.WAKE:
+        case Action.WAKE:
             return sleep.wake(grounds, _sure(place), _sure(facts.image))
-        case Verdict.FINISH_WAKE:
+        case Action.FINISH_WAKE:
             return sleep.finish_wake(grounds, _sure(place))
-        case Verdict.DESTROY:
+        case Action.DESTROY:
             wipe = isinstance(request, DestroyInstance) and request.wipe_volumes
             return instance.destroy(grounds, wipe_volumes=wipe)
-        case Verdict.LOST:
+        case Action.LOST:
             return instance.lost(grounds)
         case _:
             assert_never(verdict)
 
 
-def _drain_s(request: InstanceRequest, grounds: Grounds) -> float | None:
+def _drain_s(request: InstanceRequest, grounds: PlanInputs) -> float | None:
     """How long the guest may take to drain; None: it is not asked."""
     asks = request if isinstance(request, SleepInstance) else None
     if not grounds.policy.guest_agent or (asks is not None and asks.force):

@@ -27,7 +27,7 @@ _DELTA_HINT: Final = (
 ALIVE = (VmmState.RUNNING, VmmState.PAUSED)
 
 
-class Verdict(Enum):
+class Action(Enum):
     """What is to be done."""
 
     UNCHANGED = "unchanged"  # the goal holds
@@ -42,7 +42,7 @@ class Verdict(Enum):
     LOST = "lost"  # the memory is gone: settle as stopped, then say so
 
 
-def verdict_for(request: InstanceRequest, facts: InstanceFacts) -> Verdict:
+def action_for(request: InstanceRequest, facts: InstanceFacts) -> Action:
     """What `request` comes to.
 
     Raises:
@@ -50,7 +50,7 @@ def verdict_for(request: InstanceRequest, facts: InstanceFacts) -> Verdict:
     """
     if facts.instance is None:
         if isinstance(request, DestroyInstance):
-            return Verdict.DESTROY if _remains(facts) else Verdict.UNCHANGED
+            return Action.DESTROY if _remains(facts) else Action.UNCHANGED
         raise Conflict(
             "unknown_instance",
             f"{facts.ref} is not on record here",
@@ -73,7 +73,7 @@ def verdict_for(request: InstanceRequest, facts: InstanceFacts) -> Verdict:
             assert_never(request)
 
 
-def _start(facts: InstanceFacts) -> Verdict:
+def _start(facts: InstanceFacts) -> Action:
     asleep = facts.status == "sleeping" or (
         facts.status in ("running", "warm") and facts.vmm not in ALIVE and _published(facts)
     )
@@ -85,10 +85,10 @@ def _start(facts: InstanceFacts) -> Verdict:
         )
     if facts.status in ("running", "warm") and facts.vmm in ALIVE:
         return _live(facts)
-    return Verdict.BOOT
+    return Action.BOOT
 
 
-def _live(facts: InstanceFacts) -> Verdict:
+def _live(facts: InstanceFacts) -> Action:
     """Start or Wake of what is running or warm on record, and whose VMM lives."""
     if facts.vmm is VmmState.PAUSED and _published(facts):
         raise Conflict(
@@ -97,42 +97,42 @@ def _live(facts: InstanceFacts) -> Verdict:
             hint="wake it once its SleepInstance is done",
         )
     if facts.vmm is VmmState.RUNNING and facts.status == "running":
-        return Verdict.UNCHANGED
-    return Verdict.RESUME
+        return Action.UNCHANGED
+    return Action.RESUME
 
 
-def _stop(facts: InstanceFacts) -> Verdict:
+def _stop(facts: InstanceFacts) -> Action:
     if facts.status in ("created", "ready", "stopped") and facts.vmm is VmmState.GONE:
-        return Verdict.STOP if facts.image else Verdict.UNCHANGED
-    return Verdict.STOP
+        return Action.STOP if facts.image else Action.UNCHANGED
+    return Action.STOP
 
 
-def _sleep(facts: InstanceFacts) -> Verdict:
+def _sleep(facts: InstanceFacts) -> Action:
     if facts.status in ("running", "warm", "sleeping"):
         if facts.vmm is VmmState.RUNNING:
-            return Verdict.SLEEP  # an image beside a running guest is stale
+            return Action.SLEEP  # an image beside a running guest is stale
         if _published(facts):
             asleep = facts.status == "sleeping" and facts.vmm is VmmState.GONE
-            return Verdict.UNCHANGED if asleep else Verdict.FINISH_SLEEP
-        return Verdict.SLEEP if facts.vmm is VmmState.PAUSED else Verdict.LOST
+            return Action.UNCHANGED if asleep else Action.FINISH_SLEEP
+        return Action.SLEEP if facts.vmm is VmmState.PAUSED else Action.LOST
     if facts.again and facts.status == "stopped":
-        return Verdict.LOST  # no request has stopped it: hostd found its guest gone
+        return Action.LOST  # no request has stopped it: hostd found its guest gone
     raise Conflict(
         "not_running", f"{facts.ref} is {facts.status}, not running", hint="start it first"
     )
 
 
-def _wake(facts: InstanceFacts) -> Verdict:
+def _wake(facts: InstanceFacts) -> Action:
     if facts.status in ("running", "warm") and facts.vmm in ALIVE:
         return _live(facts)
     if facts.status in ("running", "warm", "sleeping"):
         if _published(facts):
             # A guest that runs beside its image has changed since: the image is stale.
-            return Verdict.FINISH_WAKE if facts.vmm is VmmState.RUNNING else Verdict.WAKE
+            return Action.FINISH_WAKE if facts.vmm is VmmState.RUNNING else Action.WAKE
         if facts.vmm in ALIVE:
-            return Verdict.FINISH_WAKE
+            return Action.FINISH_WAKE
         if facts.image or facts.status != "sleeping":
-            return Verdict.LOST
+            return Action.LOST
     raise Conflict(
         "no_image",
         f"{facts.ref} is {facts.status} and has no sleep image",
@@ -140,10 +140,10 @@ def _wake(facts: InstanceFacts) -> Verdict:
     )
 
 
-def _destroy(request: DestroyInstance, facts: InstanceFacts) -> Verdict:
+def _destroy(request: DestroyInstance, facts: InstanceFacts) -> Action:
     if facts.status != "destroyed" or _remains(facts):
-        return Verdict.DESTROY
-    return Verdict.DESTROY if request.wipe_volumes and facts.volumes_exist else Verdict.UNCHANGED
+        return Action.DESTROY
+    return Action.DESTROY if request.wipe_volumes and facts.volumes_exist else Action.UNCHANGED
 
 
 def _remains(facts: InstanceFacts) -> bool:

@@ -13,7 +13,7 @@ from worker.plans.facts import InstanceFacts
 from worker.plans.guest_spec import Place
 from worker.plans.network import firewall_step
 from worker.plans.plan import Plan
-from worker.plans.shared import Grounds, standing_spec
+from worker.plans.shared import PlanInputs, standing_spec
 from worker.plans.sleep import finish_sleep, finish_wake
 from worker.plans.start_stop import stop
 from worker.ports import GuestRules, ImageState, VmmState
@@ -22,7 +22,7 @@ from worker.steps.image import ImageAbsent
 from worker.steps.step import Step
 
 
-class Settlement(Enum):
+class Finding(Enum):
     """What becomes of the instance."""
 
     NOTHING = "nothing"  # record and machine agree
@@ -34,18 +34,18 @@ class Settlement(Enum):
     LEFT = "left"  # its VMM or its image cannot be read: nothing is touched
 
 
-def settlement(facts: InstanceFacts) -> Settlement:
+def settlement(facts: InstanceFacts) -> Finding:
     """What becomes of the instance that these facts are about."""
     image = facts.image.state if facts.image else ImageState.NONE
     match facts.status:
         case None | "destroyed":
-            return Settlement.NOTHING  # whatever is left of it is the sweep's
+            return Finding.NOTHING  # whatever is left of it is the sweep's
         case "created" | "ready" | "stopped":
             stray = facts.vmm is not VmmState.GONE or facts.image_parts
-            return Settlement.STOPPED if stray else Settlement.NOTHING
+            return Finding.STOPPED if stray else Finding.NOTHING
         case "running" | "warm" | "sleeping":
             if facts.vmm is VmmState.HUNG or image is ImageState.DAMAGED:
-                return Settlement.LEFT
+                return Finding.LEFT
             if facts.status == "sleeping":
                 return _sleeping(facts.vmm, image)
             return _running(facts.vmm, image, warm=facts.status == "warm")
@@ -53,19 +53,19 @@ def settlement(facts: InstanceFacts) -> Settlement:
             assert_never(facts.status)
 
 
-def settlement_plan(settled: Settlement, grounds: Grounds, place: Place | None) -> Plan:
+def settlement_plan(settled: Finding, grounds: PlanInputs, place: Place | None) -> Plan:
     """The steps of a settlement.  A guest is asked nothing here."""
     match settled:
-        case Settlement.NOTHING | Settlement.LEFT:
+        case Finding.NOTHING | Finding.LEFT:
             return Plan((), grounds.facts.status or "")
-        case Settlement.ADOPTED:  # a killed sleep may have left a part of an image
+        case Finding.ADOPTED:  # a killed sleep may have left a part of an image
             steps = (*_barred(grounds), ImageAbsent(grounds.facts.ref))
             return Plan(steps, grounds.facts.status or "")
-        case Settlement.STOPPED | Settlement.LOST:
+        case Finding.STOPPED | Finding.LOST:
             return stop(grounds)
-        case Settlement.ASLEEP:
+        case Finding.ASLEEP:
             return finish_sleep(grounds)
-        case Settlement.AWAKE:
+        case Finding.AWAKE:
             assert place is not None  # noqa: S101  reserving it has come before
             plan = finish_wake(grounds, place)
             return Plan((*_barred(grounds), *plan.steps), plan.state)
@@ -73,7 +73,7 @@ def settlement_plan(settled: Settlement, grounds: Grounds, place: Place | None) 
             assert_never(settled)
 
 
-def _barred(grounds: Grounds) -> tuple[Step, ...]:
+def _barred(grounds: PlanInputs) -> tuple[Step, ...]:
     """The packet rules of a guest that lives: another program may have flushed them."""
     spec, place = standing_spec(grounds.facts), grounds.place
     if spec is None or place is None:
@@ -82,32 +82,32 @@ def _barred(grounds: Grounds) -> tuple[Step, ...]:
     return (rules, SpoofingBarred(GuestRules(spec.tap, spec.mac, place.ip)))
 
 
-def _running(vmm: VmmState, image: ImageState, *, warm: bool) -> Settlement:
+def _running(vmm: VmmState, image: ImageState, *, warm: bool) -> Finding:
     """The record says `running` or `warm`."""
     if image is ImageState.PUBLISHED:
-        return Settlement.AWAKE if vmm is VmmState.RUNNING else Settlement.ASLEEP
+        return Finding.AWAKE if vmm is VmmState.RUNNING else Finding.ASLEEP
     match vmm:
         case VmmState.RUNNING:
-            return Settlement.ADOPTED if image is ImageState.NONE else Settlement.AWAKE
+            return Finding.ADOPTED if image is ImageState.NONE else Finding.AWAKE
         case VmmState.PAUSED:
             kept = warm and image is ImageState.NONE
-            return Settlement.ADOPTED if kept else Settlement.AWAKE
+            return Finding.ADOPTED if kept else Finding.AWAKE
         case VmmState.IDLE | VmmState.GONE | VmmState.HUNG:
-            return Settlement.STOPPED if image is ImageState.NONE else Settlement.LOST
+            return Finding.STOPPED if image is ImageState.NONE else Finding.LOST
         case _:
             assert_never(vmm)
 
 
-def _sleeping(vmm: VmmState, image: ImageState) -> Settlement:
+def _sleeping(vmm: VmmState, image: ImageState) -> Finding:
     """The record says `sleeping`."""
     match vmm:
         case VmmState.RUNNING:
-            return Settlement.AWAKE
+            return Finding.AWAKE
         case VmmState.PAUSED:
-            return Settlement.ASLEEP if image is ImageState.PUBLISHED else Settlement.AWAKE
+            return Finding.ASLEEP if image is ImageState.PUBLISHED else Finding.AWAKE
         case VmmState.IDLE:
-            return Settlement.ASLEEP if image is ImageState.PUBLISHED else Settlement.LOST
+            return Finding.ASLEEP if image is ImageState.PUBLISHED else Finding.LOST
         case VmmState.GONE | VmmState.HUNG:
-            return Settlement.NOTHING if image is ImageState.PUBLISHED else Settlement.LOST
+            return Finding.NOTHING if image is ImageState.PUBLISHED else Finding.LOST
         case _:
             assert_never(vmm)

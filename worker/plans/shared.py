@@ -12,7 +12,7 @@ from worker.plans.guest_spec import DATA, Place, limits
 from worker.plans.network import network_steps
 from worker.plans.settings import Settings
 from worker.ports import GuestRules, ImageFiles, VmmState, VmSpec
-from worker.steps.agent import GuestTold
+from worker.steps.agent import GuestNotified
 from worker.steps.confinement import (
     CgroupAbsent,
     CgroupPresent,
@@ -30,7 +30,7 @@ from worker.steps.vm import VmmGone, VmmLaunched, VmmSpawned
 
 
 @dataclass(frozen=True, slots=True)
-class Grounds:
+class PlanInputs:
     """What every plan of an instance rests on.  `place` is None before its first start."""
 
     facts: InstanceFacts
@@ -55,7 +55,7 @@ class Grounds:
 
 
 def spawned(
-    grounds: Grounds,
+    grounds: PlanInputs,
     place: Place,
     spec: VmSpec,
     disks: tuple[Step, ...],
@@ -82,12 +82,12 @@ def spawned(
     )
 
 
-def told(grounds: Grounds) -> tuple[Step, ...]:
+def told(grounds: PlanInputs) -> tuple[Step, ...]:
     """The guest's agent, if its pool has one, was told that the guest runs again."""
-    return (GuestTold(grounds.facts.ref),) if grounds.policy.guest_agent else ()
+    return (GuestNotified(grounds.facts.ref),) if grounds.policy.guest_agent else ()
 
 
-def gone(grounds: Grounds, *, grace_s: float = 0.0, final: bool = False) -> tuple[Step, ...]:
+def gone(grounds: PlanInputs, *, grace_s: float = 0.0, final: bool = False) -> tuple[Step, ...]:
     """The mirror of `start`; disks on the host stay, closed."""
     ref, timeout_s = grounds.facts.ref, grounds.settings.kill_timeout_s
     net = grounds.facts.instance.fields.net if grounds.facts.instance else None
@@ -110,7 +110,7 @@ def standing_spec(facts: InstanceFacts) -> VmSpec | None:
     return facts.spec if facts.vmm in (VmmState.RUNNING, VmmState.PAUSED) else None
 
 
-def recorded_running(grounds: Grounds, place: Place, **more: Any) -> StatusRecorded:
+def recorded_running(grounds: PlanInputs, place: Place, **more: Any) -> StatusRecorded:
     values = {"net": place.record(), **more}
     stamps = {"last_started_at": grounds.facts.at, "entered_running_at": grounds.facts.at}
     return StatusRecorded(grounds.facts.ref, "running", values, stamps)

@@ -10,7 +10,7 @@ from worker.model.names import InstanceRef
 from worker.plans.guest_spec import MIB, SECRETS_DISK_MIB, Place, crypt_disk
 from worker.plans.image_manifest import incompatibilities
 from worker.plans.plan import Plan
-from worker.plans.shared import Grounds, gone, recorded_running, spawned, standing_spec, told
+from worker.plans.shared import PlanInputs, gone, recorded_running, spawned, standing_spec, told
 from worker.plans.spec_json import spec_from_builtins, spec_to_builtins
 from worker.ports import Image, VmmState, VmSpec
 from worker.steps.disks import DiskOpen, SecretsRestored
@@ -29,7 +29,7 @@ from worker.steps.vm import GuestLoaded, GuestPaused, GuestRunning, VmmGone
 BESIDE_ROOM_BYTES = 1 * MIB  # manifest, directories, what a codec adds to what it cannot shrink
 
 
-def sleep(grounds: Grounds, request_id: str, *, drain_s: float | None) -> Plan:
+def sleep(grounds: PlanInputs, request_id: str, *, drain_s: float | None) -> Plan:
     """The guest's memory goes to a durable image, then the guest goes.
 
     `drain_s` is how long the guest may take to drain before it is paused; None: it is not asked.
@@ -59,7 +59,7 @@ def sleep(grounds: Grounds, request_id: str, *, drain_s: float | None) -> Plan:
     )
 
 
-def finish_sleep(grounds: Grounds) -> Plan:
+def finish_sleep(grounds: PlanInputs) -> Plan:
     """The image is published: the guest goes."""
     recorded = StatusRecorded(
         grounds.facts.ref, "sleeping", stamps={"last_stopped_at": grounds.facts.at}
@@ -67,7 +67,7 @@ def finish_sleep(grounds: Grounds) -> Plan:
     return Plan((*gone(grounds, final=True), recorded), "sleeping")
 
 
-def wake(grounds: Grounds, place: Place, image: Image) -> Plan:
+def wake(grounds: PlanInputs, place: Place, image: Image) -> Plan:
     """The guest runs on from its image, which is used up before a vCPU runs.
 
     Raises:
@@ -96,7 +96,7 @@ def wake(grounds: Grounds, place: Place, image: Image) -> Plan:
     )
 
 
-def finish_wake(grounds: Grounds, place: Place, *, just_marked: bool = False) -> Plan:
+def finish_wake(grounds: PlanInputs, place: Place, *, just_marked: bool = False) -> Plan:
     """The image is used up, or stale: the guest runs and the image goes."""
     return Plan(
         (
@@ -109,7 +109,7 @@ def finish_wake(grounds: Grounds, place: Place, *, just_marked: bool = False) ->
     )
 
 
-def _compression(grounds: Grounds) -> Compression:
+def _compression(grounds: PlanInputs) -> Compression:
     """How the pool wants its images.
 
     Raises:
@@ -139,7 +139,7 @@ def _check_own(spec: VmSpec, ref: InstanceRef, place: Place) -> None:
         )
 
 
-def _check_compatible(grounds: Grounds, image: Image) -> None:
+def _check_compatible(grounds: PlanInputs, image: Image) -> None:
     platform = grounds.facts.platform
     if platform is None:
         return
@@ -157,7 +157,7 @@ def _check_compatible(grounds: Grounds, image: Image) -> None:
 
 
 def _manifest(
-    spec: VmSpec, grounds: Grounds, request_id: str, compression: Compression
+    spec: VmSpec, grounds: PlanInputs, request_id: str, compression: Compression
 ) -> dict[str, Any]:
     doc = grounds.facts.instance
     return {

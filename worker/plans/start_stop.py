@@ -14,7 +14,7 @@ from worker.plans.guest_spec import (
     vm_spec,
 )
 from worker.plans.plan import Plan
-from worker.plans.shared import Grounds, gone, recorded_running, spawned, standing_spec, told
+from worker.plans.shared import PlanInputs, gone, recorded_running, spawned, standing_spec, told
 from worker.ports import VmmState, VmSpec
 from worker.steps.agent import GuestReady
 from worker.steps.disks import (
@@ -31,7 +31,7 @@ from worker.steps.step import Step
 from worker.steps.vm import GuestBooted, GuestRunning, VmmGone
 
 
-def start(grounds: Grounds, place: Place) -> Plan:
+def start(grounds: PlanInputs, place: Place) -> Plan:
     """A stopped instance boots."""
     facts, settings = grounds.facts, grounds.settings
     spec = standing_spec(facts) or vm_spec(facts, grounds.pool, place, settings)
@@ -47,13 +47,13 @@ def start(grounds: Grounds, place: Place) -> Plan:
     )
 
 
-def resume(grounds: Grounds, place: Place) -> Plan:
+def resume(grounds: PlanInputs, place: Place) -> Plan:
     """A warm instance runs."""
     ref = grounds.facts.ref
     return Plan((GuestRunning(ref), *told(grounds), recorded_running(grounds, place)), "running")
 
 
-def stop(grounds: Grounds) -> Plan:
+def stop(grounds: PlanInputs) -> Plan:
     """Nothing of the guest runs; its data volume stays."""
     pool = grounds.facts.pool
     grace_s = grounds.bounded(pool.runtime_policy.graceful_shutdown_seconds) if pool else 0.0
@@ -73,12 +73,12 @@ def memory_lost(ref: InstanceRef) -> Lost:
     )
 
 
-def lost(grounds: Grounds) -> Plan:
+def lost(grounds: PlanInputs) -> Plan:
     """The guest's memory is gone: what is left is settled, and the request says so."""
     return Plan(stop(grounds).steps, "stopped", then=memory_lost(grounds.facts.ref))
 
 
-def destroy(grounds: Grounds, *, wipe_volumes: bool) -> Plan:
+def destroy(grounds: PlanInputs, *, wipe_volumes: bool) -> Plan:
     """Nothing of the instance is left but its tombstone, and its volumes unless wiped."""
     facts, layout = grounds.facts, grounds.settings.layout
     wiped = [VolumesWiped(layout.volumes(facts.ref))] if wipe_volumes else []
@@ -95,7 +95,7 @@ def destroy(grounds: Grounds, *, wipe_volumes: bool) -> Plan:
     )
 
 
-def _started(grounds: Grounds, place: Place, spec: VmSpec) -> tuple[Step, ...]:
+def _started(grounds: PlanInputs, place: Place, spec: VmSpec) -> tuple[Step, ...]:
     """A VMM is up, with the guest's disks.
 
     The disks that hostd fills are as they were for a guest that has booted.  A new data disk is
@@ -122,13 +122,13 @@ def _started(grounds: Grounds, place: Place, spec: VmSpec) -> tuple[Step, ...]:
     )
 
 
-def _ready(grounds: Grounds) -> tuple[Step, ...]:
+def _ready(grounds: PlanInputs) -> tuple[Step, ...]:
     """Where the pool asks for it, an instance runs only once its guest's agent answers."""
     timeout_s = grounds.bounded(grounds.pool.runtime_policy.readiness_timeout_seconds)
     return (GuestReady(grounds.facts.ref, timeout_s),) if timeout_s else ()
 
 
-def _no_idle_vmm(grounds: Grounds) -> tuple[Step, ...]:
+def _no_idle_vmm(grounds: PlanInputs) -> tuple[Step, ...]:
     """A VMM that a killed attempt spawned but never booted cannot be configured twice."""
     if grounds.facts.vmm is not VmmState.IDLE:
         return ()

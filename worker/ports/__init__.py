@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from worker.ports.agents import AgentAnswer, Agents, Heard
+from worker.ports.agents import AgentAnswer, AgentOutcome, Agents
 from worker.ports.cgroups import Cgroups, Limits
 from worker.ports.disks import CryptSpec, Disks, DiskSpec
 from worker.ports.firewall import Firewall, GuestRules, TenantRules
@@ -22,6 +22,7 @@ from worker.ports.vmm import Drive, HeldVmm, ImageFiles, Vmm, VmmState, VmSpec
 
 __all__ = [
     "AgentAnswer",
+    "AgentOutcome",
     "Agents",
     "Artifacts",
     "Bridge",
@@ -32,7 +33,6 @@ __all__ = [
     "Drive",
     "Firewall",
     "GuestRules",
-    "Heard",
     "HeldVmm",
     "Host",
     "Image",

@@ -9,7 +9,7 @@ from typing import Protocol
 from worker.model.names import InstanceRef
 
 
-class Heard(Enum):
+class AgentOutcome(Enum):
     """What came of asking a guest's agent."""
 
     DONE = "done"
@@ -24,7 +24,7 @@ class Heard(Enum):
 class AgentAnswer:
     """What came of it; `detail` is the guest's own word or hostd's, bounded and printable."""
 
-    outcome: Heard
+    outcome: AgentOutcome
     detail: str | None
     took_ms: int
 

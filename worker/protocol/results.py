@@ -10,7 +10,7 @@ import msgspec
 from enqueue.requests import Request, op_of
 from enqueue.results import Done, Failed, Result
 from worker.errors import HostdError
-from worker.ledger.entries import Entry
+from worker.ledger.entries import LedgerEntry
 from worker.steps.engine import Outcome
 
 
@@ -33,7 +33,7 @@ def replayed(result: Result) -> Result:
 
 def concluded(
     request: Request,
-    entry: Entry,
+    entry: LedgerEntry,
     outcome: Outcome,
     state: str,
     *,

@@ -24,7 +24,7 @@ class Forged(Rejected):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class VerifiedRequest:
     """A verified request.  `call` is RQ's data, inflated; `digest` makes two the same intent."""
 
     body: Body
@@ -63,7 +63,7 @@ def inflated(data: bytes) -> bytes:
     return plain
 
 
-def verified(data: bytes, *, id_: str, policy: Policy) -> Order:
+def verified(data: bytes, *, id_: str, policy: Policy) -> VerifiedRequest:
     """The order in a job's `data`, if it is well formed, signed, and for this host.
 
     Raises:
@@ -84,7 +84,7 @@ def verified(data: bytes, *, id_: str, policy: Policy) -> Order:
         raise Forged("malformed", f"the issuer {body.issuer!r} can only be a host itself")
     if id_ != job_id(body.host, body.request_id):
         raise Forged("wrong_job_id", f"job {id_} carries request {body.request_id} of {body.host}")
-    return Order(body, call, _digest(body))
+    return VerifiedRequest(body, call, _digest(body))
 
 
 def is_own(body: Body) -> bool:
@@ -92,10 +92,10 @@ def is_own(body: Body) -> bool:
     return body.issuer.startswith(OWN_ISSUERS)
 
 
-def trusted(call: bytes) -> Order:
+def trusted(call: bytes) -> VerifiedRequest:
     """The order in bytes of the ledger: they were verified when they were accepted."""
     body = envelope.decode_body(envelope.decode_call(call).body)
-    return Order(body, call, _digest(body))
+    return VerifiedRequest(body, call, _digest(body))
 
 
 def _digest(body: Body) -> bytes:

@@ -28,23 +28,23 @@ from enqueue.requests import (
 )
 from enqueue.results import Failed, Result
 from worker.errors import Broken, HostdError, Transient
-from worker.ledger.entries import Entry
+from worker.ledger.entries import LedgerEntry
 from worker.model.names import InstanceRef
 from worker.plans import instance_plan
-from worker.plans.action import verdict_for
+from worker.plans.action import action_for
 from worker.plans.facts import instance_facts, network_facts
 from worker.plans.network import network_steps, setup, teardown
 from worker.plans.plan import Plan
-from worker.plans.reconcile import Settlement
+from worker.plans.reconcile import Finding
 from worker.plans.start_stop import memory_lost
 from worker.protocol.results import concluded
-from worker.protocol.verification import Order, check_times
+from worker.protocol.verification import VerifiedRequest, check_times
 from worker.request.conclude import decide
 from worker.request.context import Context
 from worker.request.reconcile import settle, settle_one
 from worker.request.reserve import reserve_instance, reserve_network
 from worker.scheduling.suspects import is_suspect
-from worker.scheduling.waits import Until
+from worker.scheduling.waits import Backoff
 from worker.steps.engine import Outcome, execute
 
 log = logging.getLogger("hostd")
@@ -58,7 +58,7 @@ class Planned:
     before: str | None = None
 
 
-def attempt(order: Order, entry: Entry, ctx: Context) -> Result | Until:
+def attempt(order: VerifiedRequest, entry: LedgerEntry, ctx: Context) -> Result | Backoff:
     """The request's result, decided in the ledger, or when to try again.
 
     `entry` is the request as it stood before: what had begun, even if a shutdown cut it short, is
@@ -91,7 +91,7 @@ def attempt(order: Order, entry: Entry, ctx: Context) -> Result | Until:
         return _concluded(order, entry, planned, Outcome((), {}, bug), ctx)
 
 
-def _settle_first(order: Order, ctx: Context) -> None:
+def _settle_first(order: VerifiedRequest, ctx: Context) -> None:
     """The instance is looked at before its first request since hostd started.
 
     Not for a request that had begun: what it left behind is its own to finish or take back.  Nor
@@ -103,12 +103,12 @@ def _settle_first(order: Order, ctx: Context) -> None:
     request = order.body.request
     if isinstance(request, InstanceRequest) and not isinstance(request, SleepInstance):
         ref = InstanceRef.of(request)
-        if settle(ref, ctx) is Settlement.LOST and isinstance(request, WakeInstance):
+        if settle(ref, ctx) is Finding.LOST and isinstance(request, WakeInstance):
             raise memory_lost(ref)
 
 
 @contextmanager
-def _locked(order: Order, ctx: Context) -> Iterator[None]:
+def _locked(order: VerifiedRequest, ctx: Context) -> Iterator[None]:
     request, id_ = order.body.request, order.body.request_id
     match request:
         case SetupNetwork() | TeardownNetwork():
@@ -142,7 +142,7 @@ def _builds_network(request: InstanceRequest, request_id: str, ctx: Context) -> 
     return any(step.name in begun or not step.done(ctx.host) for step in steps)
 
 
-def _planned(order: Order, entry: Entry, ctx: Context) -> Planned:
+def _planned(order: VerifiedRequest, entry: LedgerEntry, ctx: Context) -> Planned:
     request = order.body.request
     match request:
         case SetupNetwork():
@@ -162,13 +162,13 @@ def _planned(order: Order, entry: Entry, ctx: Context) -> Planned:
             assert_never(request)
 
 
-def _planned_instance(request: InstanceRequest, entry: Entry, ctx: Context) -> Planned:
+def _planned_instance(request: InstanceRequest, entry: LedgerEntry, ctx: Context) -> Planned:
     at = written_time(ctx.clock.wall())
     facts = replace(
         instance_facts(request, ctx.host, layout=ctx.settings.layout, at=at),
         again=entry.runs > 1 and _may_be_had_again(entry.result),
     )
-    verdict = verdict_for(request, facts)
+    verdict = action_for(request, facts)
     place = reserve_instance(verdict, facts, ctx.ledger, ctx.settings)
     plan = instance_plan(
         request,
@@ -186,7 +186,7 @@ def _may_be_had_again(result: Result | None) -> bool:
     return isinstance(result, Failed) and result.failure_class in ("transient", "broken")
 
 
-def _executed(order: Order, planned: Planned, ctx: Context) -> Outcome:
+def _executed(order: VerifiedRequest, planned: Planned, ctx: Context) -> Outcome:
     outcome = execute(
         planned.plan.steps,
         host=ctx.host,
@@ -201,8 +201,8 @@ def _executed(order: Order, planned: Planned, ctx: Context) -> Outcome:
 
 
 def _concluded(
-    order: Order, entry: Entry, planned: Planned, outcome: Outcome, ctx: Context
-) -> Result | Until:
+    order: VerifiedRequest, entry: LedgerEntry, planned: Planned, outcome: Outcome, ctx: Context
+) -> Result | Backoff:
     retry = ctx.config.retry
     if isinstance(outcome.error, Transient) and entry.attempts < retry.attempts:
         return _put_off(order, entry, outcome.error, ctx)
@@ -221,7 +221,7 @@ def _concluded(
     return result
 
 
-def _look_after(ref: InstanceRef, entry: Entry, outcome: Outcome, ctx: Context) -> None:
+def _look_after(ref: InstanceRef, entry: LedgerEntry, outcome: Outcome, ctx: Context) -> None:
     """A VMM that lives is watched.  One that ended in a request which could not be taken back whole
     leaves an instance that nobody looks at again by itself: it is settled next."""
     ctx.watch(ref)
@@ -231,7 +231,9 @@ def _look_after(ref: InstanceRef, entry: Entry, outcome: Outcome, ctx: Context) 
         settle_one(ref, "unknown", ctx)
 
 
-def _put_off(order: Order, entry: Entry, error: HostdError, ctx: Context) -> Until:
+def _put_off(
+    order: VerifiedRequest, entry: LedgerEntry, error: HostdError, ctx: Context
+) -> Backoff:
     """Exponential backoff with jitter: what failed together is not retried together."""
     retry = ctx.config.retry
     ceiling_s = min(retry.cap_s, retry.first_s * 2 ** (entry.attempts - 1))
@@ -243,4 +245,4 @@ def _put_off(order: Order, entry: Entry, error: HostdError, ctx: Context) -> Unt
         "%s %s: attempt %d failed, next in %.1f s: %s",
         entry.request_id, op, entry.attempts, delay_s, error,
     )  # fmt: skip
-    return Until(ctx.clock.monotonic() + delay_s)
+    return Backoff(ctx.clock.monotonic() + delay_s)

@@ -11,12 +11,12 @@ from enqueue.keys import job_id
 from enqueue.requests import op_of
 from enqueue.results import Result
 from worker.errors import Conflict
-from worker.ledger.entries import Attempting, Entry
+from worker.ledger.entries import Attempting, LedgerEntry
 from worker.protocol.results import refused
-from worker.protocol.verification import Order
+from worker.protocol.verification import VerifiedRequest
 from worker.request.conclude import decide
 from worker.request.context import Context
-from worker.request.supersede import Subject
+from worker.request.supersede import InFlight
 
 CANCELLED: Final = Conflict(
     "cancelled",
@@ -25,7 +25,7 @@ CANCELLED: Final = Conflict(
 )
 
 
-def idle(entry: Entry, ctx: Context) -> bool:
+def idle(entry: LedgerEntry, ctx: Context) -> bool:
     """Whether nothing of the request is under way or half done: it may end here.
 
     An attempt that hostd died in may have done half; one that failed has taken back what it began.
@@ -35,14 +35,14 @@ def idle(entry: Entry, ctx: Context) -> bool:
     return not (entry.begun and ctx.ledger.begun_steps(entry.request_id))
 
 
-def cancelled(order: Order, ctx: Context) -> Result:
+def cancelled(order: VerifiedRequest, ctx: Context) -> Result:
     """The request ends, decided, without another attempt."""
     entry = ctx.ledger.entry(order.body.request_id)
     result = refused(op_of(order.body.request), CANCELLED)
     return decide(order, msgspec.structs.replace(result, attempts=entry.attempts), ctx)
 
 
-def cancel_waiting(ids: Collection[str], ctx: Context) -> list[tuple[Subject, Result]]:
+def cancel_waiting(ids: Collection[str], ctx: Context) -> list[tuple[InFlight, Result]]:
     """Takes out and decides what waits of these jobs; returns it with its results."""
     host = ctx.policy.host
     return end_waiting(
@@ -53,8 +53,8 @@ def cancel_waiting(ids: Collection[str], ctx: Context) -> list[tuple[Subject, Re
 
 
 def end_waiting(
-    wanted: Callable[[Entry], bool], end: Callable[[Order], Result], ctx: Context
-) -> list[tuple[Subject, Result]]:
+    wanted: Callable[[LedgerEntry], bool], end: Callable[[VerifiedRequest], Result], ctx: Context
+) -> list[tuple[InFlight, Result]]:
     """Takes out what waits of the wanted requests, and has nothing half done; `end` decides it."""
     with ctx.ledger.transaction():  # no attempt begins or ends within
         ids = {
@@ -63,10 +63,10 @@ def end_waiting(
             if wanted(entry) and idle(entry, ctx)
         }
         victims = ctx.executors.withdraw(
-            lambda subject: isinstance(subject, Subject) and subject.entry.request_id in ids
+            lambda subject: isinstance(subject, InFlight) and subject.entry.request_id in ids
         )
         decided = []
         for victim in victims:
-            assert isinstance(victim, Subject)  # noqa: S101  the condition has looked
+            assert isinstance(victim, InFlight)  # noqa: S101  the condition has looked
             decided.append((victim, end(victim.order)))
         return decided

@@ -8,13 +8,15 @@ from worker.errors import HostdError
 from worker.ledger.ledger import Change
 from worker.model.names import InstanceRef
 from worker.protocol import events
-from worker.protocol.verification import Order
+from worker.protocol.verification import VerifiedRequest
 from worker.request.context import Context
 from worker.request.reserve import release_network, settle_instance
 from worker.steps.record import RECORDED
 
 
-def decide(order: Order, result: Result, ctx: Context, *, before: str | None = None) -> Result:
+def decide(
+    order: VerifiedRequest, result: Result, ctx: Context, *, before: str | None = None
+) -> Result:
     """Writes the result, its events, and what it frees, in one transaction."""
     request, now_ms = order.body.request, ctx.clock.now_ms()
     ended = events.RequestEnded(
@@ -53,7 +55,7 @@ def _was_holder(result: Result) -> bool:
 
 
 def _status_now(
-    request: InstanceRequest, order: Order, ctx: Context, before: str | None
+    request: InstanceRequest, order: VerifiedRequest, ctx: Context, before: str | None
 ) -> tuple[Change | None, list[events.Event]]:
     """The status on record after the request, what it frees, and the event of its change."""
     ref = InstanceRef.of(request)

@@ -14,11 +14,11 @@ from worker.model.names import InstanceRef
 from worker.plans.settings import Settings
 from worker.ports import Host
 from worker.protocol.metrics import Metrics
-from worker.protocol.verification import Order, Policy
+from worker.protocol.verification import Policy, VerifiedRequest
 from worker.scheduling.executors import Executors
 from worker.scheduling.locks import Locks
-from worker.scheduling.suspects import Suspicion
-from worker.scheduling.unreconciled import Unsettled
+from worker.scheduling.suspects import CrashSuspects
+from worker.scheduling.unreconciled import Unreconciled
 from worker.steps.engine import Clock
 
 
@@ -36,7 +36,7 @@ class Delivery:
     canceled: bool = False
 
     @classmethod
-    def of(cls, order: Order) -> Delivery:
+    def of(cls, order: VerifiedRequest) -> Delivery:
         """The job of an order that is on record, whether or not Redis still has it."""
         return cls(job_id(order.body.host, order.body.request_id), order.call)
 
@@ -87,6 +87,6 @@ class Context:
     clock: Clock
     pong: Callable[[], Pong]
     random: Callable[[], float]
-    suspicion: Suspicion = field(default_factory=Suspicion)
-    unsettled: Unsettled = field(default_factory=Unsettled)
+    suspicion: CrashSuspects = field(default_factory=CrashSuspects)
+    unsettled: Unreconciled = field(default_factory=Unreconciled)
     watch: Callable[[InstanceRef], None] = lambda ref: None

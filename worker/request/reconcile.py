@@ -15,10 +15,10 @@ from enqueue.requests import StopInstance
 from worker.errors import HostdError
 from worker.ledger.ledger import Change
 from worker.model.names import InstanceRef
-from worker.plans.action import Verdict
+from worker.plans.action import Action
 from worker.plans.facts import InstanceFacts, instance_facts
-from worker.plans.reconcile import Settlement, settlement, settlement_plan
-from worker.plans.shared import Grounds
+from worker.plans.reconcile import Finding, settlement, settlement_plan
+from worker.plans.shared import PlanInputs
 from worker.ports import VmmState
 from worker.protocol import events
 from worker.request.context import Context
@@ -31,11 +31,11 @@ from worker.steps.engine import Outcome, execute
 log = logging.getLogger("hostd")
 
 _VERDICTS: Final = {  # what each may need of reservations
-    Settlement.ADOPTED: Verdict.UNCHANGED,
-    Settlement.STOPPED: Verdict.STOP,
-    Settlement.LOST: Verdict.STOP,
-    Settlement.ASLEEP: Verdict.FINISH_SLEEP,
-    Settlement.AWAKE: Verdict.FINISH_WAKE,
+    Finding.ADOPTED: Action.UNCHANGED,
+    Finding.STOPPED: Action.STOP,
+    Finding.LOST: Action.STOP,
+    Finding.ASLEEP: Action.FINISH_SLEEP,
+    Finding.AWAKE: Action.FINISH_WAKE,
 }
 
 
@@ -72,7 +72,7 @@ def settle_one(ref: InstanceRef, ended: str, ctx: Context) -> None:
     ctx.executors.submit(settling(ref, ctx))
 
 
-def settle(ref: InstanceRef, ctx: Context) -> Settlement:
+def settle(ref: InstanceRef, ctx: Context) -> Finding:
     """Record and machine agree; the caller holds the instance's lock.
 
     Raises:
@@ -80,10 +80,10 @@ def settle(ref: InstanceRef, ctx: Context) -> Settlement:
     """
     why = ctx.unsettled.reason(ref.instance_id)
     if why is None:
-        return Settlement.NOTHING
+        return Finding.NOTHING
     facts = _facts(ref, ctx)
     settled, before = _due(facts, ctx.ledger.status(ref.instance_id))
-    if settled is not Settlement.NOTHING:
+    if settled is not Finding.NOTHING:
         outcome = _carried_out(settled, facts, ctx)
         if outcome.error is not None:
             raise outcome.error
@@ -93,7 +93,7 @@ def settle(ref: InstanceRef, ctx: Context) -> Settlement:
     return settled
 
 
-def _due(facts: InstanceFacts, told: str | None) -> tuple[Settlement, str | None]:
+def _due(facts: InstanceFacts, told: str | None) -> tuple[Finding, str | None]:
     """What becomes of it, and its status before.
 
     `told` is the status as it was last told of.  A settlement that was killed when the record was
@@ -102,15 +102,15 @@ def _due(facts: InstanceFacts, told: str | None) -> tuple[Settlement, str | None
     """
     settled, status = settlement(facts), facts.status
     untold = told in ("running", "warm", "sleeping") and told != status
-    if settled not in (Settlement.NOTHING, Settlement.ADOPTED) or not untold:
+    if settled not in (Finding.NOTHING, Finding.ADOPTED) or not untold:
         return settled, status
     match status:
         case "created" | "ready" | "stopped":
-            return (Settlement.LOST if told == "sleeping" else Settlement.STOPPED), told
+            return (Finding.LOST if told == "sleeping" else Finding.STOPPED), told
         case "sleeping":
-            return Settlement.ASLEEP, told
+            return Finding.ASLEEP, told
         case "running" | "warm":
-            return Settlement.AWAKE, told
+            return Finding.AWAKE, told
         case None | "destroyed":
             return settled, status
         case _:
@@ -124,11 +124,11 @@ def _facts(ref: InstanceRef, ctx: Context) -> InstanceFacts:
     return instance_facts(look, ctx.host, layout=ctx.settings.layout, at=at)
 
 
-def _carried_out(settled: Settlement, facts: InstanceFacts, ctx: Context) -> Outcome:
-    if settled is Settlement.LEFT:
+def _carried_out(settled: Finding, facts: InstanceFacts, ctx: Context) -> Outcome:
+    if settled is Finding.LEFT:
         return Outcome((), {})
     place = reserve_instance(_VERDICTS[settled], facts, ctx.ledger, ctx.settings)
-    plan = settlement_plan(settled, Grounds(facts, place, ctx.settings), place)
+    plan = settlement_plan(settled, PlanInputs(facts, place, ctx.settings), place)
     return execute(
         plan.steps,
         host=ctx.host,
@@ -139,27 +139,27 @@ def _carried_out(settled: Settlement, facts: InstanceFacts, ctx: Context) -> Out
     )
 
 
-def _reason(settled: Settlement, facts: InstanceFacts, before: str | None, why: Why) -> str:
+def _reason(settled: Finding, facts: InstanceFacts, before: str | None, why: Why) -> str:
     """Why the record changes, or does not, in one word for agentd."""
     match settled:
-        case Settlement.STOPPED if before in ("running", "warm"):
+        case Finding.STOPPED if before in ("running", "warm"):
             return "host_restarted" if why.rebooted else "guest_exited"
-        case Settlement.STOPPED:
+        case Finding.STOPPED:
             return "stray_vmm" if facts.vmm is not VmmState.GONE else "stray_image"
-        case Settlement.LOST:
+        case Finding.LOST:
             return "memory_lost"
-        case Settlement.ASLEEP:
+        case Finding.ASLEEP:
             return "sleep_finished"
-        case Settlement.AWAKE:
+        case Finding.AWAKE:
             return "guest_lives"
-        case Settlement.LEFT:
+        case Finding.LEFT:
             return "unreadable"
-        case Settlement.ADOPTED | Settlement.NOTHING:
+        case Finding.ADOPTED | Finding.NOTHING:
             return "hostd_restarted"
 
 
 def _announce(
-    settled: Settlement,
+    settled: Finding,
     facts: InstanceFacts,
     told: str | None,
     reason: str,
@@ -167,7 +167,7 @@ def _announce(
     ctx: Context,
 ) -> None:
     ref, now_ms = facts.ref, ctx.clock.now_ms()
-    doc = ctx.host.records.instance(ref) if settled is not Settlement.LEFT else facts.instance
+    doc = ctx.host.records.instance(ref) if settled is not Finding.LEFT else facts.instance
     before, after = told or "unknown", doc.fields.status if doc else "unknown"
     found = events.InstanceSettled(
         at_ms=now_ms, tenant_id=ref.tenant_id, pool_id=ref.pool_id, instance_id=ref.instance_id,

@@ -12,17 +12,17 @@ from ipaddress import IPv4Network
 from enqueue.documents import TenantDoc
 from enqueue.requests import NetworkRequest, SetupNetwork, TenantNet, bridge_name
 from worker.errors import Conflict, Rejected
-from worker.ledger.database import Survives
+from worker.ledger.database import Durability
 from worker.ledger.ledger import Ledger
-from worker.linux.subids import met
+from worker.linux.subids import first_overlap
 from worker.model.names import FIRST_OFFSET, LAST_OFFSET, InstanceRef, jail_uid
-from worker.plans.action import Verdict
+from worker.plans.action import Action
 from worker.plans.facts import InstanceFacts, NetworkFacts
 from worker.plans.guest_spec import Place
 from worker.plans.settings import Settings
 
-USES_PLACE = (Verdict.BOOT, Verdict.RESUME, Verdict.WAKE, Verdict.FINISH_WAKE)
-USES_QUOTA = (Verdict.BOOT, Verdict.WAKE)
+USES_PLACE = (Action.BOOT, Action.RESUME, Action.WAKE, Action.FINISH_WAKE)
+USES_QUOTA = (Action.BOOT, Action.WAKE)
 
 
 def reserve_network(
@@ -50,7 +50,7 @@ def reserve_network(
 
 
 def reserve_instance(
-    verdict: Verdict, facts: InstanceFacts, ledger: Ledger, settings: Settings
+    verdict: Action, facts: InstanceFacts, ledger: Ledger, settings: Settings
 ) -> Place | None:
     """The instance's place, if it has or needs one, and its share of the tenant's quota.
 
@@ -59,7 +59,7 @@ def reserve_instance(
             `no_address`, `quota`.
         Rejected: `subnet`, `uid_range`.
     """
-    with ledger.transaction(survives=Survives.KILL) as db:
+    with ledger.transaction(survives=Durability.KILL) as db:
         owner = f"{facts.ref.tenant_id}/{facts.ref.pool_id}"
         _check_owner(db, "instance", facts.ref.instance_id, owner)
         if facts.instance is not None:
@@ -148,7 +148,7 @@ def _acceptable(net: TenantNet, settings: Settings) -> None:
         )
     first = jail_uid(settings.uid_base, net.tenant_net_id, FIRST_OFFSET)
     last = jail_uid(settings.uid_base, net.tenant_net_id, LAST_OFFSET)
-    if (taken := met(first, last, settings.subordinate_files)) is not None:
+    if (taken := first_overlap(first, last, settings.subordinate_files)) is not None:
         raise Rejected(
             "uid_range",
             f"net id {net.tenant_net_id} gives uids {first}..{last}, which meet {taken}",

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from enqueue.requests import DestroyInstance, Request, StopInstance, op_of
 from enqueue.results import Result
 from worker.errors import Conflict
-from worker.ledger.entries import Entry
+from worker.ledger.entries import LedgerEntry
 from worker.protocol.results import refused
-from worker.protocol.verification import Order, is_own
+from worker.protocol.verification import VerifiedRequest, is_own
 from worker.request.conclude import decide
 from worker.request.context import Context, Delivery
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class InFlight:
     """What a task in the executors is about."""
 
-    order: Order
-    entry: Entry
+    order: VerifiedRequest
+    entry: LedgerEntry
     delivery: Delivery
 
 
@@ -34,7 +34,9 @@ def superseded_ops(request: Request) -> tuple[str, ...]:
             return ()
 
 
-def supersede(order: Order, entry: Entry, ctx: Context) -> list[tuple[Subject, Result]]:
+def supersede(
+    order: VerifiedRequest, entry: LedgerEntry, ctx: Context
+) -> list[tuple[InFlight, Result]]:
     """Takes out and decides what `order` supersedes; returns it with its results.
 
     What runs already is never touched, and nothing that was accepted later.  What hostd asks of
@@ -46,7 +48,7 @@ def supersede(order: Order, entry: Entry, ctx: Context) -> list[tuple[Subject, R
         return []
 
     def pointless(subject: object) -> bool:
-        if not isinstance(subject, Subject) or subject.entry.seq >= entry.seq:
+        if not isinstance(subject, InFlight) or subject.entry.seq >= entry.seq:
             return False
         other = subject.order.body.request
         same = getattr(other, "instance_id", None) == getattr(request, "instance_id", "")
@@ -57,7 +59,7 @@ def supersede(order: Order, entry: Entry, ctx: Context) -> list[tuple[Subject, R
     )
     decided = []
     for victim in ctx.executors.withdraw(pointless):
-        assert isinstance(victim, Subject)  # noqa: S101  `pointless` has looked
+        assert isinstance(victim, InFlight)  # noqa: S101  `pointless` has looked
         result = refused(op_of(victim.order.body.request), error)
         decided.append((victim, decide(victim.order, result, ctx)))
     return decided

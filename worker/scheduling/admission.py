@@ -15,7 +15,7 @@ Barred = Callable[[Turn, Collection[object]], bool]
 """Whether a turn must wait outside, beside these parked subjects."""
 
 
-class Gate(Generic[T]):
+class Admission(Generic[T]):
     """Open at first."""
 
     def __init__(self) -> None:

@@ -14,9 +14,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 
-from worker.scheduling.admission import Barred, Gate
+from worker.scheduling.admission import Admission, Barred
 from worker.scheduling.turns import Turns
-from worker.scheduling.waits import Answer, Release, Turn, Until, Wait
+from worker.scheduling.waits import Backoff, ReleaseKeys, ReplyNow, Turn, Wait
 
 log = logging.getLogger("hostd")
 
@@ -71,7 +71,7 @@ class Executors:
         self._state = threading.Condition(lock)  # the executors wait on it
         self._to_answer = threading.Condition(lock)  # the answering thread waits on it
         self._turns: Turns[Task] = Turns()
-        self._gate: Gate[Task] = Gate()
+        self._gate: Admission[Task] = Admission()
         self._ready = _Lane()
         self._answers: list[Task] = []
         self._delayed: list[tuple[float, int, Task]] = []
@@ -194,16 +194,16 @@ class Executors:
 
     def _place(self, task: Task, wait: Wait) -> None:
         match wait:
-            case Answer():
+            case ReplyNow():
                 self._answers.append(task)
                 self._to_answer.notify()
             case Turn():
                 self._get_in_line(task, wait)
-            case Release(keys):
+            case ReleaseKeys(keys):
                 for key in keys:
                     self._may_go(self._turns.release(task, key))
                 self._may_go([task])
-            case Until(due_s):
+            case Backoff(due_s):
                 heapq.heappush(self._delayed, (due_s, task.order, task))
                 self._state.notify_all()  # each waits no longer than until the first of these
 

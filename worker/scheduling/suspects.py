@@ -12,7 +12,7 @@ from typing import Final
 
 from enqueue.requests import DestroyInstance, Request
 from worker.errors import Broken
-from worker.ledger.entries import Attempting, Entry
+from worker.ledger.entries import Attempting, LedgerEntry
 from worker.ledger.ledger import Ledger
 from worker.scheduling.turns import EXCLUSIVE, SHARED, Key
 
@@ -23,7 +23,7 @@ _UNCLEAN: Final = "unclean_starts"
 
 
 @dataclass(slots=True)
-class Suspicion:
+class CrashSuspects:
     """What a starting hostd makes of the last one's end.
 
     `strict` says that nothing runs beside a suspect; `suspects` counts those not tried yet.
@@ -44,7 +44,7 @@ class Suspicion:
         self.suspects -= 1
 
 
-def suspicion_at_start(ledger: Ledger) -> Suspicion:
+def suspects_at_start(ledger: Ledger) -> CrashSuspects:
     """Counts the crash, if the last hostd ended by one, against whoever ran alone."""
     with ledger.transaction() as db:
         under_way = db.execute(
@@ -67,15 +67,15 @@ def suspicion_at_start(ledger: Ledger) -> Suspicion:
         ).fetchone()[0]
         unclean = int(ledger.noted(_UNCLEAN) or 0) + 1 if under_way else 0
         ledger.put_note(_UNCLEAN, str(unclean))
-    return Suspicion(strict=unclean > 1, suspects=suspects)
+    return CrashSuspects(strict=unclean > 1, suspects=suspects)
 
 
-def is_suspect(entry: Entry) -> bool:
+def is_suspect(entry: LedgerEntry) -> bool:
     """Whether the request was in an attempt when a hostd died, and has not been tried since."""
     return entry.attempting is Attempting.SUSPECT
 
 
-def too_dangerous(entry: Entry, request: Request) -> Broken | None:
+def too_dangerous(entry: LedgerEntry, request: Request) -> Broken | None:
     """Why the request is not tried again; a Destroy always is."""
     if entry.crashes < MAX_CRASHES or isinstance(request, DestroyInstance):
         return None

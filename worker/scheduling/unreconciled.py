@@ -17,7 +17,7 @@ class Why:
     ended: str | None = None
 
 
-class Unsettled:
+class Unreconciled:
     """The instances to be settled.  All methods may be called from any thread."""
 
     def __init__(self) -> None:

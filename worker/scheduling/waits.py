@@ -9,7 +9,7 @@ from worker.scheduling.turns import Key
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ReplyNow:
     """The answering thread: for what needs no turn, a Ping or a result that stands already."""
 
 
@@ -27,17 +27,17 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Until:
+class Backoff:
     """A time on the monotonic clock, in seconds; the turn is kept."""
 
     due_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class ReleaseKeys:
     """No time at all: these keys of its turn are given up, and the story goes on."""
 
     keys: tuple[Key, ...]
 
 
-Wait = Answer | Turn | Until | Release
+Wait = ReplyNow | Turn | Backoff | ReleaseKeys

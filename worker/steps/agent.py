@@ -8,7 +8,7 @@ from typing import Any
 
 from worker.errors import Transient
 from worker.model.names import InstanceRef
-from worker.ports import AgentAnswer, Heard, Host
+from worker.ports import AgentAnswer, AgentOutcome, Host
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class GuestReady:
 
     def apply(self, host: Host) -> Mapping[str, Any]:
         answer = host.agents.ready(self.ref, timeout_s=self.timeout_s)
-        if answer.outcome is not Heard.DONE:
+        if answer.outcome is not AgentOutcome.DONE:
             raise Transient(
                 "guest_not_ready",
                 f"the agent of {self.ref} did not answer within {self.timeout_s:g} s: "
@@ -40,7 +40,7 @@ class GuestReady:
 
 
 @dataclass(frozen=True, slots=True)
-class GuestTold:
+class GuestNotified:
     """The guest's agent, if there is one that listens, was told that the guest runs again."""
 
     ref: InstanceRef

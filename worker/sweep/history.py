@@ -21,7 +21,7 @@ _LIMIT_BYTES: Final = 16 << 20
 _SEPARATOR: Final = " "  # no kind has one
 
 
-class Sighted(msgspec.Struct, frozen=True, kw_only=True):
+class FirstSeen(msgspec.Struct, frozen=True, kw_only=True):
     """The file: `first_s` is when each was seen first, by kind and name; `at_s` the last sweep."""
 
     boot_id: str
@@ -29,22 +29,22 @@ class Sighted(msgspec.Struct, frozen=True, kw_only=True):
     first_s: dict[str, float] = {}
 
 
-class Sightings:
+class SweepHistory:
     """What the last sweep saw."""
 
     def __init__(self, path: Path, *, boot_id: str, patience_s: float) -> None:
         """What an earlier sweep wrote, if it was of this boot and at most `patience_s` ago."""
         self._path = path
         self._patience_s = patience_s
-        self._seen = Sighted(boot_id=boot_id)
+        self._seen = FirstSeen(boot_id=boot_id)
         with suppress(OSError, ValueError):
             raw = files.read(path, limit_bytes=_LIMIT_BYTES)
-            known = msgspec.json.decode(raw, type=Sighted) if raw is not None else self._seen
+            known = msgspec.json.decode(raw, type=FirstSeen) if raw is not None else self._seen
             if known.boot_id == boot_id:
                 self._seen = known
 
     @classmethod
-    def of(cls, config: Config, *, boot_id: str) -> Sightings:
+    def of(cls, config: Config, *, boot_id: str) -> SweepHistory:
         """Those of a host.  A pause of more than three sweeps, or the grace, starts anew."""
         patience_s = max(3 * config.sweep.interval_s, config.sweep.grace_s)
         return cls(config.paths.runtime / "sweep.json", boot_id=boot_id, patience_s=patience_s)
@@ -57,7 +57,7 @@ class Sightings:
         """A sweep has just seen these, and nothing else."""
         known = self._seen.first_s if now_s - self._seen.at_s <= self._patience_s else {}
         first = {_name(one): min(known.get(_name(one), now_s), now_s) for one in orphans}
-        self._seen = Sighted(boot_id=self._seen.boot_id, at_s=now_s, first_s=first)
+        self._seen = FirstSeen(boot_id=self._seen.boot_id, at_s=now_s, first_s=first)
 
     def due(self, orphans: Iterable[Orphan], now_s: float, grace_s: float) -> tuple[Orphan, ...]:
         """Those that were seen for at least `grace_s`."""

@@ -13,22 +13,22 @@ from worker.errors import HostdError
 from worker.ledger.ledger import Ledger
 from worker.model.names import MARK, InstanceRef, Layout, mapper_name, mark_of, net_id_of, tap_name
 from worker.ports import Host
-from worker.sweep.orphans import Kind, OnRecord, Standing, Thing
+from worker.sweep.orphans import InstanceStatus, Kind, Records, Resource
 
 _BRIDGE: Final = "br-tenant-"
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class Inventory:
     """The things with a mark, the record, and the networks of tenants that have a bridge."""
 
-    things: tuple[Thing, ...]
-    record: OnRecord
+    things: tuple[Resource, ...]
+    record: Records
     bridged: Mapping[TenantId, TenantNet]
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class _Reserved:
     """Reservations: instance ids with their owners, who holds a TAP's name, whose a net id is."""
 
     instances: Mapping[InstanceId, str]
@@ -36,9 +36,9 @@ class _Held:
     networks: Mapping[int, TenantId]
 
 
-def survey(
+def take_inventory(
     host: Host, ledger: Ledger, layout: Layout, *, unsettled: Iterable[InstanceId] = ()
-) -> Survey:
+) -> Inventory:
     """One look; what a request changes meanwhile is looked at again before anything is removed.
 
     Raises:
@@ -50,11 +50,11 @@ def survey(
     jails, held = host.vmm.jails(), _held(ledger)
     networks, unreadable = _networks(host)
     on_record = {net.tenant_net_id: tenant for tenant, net in networks.items()}
-    seen = _Seen(marks, guests, groups, jails, passed_over)
+    seen = _Snapshot(marks, guests, groups, jails, passed_over)
     instances = {ref.instance_id: _standing(ref, host, seen) for ref in host.records.instances()}
     # Whatever a request was about at any time during the look was seen half before, half after.
     busy, busy_tenants = map(frozenset.union, busy_before, ledger.busy(since_row=began_at))
-    record = OnRecord(
+    record = Records(
         instances=instances,
         # A network that was set up before its tenant's document came is held in the ledger.
         networks={**held.networks, **on_record},
@@ -71,11 +71,11 @@ def survey(
         *_reserved(held),
     )
     bridged = {tenant: net for tenant, net in networks.items() if net.bridge_name in marks}
-    return Survey(things, record, bridged)
+    return Inventory(things, record, bridged)
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _Snapshot:
     """What was listed; VMMs of `busy` instances are not looked for: a start may be under way."""
 
     marks: Mapping[str, str]
@@ -103,16 +103,16 @@ def _networks(host: Host) -> tuple[dict[TenantId, TenantNet], bool]:
     return networks, unreadable
 
 
-def _standing(ref: InstanceRef, host: Host, seen: _Seen) -> Standing:
+def _standing(ref: InstanceRef, host: Host, seen: _Snapshot) -> InstanceStatus:
     try:
         doc = host.records.instance(ref)
     except HostdError:
-        return Standing(ref, None)
+        return InstanceStatus(ref, None)
     if doc is None:
-        return Standing(ref, None)
+        return InstanceStatus(ref, None)
     status, tap = doc.fields.status, doc.fields.net.tap_dev if doc.fields.net else None
     vmm = seen.has_vmm(ref, host)
-    return Standing(
+    return InstanceStatus(
         ref,
         status,
         tap,
@@ -122,7 +122,7 @@ def _standing(ref: InstanceRef, host: Host, seen: _Seen) -> Standing:
     )
 
 
-def _lacks(ref: InstanceRef, tap: str | None, status: Status, seen: _Seen) -> str | None:
+def _lacks(ref: InstanceRef, tap: str | None, status: Status, seen: _Snapshot) -> str | None:
     if status not in ("running", "warm"):
         return None
     if tap is not None and seen.marks.get(tap) != mark_of(ref.instance_id):
@@ -131,8 +131,8 @@ def _lacks(ref: InstanceRef, tap: str | None, status: Status, seen: _Seen) -> st
 
 
 def _processes(
-    host: Host, seen: _Seen, instances: Mapping[InstanceId, Standing]
-) -> Iterator[Thing]:
+    host: Host, seen: _Snapshot, instances: Mapping[InstanceId, InstanceStatus]
+) -> Iterator[Resource]:
     """What runs in a control group of hostd's, or is on record in a jail, for no living guest."""
     refs = {ref.instance_id: ref for ref in seen.jails}
     for instance in sorted(seen.groups | refs.keys()):
@@ -142,41 +142,43 @@ def _processes(
         pids = sorted(host.cgroups.pids(instance)) if instance in seen.groups else []
         if pids or (ref is not None and seen.has_vmm(ref, host)):
             proof = f"processes of its control group, {pids}" if pids else "on record in its jail"
-            yield Thing(Kind.VMM, instance, proof, instance, ref)
+            yield Resource(Kind.VMM, instance, proof, instance, ref)
 
 
-def _in_directories(host: Host, jails: frozenset[InstanceRef]) -> Iterator[Thing]:
+def _in_directories(host: Host, jails: frozenset[InstanceRef]) -> Iterator[Resource]:
     for kind, refs, proof in (
         (Kind.JAIL, jails, "its place, and what a start leaves there"),
         (Kind.MOUNT, host.vmm.mounts(), "it is mounted in the instance's jail"),
         (Kind.IMAGE, host.images.leftovers(), "its place, and its name"),
     ):
         for ref in refs:
-            yield Thing(kind, str(ref), proof, ref.instance_id, ref)
+            yield Resource(kind, str(ref), proof, ref.instance_id, ref)
 
 
-def _opened(host: Host, layout: Layout) -> Iterator[Thing]:
+def _opened(host: Host, layout: Layout) -> Iterator[Resource]:
     """A device counts only if the container below it lies where hostd would open it from."""
     for name, path in host.disks.opened().items():
         ref = layout.owner(path)
         if ref is None or mapper_name(ref) != name or layout.volumes(ref) not in path.parents:
             continue
-        yield Thing(Kind.MAPPER, name, f"opened from {path}", ref.instance_id, ref)
+        yield Resource(Kind.MAPPER, name, f"opened from {path}", ref.instance_id, ref)
 
 
-def _of_instances(host: Host, seen: _Seen) -> Iterator[Thing]:
+def _of_instances(host: Host, seen: _Snapshot) -> Iterator[Resource]:
     for name, mark in seen.marks.items():
         net_id = net_id_of(name)
         instance = _marked(mark)
         if net_id is not None and instance is not None:
-            yield Thing(Kind.TAP, name, f"alias {mark}", instance, net_id=net_id)
+            yield Resource(Kind.TAP, name, f"alias {mark}", instance, net_id=net_id)
     for instance in seen.groups:
-        yield Thing(Kind.CGROUP, instance, "its place, below hostd's group", instance)
+        yield Resource(Kind.CGROUP, instance, "its place, below hostd's group", instance)
     for instance in host.disks.secrets():
-        yield Thing(Kind.SECRETS, instance, "its place, in hostd's memory", instance)
+        yield Resource(Kind.SECRETS, instance, "its place, in hostd's memory", instance)
 
 
-def _of_networks(host: Host, seen: _Seen, held: _Held, record: OnRecord) -> Iterator[Thing]:
+def _of_networks(
+    host: Host, seen: _Snapshot, held: _Reserved, record: Records
+) -> Iterator[Resource]:
     instances, networks = record.instances, record.networks
     taps = {one.tap: i for i, one in instances.items() if one.tap and one.status != "destroyed"}
     for tap in seen.guests:
@@ -184,28 +186,28 @@ def _of_networks(host: Host, seen: _Seen, held: _Held, record: OnRecord) -> Iter
         net_id = net_id_of(tap)
         tenant = networks.get(net_id) if net_id is not None else None
         proof = "an element of hostd's own table"
-        yield Thing(Kind.GUEST_RULES, tap, proof, owner, tenant=tenant, net_id=net_id)
+        yield Resource(Kind.GUEST_RULES, tap, proof, owner, tenant=tenant, net_id=net_id)
     for name, mark in seen.marks.items():
         number = name.removeprefix(_BRIDGE)
         # A bridge with something on it is in use, whoever put it there.
         if number != name and number.isdecimal() and not host.links.ports(name):
             tenant = TenantId(mark.removeprefix(MARK))
-            yield Thing(Kind.BRIDGE, name, f"alias {mark}", tenant=tenant, net_id=int(number))
+            yield Resource(Kind.BRIDGE, name, f"alias {mark}", tenant=tenant, net_id=int(number))
     bridges = {int(n.removeprefix(_BRIDGE)) for n in seen.marks if n.startswith(_BRIDGE)}
     for net_id in host.firewall.tenants() - bridges - {net_id_of(tap) for tap in seen.guests}:
         proof = "elements of hostd's own tables"
         tenant = networks.get(net_id)
-        yield Thing(Kind.RULES, str(net_id), proof, tenant=tenant, net_id=net_id)
+        yield Resource(Kind.RULES, str(net_id), proof, tenant=tenant, net_id=net_id)
 
 
-def _reserved(held: _Held) -> Iterator[Thing]:
+def _reserved(held: _Reserved) -> Iterator[Resource]:
     for instance, owner in held.instances.items():
-        yield Thing(Kind.RESERVATION, instance, f"the ledger, for {owner}", instance)
+        yield Resource(Kind.RESERVATION, instance, f"the ledger, for {owner}", instance)
 
 
-def _held(ledger: Ledger) -> _Held:
+def _held(ledger: Ledger) -> _Reserved:
     rows = ledger.reservations()
-    return _Held(
+    return _Reserved(
         {InstanceId(key): owner for kind, key, owner in rows if kind == "instance"},
         {_tap(key): InstanceId(owner) for kind, key, owner in rows if kind == "offset"},
         {int(key): TenantId(owner) for kind, key, owner in rows if kind == "net"},

@@ -39,7 +39,7 @@ _OF_NETWORKS: Final = (Kind.BRIDGE, Kind.RULES)
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
+class Resource:
     """Something with hostd's mark; `proof` is the mark.
 
     `instance` is whose it is, `ref` in whose directory it lies, `net_id` of which network it is.
@@ -55,7 +55,7 @@ class Thing:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class InstanceStatus:
     """An instance on record; no status: its record cannot be read.
 
     `vmm` says whether one lives, `lacks` what a living guest's confinement misses.
@@ -75,11 +75,11 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class OnRecord:
+class Records:
     """What is on record; `networks` has the tenant of each net id, `busy` what requests and
     settling are about, `unreadable` whether any tenant's document could not be read."""
 
-    instances: Mapping[InstanceId, Standing] = field(default_factory=dict)
+    instances: Mapping[InstanceId, InstanceStatus] = field(default_factory=dict)
     networks: Mapping[int, TenantId] = field(default_factory=dict)
     busy: frozenset[InstanceId] = frozenset()
     busy_tenants: frozenset[TenantId] = frozenset()
@@ -90,7 +90,7 @@ class OnRecord:
 class Orphan:
     """A thing that is left over, and why it is one."""
 
-    thing: Thing
+    thing: Resource
     why: str
 
     @property
@@ -99,7 +99,7 @@ class Orphan:
         return self.thing.kind.value, self.thing.name
 
 
-class Lie(Enum):
+class Inconsistency(Enum):
     """How a record and its machine disagree."""
 
     NO_VMM = "its record says that it runs, but no VMM lives"
@@ -107,7 +107,7 @@ class Lie(Enum):
     NO_RULES = "its packet rules do not stand"
 
 
-def orphans(things: Iterable[Thing], record: OnRecord) -> tuple[Orphan, ...]:
+def orphans(things: Iterable[Resource], record: Records) -> tuple[Orphan, ...]:
     """What is left over, in the order of removal."""
     kept = frozenset(_networks_in_use(record))
     found = [(thing, _why(thing, record, kept)) for thing in things]
@@ -115,20 +115,20 @@ def orphans(things: Iterable[Thing], record: OnRecord) -> tuple[Orphan, ...]:
     return tuple(sorted(left, key=lambda one: (_ORDER[one.thing.kind], one.thing.name)))
 
 
-def lies(record: OnRecord) -> Iterator[tuple[InstanceRef, Lie]]:
+def lies(record: Records) -> Iterator[tuple[InstanceRef, Inconsistency]]:
     """The records that a settlement can put right."""
     for instance, standing in record.instances.items():
         if instance in record.busy or standing.status in (None, "destroyed"):
             continue
         if not standing.is_up and standing.vmm:
-            yield standing.ref, Lie.STRAY_VMM
+            yield standing.ref, Inconsistency.STRAY_VMM
         elif standing.is_up and not standing.vmm:
-            yield standing.ref, Lie.NO_VMM
+            yield standing.ref, Inconsistency.NO_VMM
         elif standing.is_up and not standing.rules:
-            yield standing.ref, Lie.NO_RULES
+            yield standing.ref, Inconsistency.NO_RULES
 
 
-def unfit(record: OnRecord) -> Iterator[tuple[InstanceRef, str]]:
+def unfit(record: Records) -> Iterator[tuple[InstanceRef, str]]:
     """Guests that run without a part of what confines them, and what they lack."""
     for instance, standing in record.instances.items():
         lacks = standing.lacks if standing.is_up and standing.vmm else None
@@ -136,7 +136,7 @@ def unfit(record: OnRecord) -> Iterator[tuple[InstanceRef, str]]:
             yield standing.ref, lacks
 
 
-def _why(thing: Thing, record: OnRecord, kept: frozenset[int]) -> str | None:
+def _why(thing: Resource, record: Records, kept: frozenset[int]) -> str | None:
     """Why the thing is left over; None if it is not."""
     if thing.tenant in record.busy_tenants and thing.instance is None:
         return None
@@ -153,7 +153,7 @@ def _why(thing: Thing, record: OnRecord, kept: frozenset[int]) -> str | None:
     return None if _is_elsewhere(thing, standing) else _beside(thing, standing)
 
 
-def _beside(thing: Thing, standing: Standing) -> str | None:
+def _beside(thing: Resource, standing: InstanceStatus) -> str | None:
     """Why a thing of an instance on record is left over."""
     match standing.status:
         case None:
@@ -173,12 +173,12 @@ def _beside(thing: Thing, standing: Standing) -> str | None:
             assert_never(standing.status)
 
 
-def _is_elsewhere(thing: Thing, standing: Standing) -> bool:
+def _is_elsewhere(thing: Resource, standing: InstanceStatus) -> bool:
     """Whether it lies with another tenant's instance of the same id: for a person to judge."""
     return thing.ref is not None and thing.ref != standing.ref
 
 
-def _networks_in_use(record: OnRecord) -> Iterator[int]:
+def _networks_in_use(record: Records) -> Iterator[int]:
     """Net ids of tenants on record, and of instances that are not gone for good."""
     yield from record.networks
     for standing in record.instances.values():

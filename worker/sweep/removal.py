@@ -17,8 +17,8 @@ from worker.ports import Host
 from worker.protocol import events
 from worker.request.reserve import settle_instance
 from worker.scheduling.locks import Locks
-from worker.sweep.inventory import survey
-from worker.sweep.orphans import Kind, Orphan, Thing, orphans
+from worker.sweep.inventory import take_inventory
+from worker.sweep.orphans import Kind, Orphan, Resource, orphans
 
 log = logging.getLogger("hostd")
 
@@ -27,7 +27,7 @@ Key = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Broom:
+class SweepContext:
     """What a removal works with.
 
     `unsettled` are instances that hostd has yet to look at; `by` is who asked, for the events;
@@ -48,14 +48,14 @@ class Broom:
         Raises:
             HostdError, OSError: something cannot be listed.
         """
-        seen = survey(
+        seen = take_inventory(
             self.host, self.ledger, self.settings.layout, unsettled=tuple(self.unsettled())
         )
         return orphans(seen.things, seen.record)
 
 
 def sweep_instance(
-    instance: InstanceId, due: dict[Key, float], broom: Broom
+    instance: InstanceId, due: dict[Key, float], broom: SweepContext
 ) -> tuple[list[Orphan], list[str]]:
     """What was removed of what is `due` (key to seconds seen), and why the rest was not.
 
@@ -68,7 +68,7 @@ def sweep_instance(
         return _removed(lambda one: one.thing.instance == instance, due, broom)
 
 
-def sweep_networks(due: dict[Key, float], broom: Broom) -> tuple[list[Orphan], list[str]]:
+def sweep_networks(due: dict[Key, float], broom: SweepContext) -> tuple[list[Orphan], list[str]]:
     """As `sweep_instance`, for what no instance holds.
 
     Raises:
@@ -81,7 +81,7 @@ def sweep_networks(due: dict[Key, float], broom: Broom) -> tuple[list[Orphan], l
 
 
 def _locked(
-    instance: InstanceId, due: dict[Key, float], broom: Broom
+    instance: InstanceId, due: dict[Key, float], broom: SweepContext
 ) -> AbstractContextManager[float]:
     tenants = {one.thing.ref.tenant_id for one in broom.look() if one.key in due and one.thing.ref}
     if len(tenants) == 1:
@@ -91,7 +91,7 @@ def _locked(
 
 
 def _removed(
-    wanted: Callable[[Orphan], bool], due: dict[Key, float], broom: Broom
+    wanted: Callable[[Orphan], bool], due: dict[Key, float], broom: SweepContext
 ) -> tuple[list[Orphan], list[str]]:
     found = [one for one in broom.look() if wanted(one)]
     problems = []
@@ -109,7 +109,7 @@ def _removed(
     return gone, problems
 
 
-def _remove(thing: Thing, found: list[Orphan], broom: Broom) -> None:
+def _remove(thing: Resource, found: list[Orphan], broom: SweepContext) -> None:
     host, timeout_s = broom.host, broom.settings.kill_timeout_s
     match thing.kind:
         case Kind.VMM:
@@ -140,7 +140,7 @@ def _remove(thing: Thing, found: list[Orphan], broom: Broom) -> None:
             assert_never(thing.kind)
 
 
-def _release(thing: Thing, found: list[Orphan], broom: Broom) -> None:
+def _release(thing: Resource, found: list[Orphan], broom: SweepContext) -> None:
     """Address and quota are free, once nothing else of the instance is left."""
     instance = _instance(thing)
     keys = {one.key for one in found if one.thing.kind is not Kind.RESERVATION}
@@ -153,7 +153,7 @@ def _release(thing: Thing, found: list[Orphan], broom: Broom) -> None:
             settle_instance(broom.ledger, ref, "destroyed")
 
 
-def _told(gone: list[Orphan], due: dict[Key, float], broom: Broom) -> Iterator[events.Event]:
+def _told(gone: list[Orphan], due: dict[Key, float], broom: SweepContext) -> Iterator[events.Event]:
     for orphan in gone:
         thing = orphan.thing
         log.warning(
@@ -172,11 +172,11 @@ def _told(gone: list[Orphan], due: dict[Key, float], broom: Broom) -> Iterator[e
         )
 
 
-def _instance(thing: Thing) -> InstanceId:
+def _instance(thing: Resource) -> InstanceId:
     assert thing.instance is not None  # noqa: S101  the survey names it
     return thing.instance
 
 
-def _ref(thing: Thing) -> InstanceRef:
+def _ref(thing: Resource) -> InstanceRef:
     assert thing.ref is not None  # noqa: S101  the survey names it
     return thing.ref

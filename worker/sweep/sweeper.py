@@ -25,10 +25,10 @@ from worker.scheduling.turns import EXCLUSIVE, SHARED
 from worker.scheduling.turns import Key as TurnKey
 from worker.scheduling.unreconciled import Why
 from worker.scheduling.waits import Turn, Wait
-from worker.sweep.history import Sightings
-from worker.sweep.inventory import Survey, survey
-from worker.sweep.orphans import Kind, Lie, OnRecord, Orphan, lies, orphans, unfit
-from worker.sweep.removal import Broom, Key, sweep_instance, sweep_networks
+from worker.sweep.history import SweepHistory
+from worker.sweep.inventory import Inventory, take_inventory
+from worker.sweep.orphans import Inconsistency, Kind, Orphan, Records, lies, orphans, unfit
+from worker.sweep.removal import Key, SweepContext, sweep_instance, sweep_networks
 
 log = logging.getLogger("hostd")
 
@@ -41,10 +41,10 @@ class Sweeper:
     """Sweeps; `same_state` says whether the state directory is the one that was swept before."""
 
     ctx: Context
-    sightings: Sightings
+    sightings: SweepHistory
     same_state: Callable[[], bool]
     _pending: set[object] = field(default_factory=set)  # whose stories have not ended
-    _lies: set[tuple[InstanceRef, Lie]] = field(default_factory=set)
+    _lies: set[tuple[InstanceRef, Inconsistency]] = field(default_factory=set)
     _unfit: set[tuple[InstanceRef, str]] = field(default_factory=set)
 
     def run(self, stopping: Event) -> None:
@@ -60,7 +60,9 @@ class Sweeper:
     def sweep(self) -> tuple[Orphan, ...]:
         """One look and what follows from it; what is left over."""
         ctx, config = self.ctx, self.ctx.config.sweep
-        seen = survey(ctx.host, ctx.ledger, ctx.settings.layout, unsettled=ctx.unsettled.all())
+        seen = take_inventory(
+            ctx.host, ctx.ledger, ctx.settings.layout, unsettled=ctx.unsettled.all()
+        )
         left = orphans(seen.things, seen.record)
         now_s = ctx.clock.monotonic()
         self.sightings.update(left, now_s)
@@ -89,7 +91,7 @@ class Sweeper:
 
     # ------------------------------------------------------------ records and rules
 
-    def _settle(self, record: OnRecord) -> None:
+    def _settle(self, record: Records) -> None:
         """A lie is settled when it is first seen: what a settlement leaves is for a person."""
         found = set(lies(record))
         fresh = [ref for ref, lie in found - self._lies]
@@ -102,7 +104,7 @@ class Sweeper:
             if instance in waiting and ("settle", instance) not in self._pending:
                 self._run(("settle", instance), settling(standing.ref, self.ctx))
 
-    def _announce_unfit(self, record: OnRecord) -> None:
+    def _announce_unfit(self, record: Records) -> None:
         ctx, found = self.ctx, set(unfit(record))
         for ref, lacks in sorted(found - self._unfit, key=str):
             log.error("%s runs without its %s; only a new start can mend that", ref, lacks)
@@ -113,7 +115,7 @@ class Sweeper:
             ctx.ledger.note([events.encode(event)], None, now_ms=ctx.clock.now_ms())
         self._unfit = found
 
-    def _put_rules_back(self, seen: Survey) -> None:
+    def _put_rules_back(self, seen: Inventory) -> None:
         for tenant, net in seen.bridged.items():
             if tenant in seen.record.busy_tenants or ("rules", tenant) in self._pending:
                 continue
@@ -155,7 +157,7 @@ def _removing(
     shared: dict[TurnKey, bool] = {("tenant", tenant): SHARED for tenant in tenants}
     mine: TurnKey = ("instance", instance) if instance is not None else ("sweep", "networks")
     yield Turn({mine: EXCLUSIVE, **shared})
-    broom = Broom(
+    broom = SweepContext(
         host=ctx.host, ledger=ctx.ledger, locks=ctx.locks, settings=ctx.settings,
         now_ms=ctx.clock.now_ms, by="hostd", unsettled=ctx.unsettled.all,
     )  # fmt: skip

@@ -17,7 +17,7 @@ from worker.host.firecracker import marks, versions
 from worker.host.firecracker import vmm_record as record
 from worker.host.firecracker.driver import Firecracker
 from worker.model.names import InstanceRef, Layout
-from worker.ports import AgentAnswer, Heard
+from worker.ports import AgentAnswer, AgentOutcome
 
 log = logging.getLogger("hostd")
 
@@ -30,7 +30,7 @@ Message = Callable[[float], Any]  # from the seconds that are left
 class _Word:
     """What came of one operation; `capabilities` are what the agent's hello offered."""
 
-    outcome: Heard
+    outcome: AgentOutcome
     detail: str | None = None
     capabilities: tuple[str, ...] = ()
 
@@ -57,7 +57,7 @@ class GuestAgents:
         began = time.monotonic()
         deadline = began + self._timeout_s
         word = self._word(ref, lambda _: "Wake", deadline)
-        if word.outcome is Heard.DONE and frames.POST_RESTORE in word.capabilities:
+        if word.outcome is AgentOutcome.DONE and frames.POST_RESTORE in word.capabilities:
             word = self._word(ref, lambda _: "PostRestore", deadline)
         marks.put(self._layout.runtime(ref), marks.TOLD)
         return _answer(word, began)
@@ -74,10 +74,10 @@ class GuestAgents:
             word = self._word(
                 ref, lambda _: "Ping", min(deadline, time.monotonic() + self._timeout_s)
             )
-            if word.outcome is Heard.DONE:
+            if word.outcome is AgentOutcome.DONE:
                 marks.put(self._layout.runtime(ref), marks.READY)
             over = time.monotonic() + _POLL_S >= deadline
-            if over or word.outcome is Heard.DONE or self._vmm.pid(ref) is None:
+            if over or word.outcome is AgentOutcome.DONE or self._vmm.pid(ref) is None:
                 return _answer(word, began)
             time.sleep(_POLL_S)
 
@@ -88,21 +88,21 @@ class GuestAgents:
     def _word(self, ref: InstanceRef, message: Message, deadline: float) -> _Word:
         vmm = self._vmm.hold(ref)
         if vmm is None:
-            return _Word(Heard.NO_AGENT, "its VMM is gone")
+            return _Word(AgentOutcome.NO_AGENT, "its VMM is gone")
         with vmm:
             fault = _vsock_fault(self._layout.runtime(ref))
             if fault is not None:
-                return _Word(Heard.VSOCK_UNUSABLE, fault)
+                return _Word(AgentOutcome.VSOCK_UNUSABLE, fault)
             greeting = min(deadline, time.monotonic() + self._timeout_s)
             try:
                 return _exchange(self._vmm.vsock(ref), vmm.pid, message, greeting, deadline)
             except NobodyError as error:
-                return _Word(Heard.NO_AGENT, str(error))
+                return _Word(AgentOutcome.NO_AGENT, str(error))
             except LateError:
-                return _Word(Heard.TIMED_OUT)
+                return _Word(AgentOutcome.TIMED_OUT)
             except GarbledError as error:
                 log.warning("%s: its agent broke the protocol: %s", ref, error)
-                return _Word(Heard.GARBLED, str(error))
+                return _Word(AgentOutcome.GARBLED, str(error))
 
 
 def _vsock_fault(runtime: Path) -> str | None:
@@ -140,9 +140,9 @@ def _greet(wire: Wire) -> tuple[_Word | None, tuple[str, ...]]:
         case Reply(protocol_hello_ack=frames.HelloAck(capabilities=capabilities)):
             return None, capabilities
         case Reply(protocol_mismatch=frames.Mismatch(agent_protocol_version=other)):
-            return _Word(Heard.REFUSED, f"it speaks protocol version {other}"), ()
+            return _Word(AgentOutcome.REFUSED, f"it speaks protocol version {other}"), ()
         case Reply(error=frames.Fault(message=text)):
-            return _Word(Heard.REFUSED, frames.plain(text)), ()
+            return _Word(AgentOutcome.REFUSED, frames.plain(text)), ()
         case _:
             raise GarbledError("it did not answer hello with hello")
 
@@ -150,9 +150,9 @@ def _greet(wire: Wire) -> tuple[_Word | None, tuple[str, ...]]:
 def _meaning(reply: Reply | frames.Pong, capabilities: tuple[str, ...]) -> _Word:
     match reply:
         case "Pong":
-            return _Word(Heard.DONE, None, capabilities)
+            return _Word(AgentOutcome.DONE, None, capabilities)
         case Reply(error=frames.Fault(message=text)):
-            return _Word(Heard.REFUSED, frames.plain(text), capabilities)
+            return _Word(AgentOutcome.REFUSED, frames.plain(text), capabilities)
         case Reply():
             ack = reply.sleep_prep_ack or reply.wake_ack or reply.post_restore_ack
             if ack is None:
@@ -163,7 +163,7 @@ def _meaning(reply: Reply | frames.Pong, capabilities: tuple[str, ...]) -> _Word
 
 
 def _acknowledged(ack: Ack, capabilities: tuple[str, ...]) -> _Word:
-    outcome = Heard.DONE if ack.success else Heard.REFUSED
+    outcome = AgentOutcome.DONE if ack.success else AgentOutcome.REFUSED
     return _Word(outcome, frames.plain(ack.detail), capabilities)
 
 

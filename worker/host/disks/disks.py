@@ -19,7 +19,7 @@ from worker.errors import Conflict
 from worker.host.disks import ext4, luks
 from worker.host.disks import wipe as wiping
 from worker.host.disks.format import MIB, Making, full_if_no_room
-from worker.host.disks.secrets_tmpfs import MemoryDirectory
+from worker.host.disks.secrets_tmpfs import SecretsTmpfs
 from worker.linux import device_mapper as device_mapper
 from worker.linux import files, luks_header, sparse
 from worker.model.names import MAPPER_PREFIX
@@ -34,7 +34,7 @@ class Ext4Disks:
     """Implements `worker.ports.Disks`.  `runtime` is `[paths] runtime`."""
 
     def __init__(self, runtime: Path, *, secrets_size_mib: int = 512) -> None:
-        self._memory = MemoryDirectory(runtime / "secrets", size_mib=secrets_size_mib)
+        self._memory = SecretsTmpfs(runtime / "secrets", size_mib=secrets_size_mib)
         self._begun: dict[Path, Making] = {}
 
     def close(self) -> None:

@@ -44,13 +44,13 @@ _CANNOT: Final = (errno.ENOTTY, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @dataclass(frozen=True, slots=True)
-class Cabinet:
+class EncryptedDirectory:
     """Where one tenant's guests' memory may be put; without a key file, anywhere."""
 
     key_file: Path
 
     @classmethod
-    def of(cls, layout: Layout, tenant_id: str) -> Cabinet:
+    def of(cls, layout: Layout, tenant_id: str) -> EncryptedDirectory:
         """The tenant's."""
         return cls(layout.disk_key(tenant_id))
 

@@ -21,7 +21,7 @@ _STATFS_BYTES: Final = 256  # more than any struct statfs, which begins with a l
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class MemoryDirectory:
+class SecretsTmpfs:
     """The directory at `path`, on a tmpfs: of its own if what is above it is a disk.
 
     The tmpfs takes at most `size_mib`; it outlives hostd, as guests do.

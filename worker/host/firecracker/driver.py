@@ -19,12 +19,12 @@ from worker.host.firecracker import vmm_record as record
 from worker.host.firecracker.api.lazy import warm
 from worker.host.firecracker.binary import Binary, Programs
 from worker.host.firecracker.finder import Finder
-from worker.host.firecracker.guest_control import Conversations
+from worker.host.firecracker.guest_control import GuestControl
 from worker.host.firecracker.jail import jailer, logs
 from worker.host.firecracker.jail.files import Access, disk_errors, files_of, log_of
 from worker.host.firecracker.jail.jail import Jail, remove
 from worker.host.firecracker.jail.scan import jails_in, mounts_in_jails
-from worker.host.firecracker.jail.snapshot_output import Taking
+from worker.host.firecracker.jail.snapshot_output import SnapshotOutput
 from worker.host.firecracker.launch import Start
 from worker.linux import processes
 from worker.linux.processes import Process
@@ -56,7 +56,7 @@ class Firecracker:
         self._programs = Programs(self._firecracker, self._jailer)
         self._spawn_timeout_s = spawn_timeout_s
         self._finder = Finder(layout, api_timeout_s=api_timeout_s, settle_s=spawn_timeout_s)
-        self._conversations = Conversations(layout, self._finder, self._jail)
+        self._conversations = GuestControl(layout, self._finder, self._jail)
         self._starts: dict[InstanceRef, Start] = {}  # launched by this hostd, not up yet
 
     def warm(self) -> None:
@@ -233,7 +233,7 @@ class Firecracker:
 
     def release_snapshot(self, ref: InstanceRef) -> None:
         """See `Vmm.release_snapshot`."""
-        Taking(self._jail(ref), 0).release()
+        SnapshotOutput(self._jail(ref), 0).release()
 
     def snapshot(self, spec: VmSpec) -> ImageFiles:
         """See `Vmm.snapshot`."""

@@ -14,7 +14,7 @@ from typing import Final
 from worker.errors import Broken, HostdError, Transient
 from worker.host.firecracker import vmm_record as record
 from worker.host.firecracker.api.client import Api
-from worker.host.firecracker.api.connections import KeptConversations
+from worker.host.firecracker.api.connections import KeptConnections
 from worker.host.firecracker.jail import jailer, logs
 from worker.host.firecracker.jail.jail import Jail, standing
 from worker.host.firecracker.launch import exited, pid_in, runs
@@ -33,7 +33,7 @@ class Finder:
         self._layout = layout
         self._api_timeout_s = api_timeout_s
         self._settle_s = settle_s
-        self.kept = KeptConversations()
+        self.kept = KeptConnections()
 
     def hold(self, ref: InstanceRef) -> Process | None:
         """The verified VMM, held by its pidfd, for the caller to close; None if it is gone."""

@@ -13,7 +13,7 @@ from enqueue.documents import RateLimiter
 from worker.host.firecracker.api.client import Api
 from worker.host.firecracker.jail.files import KERNEL, MEMORY, VMSTATE
 from worker.host.firecracker.jail.jail import Jail
-from worker.host.firecracker.jail.snapshot_output import Taking
+from worker.host.firecracker.jail.snapshot_output import SnapshotOutput
 from worker.ports import ImageFiles, VmSpec
 
 VSOCK: Final = "v.sock"
@@ -45,7 +45,7 @@ def ask_to_stop(api: Api) -> None:
     api.put("/actions", {"action_type": "SendCtrlAltDel"})
 
 
-def snapshot(api: Api, spec: VmSpec, take: Taking) -> ImageFiles:
+def snapshot(api: Api, spec: VmSpec, take: SnapshotOutput) -> ImageFiles:
     """The paused guest is in two fsynced files of the right size; its disks are fsynced.
 
     Raises:

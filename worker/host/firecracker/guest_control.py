@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from worker.errors import Broken, HostdError, Transient
-from worker.host.disks.fscrypt import Cabinet
+from worker.host.disks.fscrypt import EncryptedDirectory
 from worker.host.firecracker import clock, marks
 from worker.host.firecracker import guest_calls as guest
 from worker.host.firecracker import vmm_record as record
@@ -18,13 +18,13 @@ from worker.host.firecracker.api.client import Api
 from worker.host.firecracker.finder import Finder
 from worker.host.firecracker.jail.files import disk_errors
 from worker.host.firecracker.jail.jail import Jail
-from worker.host.firecracker.jail.snapshot_output import Taking
+from worker.host.firecracker.jail.snapshot_output import SnapshotOutput
 from worker.host.firecracker.launch import exited
 from worker.model.names import InstanceRef, Layout
 from worker.ports import ImageFiles, VmmState, VmSpec
 
 
-class Conversations:
+class GuestControl:
     """The guest-facing part of the port `Vmm`; `jail` names the jail that an instance has."""
 
     def __init__(self, layout: Layout, finder: Finder, jail: Callable[[InstanceRef], Jail]) -> None:
@@ -82,10 +82,10 @@ class Conversations:
             guest.resume(api)
             api.became(VmmState.RUNNING)
 
-    def taking(self, spec: VmSpec) -> Taking:
+    def taking(self, spec: VmSpec) -> SnapshotOutput:
         """The way of the guest's snapshots out of its jail."""
-        cabinet = Cabinet.of(self._layout, spec.ref.tenant_id)
-        return Taking(self._jail(spec.ref), spec.uid, cabinet)
+        cabinet = EncryptedDirectory.of(self._layout, spec.ref.tenant_id)
+        return SnapshotOutput(self._jail(spec.ref), spec.uid, cabinet)
 
     def snapshot(self, spec: VmSpec) -> ImageFiles:
         """See `Vmm.snapshot`; a refusal on a full disk is Transient `no_space`."""

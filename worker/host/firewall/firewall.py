@@ -21,7 +21,7 @@ from worker.host.firewall.elements import (
     key_head,
     taps_head,
 )
-from worker.host.firewall.lock import Turn
+from worker.host.firewall.lock import FirewallLock
 from worker.host.firewall.reader import NftReader
 from worker.host.firewall.ruleset import FAMILIES, FRAME, TABLE
 from worker.linux.libnftables import Libnftables, NftError
@@ -47,7 +47,7 @@ class Nft:
     def __init__(self) -> None:
         self._library = Libnftables()
         self._reader = NftReader()
-        self._turn = Turn()
+        self._turn = FirewallLock()
         self._lock = threading.Lock()
         self._good_generation: bytes | None = None
         self._good_frame: bytes | None = None

@@ -15,7 +15,7 @@ _TURN_WITHIN_S: Final = 10.0
 _POLL_S: Final = 0.002
 
 
-class Turn:
+class FirewallLock:
     """The turn in the namespace that the constructing thread is in."""
 
     def __init__(self) -> None:

@@ -27,7 +27,7 @@ RAW: Final = "memory"  # its part about a memory that was compressed: what it wa
 _LIMIT_BYTES: Final = 1 << 20
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class FileDigest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a file must be; no digest if it was too large to read."""
 
     size_bytes: int
@@ -67,16 +67,16 @@ def fill(
     # written: the first sync then does the work of all.
     _take(snapshot.vmstate, vmstate)
     _take(snapshot.memory, memory)
-    described = {VMSTATE: Entry(size_bytes=_size(vmstate), sha256=machine.sha256(vmstate))}
+    described = {VMSTATE: FileDigest(size_bytes=_size(vmstate), sha256=machine.sha256(vmstate))}
     parts: dict[str, Any] = {FILES: described}
     if secrets is not None:
         described[SECRETS] = _copied(secrets, directory / SECRETS)
     if packing == "none":
         digest = machine.sha256(memory) if digest_memory else ""
-        described[MEMORY] = Entry(size_bytes=_size(memory), sha256=digest)
+        described[MEMORY] = FileDigest(size_bytes=_size(memory), sha256=digest)
     else:
         raw = parts[RAW] = _packed(memory, packing)
-        described[raw.packed] = Entry(size_bytes=_size(directory / raw.packed))
+        described[raw.packed] = FileDigest(size_bytes=_size(directory / raw.packed))
         memory.unlink()
     for name in described:
         files.sync(directory / name)
@@ -95,7 +95,7 @@ def read(directory: Path) -> dict[str, Any] | None:
         found = files.read(directory / MANIFEST, limit_bytes=_LIMIT_BYTES)
         manifest = None if found is None else msgspec.json.decode(found, type=dict[str, Any])
         if manifest is not None:
-            msgspec.convert(manifest.get(FILES), dict[str, Entry])
+            msgspec.convert(manifest.get(FILES), dict[str, FileDigest])
             raw(manifest)
     except (ValueError, msgspec.DecodeError):
         return None
@@ -107,9 +107,9 @@ def raw(manifest: Mapping[str, Any]) -> Raw | None:
     return msgspec.convert(manifest[RAW], Raw) if RAW in manifest else None
 
 
-def entries(manifest: Mapping[str, Any]) -> dict[str, Entry]:
+def entries(manifest: Mapping[str, Any]) -> dict[str, FileDigest]:
     """What each file must be, by its name."""
-    return msgspec.convert(manifest[FILES], dict[str, Entry])
+    return msgspec.convert(manifest[FILES], dict[str, FileDigest])
 
 
 def faults(
@@ -141,7 +141,7 @@ def _faults(directory: Path, manifest: Mapping[str, Any], *, thorough: bool) -> 
             yield f"{name} has another digest"
 
 
-def _has_digest(path: Path, expected: Entry) -> bool:
+def _has_digest(path: Path, expected: FileDigest) -> bool:
     if expected.sha256:
         return machine.sha256(path) == expected.sha256
     if not expected.blocks_sha256:
@@ -169,12 +169,12 @@ def _take(source: Path, target: Path) -> None:
             os.close(fd)
 
 
-def _copied(source: Path, target: Path) -> Entry:
+def _copied(source: Path, target: Path) -> FileDigest:
     with files.translated(target), source.open("rb") as reader, target.open("w+b") as writer:
         target.chmod(0o600)
         sparse.copy(reader.fileno(), writer.fileno())
         digest = sparse.digest(writer.fileno())
-    return Entry(size_bytes=_size(target), blocks_sha256=digest)
+    return FileDigest(size_bytes=_size(target), blocks_sha256=digest)
 
 
 def _packed(memory: Path, packing: Compression) -> Raw:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from enqueue.documents import Compression
 from worker.errors import Broken, Conflict, Lost
-from worker.host.disks.fscrypt import Cabinet
+from worker.host.disks.fscrypt import EncryptedDirectory
 from worker.host.firecracker.jail.scan import instance_directories
 from worker.host.images import generation
 from worker.host.images import unpack as unpacking
@@ -213,9 +213,9 @@ class DiskImages:
         for path in self._unpublished(ref):
             durable.remove(path)
 
-    def cabinet(self, ref: InstanceRef) -> Cabinet:
+    def cabinet(self, ref: InstanceRef) -> EncryptedDirectory:
         """What the instance's images are put under."""
-        return Cabinet.of(self._layout, ref.tenant_id)
+        return EncryptedDirectory.of(self._layout, ref.tenant_id)
 
     def _published(self, ref: InstanceRef) -> Path:
         return self._layout.images(ref) / _SLEEP

@@ -13,7 +13,7 @@ _MOST: Final = 8
 Key = tuple[int, int]  # pid and start time
 
 
-class KeptConversations:
+class KeptConnections:
     """At most one a VMM, since Firecracker takes ten connections, and few in all.
 
     All methods may be called from any thread.

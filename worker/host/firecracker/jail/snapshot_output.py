@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from worker.errors import Broken
-from worker.host.disks.fscrypt import Cabinet
+from worker.host.disks.fscrypt import EncryptedDirectory
 from worker.host.firecracker.jail.jail import Jail
 from worker.linux import files, sparse
 from worker.linux.writeback import writing_back
@@ -35,14 +35,14 @@ _ROOM: Final = "room"
 _VMSTATE_ROOM_BYTES: Final = 16 << 20
 
 
-class Taking:
+class SnapshotOutput:
     """Takes what a VMM of this uid writes to its jail's `snapshot/`.
 
     `cabinet` makes the directories that the guest's memory goes through encrypted ones, where the
     tenant has a key.
     """
 
-    def __init__(self, jail: Jail, uid: int, cabinet: Cabinet | None = None) -> None:
+    def __init__(self, jail: Jail, uid: int, cabinet: EncryptedDirectory | None = None) -> None:
         self._jail = jail
         self._uid = uid
         self._cabinet = cabinet
