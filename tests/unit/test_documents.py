@@ -168,14 +168,14 @@ WORDS: dict[Action, tuple[str, ...]] = {
 
 
 def test_the_table_of_operations_by_status_is_that_of_the_code() -> None:
-    # Its columns: start, stop, sleep, wake, destroy, as in the unit test of the verdicts.
+    # Its columns: start, stop, sleep, wake, destroy, as in the unit test of the actions.
     rows = {cells[0]: cells[1:] for cells in table_rows("Operation by status")}
     assert set(rows) == {status or "(no instance.json)" for status in TABLE}
-    for status, (_, verdicts) in TABLE.items():
+    for status, (_, actions) in TABLE.items():
         cells = rows[status or "(no instance.json)"]
-        for cell, verdict in zip(cells, verdicts, strict=True):
-            expected = (f"`{verdict}`",) if isinstance(verdict, str) else WORDS[verdict]
-            assert cell.startswith(expected), (status, cell, verdict)
+        for cell, action in zip(cells, actions, strict=True):
+            expected = (f"`{action}`",) if isinstance(action, str) else WORDS[action]
+            assert cell.startswith(expected), (status, cell, action)
 
 
 def test_the_metrics_are_those_of_the_code() -> None:

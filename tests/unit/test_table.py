@@ -97,9 +97,9 @@ TABLE: dict[Status | None, tuple[InstanceFacts, list[Action | str]]] = {
 }
 OPS: list[InstanceRequest] = [START, STOP, SLEEP, WAKE, DESTROY]
 CASES = [
-    pytest.param(op, seen, verdict, id=f"{type(op).__name__}-{status}")
+    pytest.param(op, seen, action, id=f"{type(op).__name__}-{status}")
     for status, (seen, row) in TABLE.items()
-    for op, verdict in zip(OPS, row, strict=True)
+    for op, action in zip(OPS, row, strict=True)
 ]
 
 
@@ -110,11 +110,11 @@ def outcome(op: InstanceRequest, seen: InstanceFacts) -> Action | str:
         return conflict.code
 
 
-@pytest.mark.parametrize(("op", "seen", "verdict"), CASES)
+@pytest.mark.parametrize(("op", "seen", "action"), CASES)
 def test_operation_by_status(
-    op: InstanceRequest, seen: InstanceFacts, verdict: Action | str
+    op: InstanceRequest, seen: InstanceFacts, action: Action | str
 ) -> None:
-    assert outcome(op, seen) == verdict
+    assert outcome(op, seen) == action
 
 
 def test_the_table_has_every_status() -> None:
@@ -122,7 +122,7 @@ def test_the_table_has_every_status() -> None:
 
 
 @pytest.mark.parametrize(
-    ("op", "seen", "verdict"),
+    ("op", "seen", "action"),
     [
         (SLEEP, facts("running", PAUSED, ImageState.PUBLISHED), Action.FINISH_SLEEP),
         (SLEEP, facts("running", GONE, ImageState.PUBLISHED), Action.FINISH_SLEEP),
@@ -157,9 +157,9 @@ def test_the_table_has_every_status() -> None:
     ],
 )
 def test_what_a_kill_left_is_gone_on_with(
-    op: InstanceRequest, seen: InstanceFacts, verdict: Action | str
+    op: InstanceRequest, seen: InstanceFacts, action: Action | str
 ) -> None:
-    assert outcome(op, seen) == verdict
+    assert outcome(op, seen) == action
 
 
 def test_a_later_wipe_of_a_destroyed_instance_still_wipes() -> None:

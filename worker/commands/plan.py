@@ -8,8 +8,8 @@ from typing import Any
 from enqueue.documents import written_time
 from enqueue.requests import InstanceRequest, NetworkRequest, SetupNetwork, TeardownNetwork
 from worker.commands.host_view import HostView
-from worker.plans import instance_plan
 from worker.plans.action import action_for
+from worker.plans.choose import instance_plan
 from worker.plans.facts import instance_facts, network_facts
 from worker.plans.network import setup, teardown
 from worker.plans.plan import Plan
@@ -27,8 +27,8 @@ def preview(desk: HostView, request: InstanceRequest | NetworkRequest) -> list[d
     else:
         plan = _instance(desk, request)
     steps = [{"step": step.name, "holds": step.done(desk.host)} for step in plan.steps]
-    if plan.then is not None:
-        steps.append({"step": f"then fails with {plan.then.code}", "holds": False})
+    if plan.fails_with is not None:
+        steps.append({"step": f"then fails with {plan.fails_with.code}", "holds": False})
     return steps
 
 
@@ -44,9 +44,9 @@ def _network(desk: HostView, request: NetworkRequest) -> Plan:
 def _instance(desk: HostView, request: InstanceRequest) -> Plan:
     at = written_time(time.time())
     facts = instance_facts(request, desk.host, layout=desk.settings.layout, at=at)
-    verdict = action_for(request, facts)
+    action = action_for(request, facts)
     with desk.ledger.rehearsal():
-        place = reserve_instance(verdict, facts, desk.ledger, desk.settings)
+        place = reserve_instance(action, facts, desk.ledger, desk.settings)
     return instance_plan(
-        request, verdict, facts, place, settings=desk.settings, request_id="preview"
+        request, action, facts, place, settings=desk.settings, request_id="preview"
     )

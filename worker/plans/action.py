@@ -1,6 +1,6 @@
 """What a request comes to, given the facts: the table "operation by status" of docs/protocol.md.
 
-Pure.  A verdict is a closed choice; a state that forbids the request is a Conflict.
+Pure.  A action is a closed choice; a state that forbids the request is a Conflict.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _sleep(facts: InstanceFacts) -> Action:
             asleep = facts.status == "sleeping" and facts.vmm is VmmState.GONE
             return Action.UNCHANGED if asleep else Action.FINISH_SLEEP
         return Action.SLEEP if facts.vmm is VmmState.PAUSED else Action.LOST
-    if facts.again and facts.status == "stopped":
+    if facts.retry_of_failed_run and facts.status == "stopped":
         return Action.LOST  # no request has stopped it: hostd found its guest gone
     raise Conflict(
         "not_running", f"{facts.ref} is {facts.status}, not running", hint="start it first"

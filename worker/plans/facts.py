@@ -42,7 +42,9 @@ class InstanceFacts:
     image: Image | None
     secrets: bytes
     volumes_exist: bool
-    again: bool = False  # the request failed for the time being, and nothing was decided since
+    retry_of_failed_run: bool = (
+        False  # the request failed for the time being, and nothing was decided since
+    )
     image_parts: bool = False  # anything of an image, a whole one or not
     delta_exists: bool = False  # an image of the system before hostd, in a form it does not load
     platform: Platform | None = None  # looked at only to wake

@@ -12,9 +12,9 @@ from worker.steps.step import Step
 class Plan:
     """Ordered steps; `state` is what holds when all are true.
 
-    `then` is the error that the request ends with all the same: the plan only settles what is left.
+    `fails_with` is the error that the request ends with even though all steps succeeded.
     """
 
     steps: tuple[Step, ...]
     state: str
-    then: HostdError | None = None
+    fails_with: HostdError | None = None

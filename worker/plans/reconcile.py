@@ -34,7 +34,7 @@ class Finding(Enum):
     LEFT = "left"  # its VMM or its image cannot be read: nothing is touched
 
 
-def settlement(facts: InstanceFacts) -> Finding:
+def finding_for(facts: InstanceFacts) -> Finding:
     """What becomes of the instance that these facts are about."""
     image = facts.image.state if facts.image else ImageState.NONE
     match facts.status:
@@ -53,32 +53,32 @@ def settlement(facts: InstanceFacts) -> Finding:
             assert_never(facts.status)
 
 
-def settlement_plan(settled: Finding, grounds: PlanInputs, place: Place | None) -> Plan:
+def reconcile_plan(settled: Finding, inputs: PlanInputs, place: Place | None) -> Plan:
     """The steps of a settlement.  A guest is asked nothing here."""
     match settled:
         case Finding.NOTHING | Finding.LEFT:
-            return Plan((), grounds.facts.status or "")
+            return Plan((), inputs.facts.status or "")
         case Finding.ADOPTED:  # a killed sleep may have left a part of an image
-            steps = (*_barred(grounds), ImageAbsent(grounds.facts.ref))
-            return Plan(steps, grounds.facts.status or "")
+            steps = (*_barred(inputs), ImageAbsent(inputs.facts.ref))
+            return Plan(steps, inputs.facts.status or "")
         case Finding.STOPPED | Finding.LOST:
-            return stop(grounds)
+            return stop(inputs)
         case Finding.ASLEEP:
-            return finish_sleep(grounds)
+            return finish_sleep(inputs)
         case Finding.AWAKE:
             assert place is not None  # noqa: S101  reserving it has come before
-            plan = finish_wake(grounds, place)
-            return Plan((*_barred(grounds), *plan.steps), plan.state)
+            plan = finish_wake(inputs, place)
+            return Plan((*_barred(inputs), *plan.steps), plan.state)
         case _:
             assert_never(settled)
 
 
-def _barred(grounds: PlanInputs) -> tuple[Step, ...]:
+def _barred(inputs: PlanInputs) -> tuple[Step, ...]:
     """The packet rules of a guest that lives: another program may have flushed them."""
-    spec, place = standing_spec(grounds.facts), grounds.place
+    spec, place = standing_spec(inputs.facts), inputs.place
     if spec is None or place is None:
         return ()
-    rules = firewall_step(grounds.facts.ref.tenant_id, place.net, grounds.settings)
+    rules = firewall_step(inputs.facts.ref.tenant_id, place.net, inputs.settings)
     return (rules, SpoofingBarred(GuestRules(spec.tap, spec.mac, place.ip)))
 
 

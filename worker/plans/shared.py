@@ -54,8 +54,8 @@ class PlanInputs:
         return min(float(wait_s), self.settings.guest_wait_s)
 
 
-def spawned(
-    grounds: PlanInputs,
+def vmm_up_steps(
+    inputs: PlanInputs,
     place: Place,
     spec: VmSpec,
     disks: tuple[Step, ...],
@@ -68,7 +68,7 @@ def spawned(
     begun.  The network is seen to while the VMM comes up, which takes longer; the TAP is held to
     its guest's addresses before it is there.
     """
-    ref, settings = grounds.facts.ref, grounds.settings
+    ref, settings = inputs.facts.ref, inputs.settings
     return (
         CgroupPresent(ref, limits(spec, overhead_mib=settings.overhead_mib)),
         *disks,
@@ -82,20 +82,22 @@ def spawned(
     )
 
 
-def told(grounds: PlanInputs) -> tuple[Step, ...]:
+def notify_steps(inputs: PlanInputs) -> tuple[Step, ...]:
     """The guest's agent, if its pool has one, was told that the guest runs again."""
-    return (GuestNotified(grounds.facts.ref),) if grounds.policy.guest_agent else ()
+    return (GuestNotified(inputs.facts.ref),) if inputs.policy.guest_agent else ()
 
 
-def gone(grounds: PlanInputs, *, grace_s: float = 0.0, final: bool = False) -> tuple[Step, ...]:
+def teardown_steps(
+    inputs: PlanInputs, *, grace_s: float = 0.0, final: bool = False
+) -> tuple[Step, ...]:
     """The mirror of `start`; disks on the host stay, closed."""
-    ref, timeout_s = grounds.facts.ref, grounds.settings.kill_timeout_s
-    net = grounds.facts.instance.fields.net if grounds.facts.instance else None
+    ref, timeout_s = inputs.facts.ref, inputs.settings.kill_timeout_s
+    net = inputs.facts.instance.fields.net if inputs.facts.instance else None
     taps = {net.tap_dev} if net else set()
-    if grounds.place:
-        taps.add(grounds.place.tap)
+    if inputs.place:
+        taps.add(inputs.place.tap)
     return (
-        VmmGone(ref, timeout_s, grace_s=grace_s, agent=grounds.policy.guest_agent, final=final),
+        VmmGone(ref, timeout_s, grace_s=grace_s, agent=inputs.policy.guest_agent, final=final),
         JailAbsent(ref),
         DiskClosed(ref),
         *(TapAbsent(tap) for tap in sorted(taps)),
@@ -110,7 +112,7 @@ def standing_spec(facts: InstanceFacts) -> VmSpec | None:
     return facts.spec if facts.vmm in (VmmState.RUNNING, VmmState.PAUSED) else None
 
 
-def recorded_running(grounds: PlanInputs, place: Place, **more: Any) -> StatusRecorded:
+def recorded_running(inputs: PlanInputs, place: Place, **more: Any) -> StatusRecorded:
     values = {"net": place.record(), **more}
-    stamps = {"last_started_at": grounds.facts.at, "entered_running_at": grounds.facts.at}
-    return StatusRecorded(grounds.facts.ref, "running", values, stamps)
+    stamps = {"last_started_at": inputs.facts.at, "entered_running_at": inputs.facts.at}
+    return StatusRecorded(inputs.facts.ref, "running", values, stamps)

@@ -14,7 +14,14 @@ from worker.plans.guest_spec import (
     vm_spec,
 )
 from worker.plans.plan import Plan
-from worker.plans.shared import PlanInputs, gone, recorded_running, spawned, standing_spec, told
+from worker.plans.shared import (
+    PlanInputs,
+    notify_steps,
+    recorded_running,
+    standing_spec,
+    teardown_steps,
+    vmm_up_steps,
+)
 from worker.ports import VmmState, VmSpec
 from worker.steps.agent import GuestReady
 from worker.steps.disks import (
@@ -31,37 +38,39 @@ from worker.steps.step import Step
 from worker.steps.vm import GuestBooted, GuestRunning, VmmGone
 
 
-def start(grounds: PlanInputs, place: Place) -> Plan:
+def start(inputs: PlanInputs, place: Place) -> Plan:
     """A stopped instance boots."""
-    facts, settings = grounds.facts, grounds.settings
-    spec = standing_spec(facts) or vm_spec(facts, grounds.pool, place, settings)
+    facts, settings = inputs.facts, inputs.settings
+    spec = standing_spec(facts) or vm_spec(facts, inputs.pool, place, settings)
     return Plan(
         (
-            *_no_idle_vmm(grounds),
-            *_started(grounds, place, spec),
+            *_no_idle_vmm(inputs),
+            *_started(inputs, place, spec),
             GuestBooted(spec),
-            *_ready(grounds),
-            recorded_running(grounds, place, revision_hash=spec.kernel.parent.name),
+            *_ready(inputs),
+            recorded_running(inputs, place, revision_hash=spec.kernel.parent.name),
         ),
         "running",
     )
 
 
-def resume(grounds: PlanInputs, place: Place) -> Plan:
+def resume(inputs: PlanInputs, place: Place) -> Plan:
     """A warm instance runs."""
-    ref = grounds.facts.ref
-    return Plan((GuestRunning(ref), *told(grounds), recorded_running(grounds, place)), "running")
-
-
-def stop(grounds: PlanInputs) -> Plan:
-    """Nothing of the guest runs; its data volume stays."""
-    pool = grounds.facts.pool
-    grace_s = grounds.bounded(pool.runtime_policy.graceful_shutdown_seconds) if pool else 0.0
-    recorded = StatusRecorded(
-        grounds.facts.ref, "stopped", stamps={"last_stopped_at": grounds.facts.at}
+    ref = inputs.facts.ref
+    return Plan(
+        (GuestRunning(ref), *notify_steps(inputs), recorded_running(inputs, place)), "running"
     )
-    ref = grounds.facts.ref
-    return Plan((*gone(grounds, grace_s=grace_s), ImageAbsent(ref), recorded), "stopped")
+
+
+def stop(inputs: PlanInputs) -> Plan:
+    """Nothing of the guest runs; its data volume stays."""
+    pool = inputs.facts.pool
+    grace_s = inputs.bounded(pool.runtime_policy.graceful_shutdown_seconds) if pool else 0.0
+    recorded = StatusRecorded(
+        inputs.facts.ref, "stopped", stamps={"last_stopped_at": inputs.facts.at}
+    )
+    ref = inputs.facts.ref
+    return Plan((*teardown_steps(inputs, grace_s=grace_s), ImageAbsent(ref), recorded), "stopped")
 
 
 def memory_lost(ref: InstanceRef) -> Lost:
@@ -73,19 +82,19 @@ def memory_lost(ref: InstanceRef) -> Lost:
     )
 
 
-def lost(grounds: PlanInputs) -> Plan:
+def lost(inputs: PlanInputs) -> Plan:
     """The guest's memory is gone: what is left is settled, and the request says so."""
-    return Plan(stop(grounds).steps, "stopped", then=memory_lost(grounds.facts.ref))
+    return Plan(stop(inputs).steps, "stopped", fails_with=memory_lost(inputs.facts.ref))
 
 
-def destroy(grounds: PlanInputs, *, wipe_volumes: bool) -> Plan:
+def destroy(inputs: PlanInputs, *, wipe_volumes: bool) -> Plan:
     """Nothing of the instance is left but its tombstone, and its volumes unless wiped."""
-    facts, layout = grounds.facts, grounds.settings.layout
+    facts, layout = inputs.facts, inputs.settings.layout
     wiped = [VolumesWiped(layout.volumes(facts.ref))] if wipe_volumes else []
     recorded = [StatusRecorded(facts.ref, "destroyed")] if facts.instance else []
     return Plan(
         (
-            *gone(grounds),
+            *teardown_steps(inputs),
             ImageAbsent(facts.ref),
             *wiped,
             PathAbsent(layout.runtime(facts.ref), "runtime_absent"),
@@ -95,42 +104,42 @@ def destroy(grounds: PlanInputs, *, wipe_volumes: bool) -> Plan:
     )
 
 
-def _started(grounds: PlanInputs, place: Place, spec: VmSpec) -> tuple[Step, ...]:
+def _started(inputs: PlanInputs, place: Place, spec: VmSpec) -> tuple[Step, ...]:
     """A VMM is up, with the guest's disks.
 
     The disks that hostd fills are as they were for a guest that has booted.  A new data disk is
     formatted while the rest is done, the jail built and the VMM launched; an encrypted one must be
     open before a jail can have it.
     """
-    facts, settings = grounds.facts, grounds.settings
+    facts, settings = inputs.facts, inputs.settings
     disks: list[Step] = []
     if facts.vmm not in (VmmState.RUNNING, VmmState.PAUSED):
         disks = [
-            DiskCurrent(config_disk(facts.ref, grounds.pool, place, settings), "config_disk"),
+            DiskCurrent(config_disk(facts.ref, inputs.pool, place, settings), "config_disk"),
             DiskCurrent(secrets_disk(facts, settings), "secrets_disk"),
         ]
     if all(drive.id != DATA for drive in spec.drives):
-        return spawned(grounds, place, spec, tuple(disks))
-    data = data_disk(facts.ref, grounds.pool, settings)
+        return vmm_up_steps(inputs, place, spec, tuple(disks))
+    data = data_disk(facts.ref, inputs.pool, settings)
     if crypt := crypt_disk(spec, settings):
         disks += [DataDiskPresent(data, crypt), DiskOpen(crypt)]
-        return spawned(grounds, place, spec, tuple(disks))
+        return vmm_up_steps(inputs, place, spec, tuple(disks))
     unfinished = (DataDiskPresent(data),)
     return (
         DataDiskBegun(data),
-        *spawned(grounds, place, spec, tuple(disks), unfinished=unfinished),
+        *vmm_up_steps(inputs, place, spec, tuple(disks), unfinished=unfinished),
     )
 
 
-def _ready(grounds: PlanInputs) -> tuple[Step, ...]:
+def _ready(inputs: PlanInputs) -> tuple[Step, ...]:
     """Where the pool asks for it, an instance runs only once its guest's agent answers."""
-    timeout_s = grounds.bounded(grounds.pool.runtime_policy.readiness_timeout_seconds)
-    return (GuestReady(grounds.facts.ref, timeout_s),) if timeout_s else ()
+    timeout_s = inputs.bounded(inputs.pool.runtime_policy.readiness_timeout_seconds)
+    return (GuestReady(inputs.facts.ref, timeout_s),) if timeout_s else ()
 
 
-def _no_idle_vmm(grounds: PlanInputs) -> tuple[Step, ...]:
+def _no_idle_vmm(inputs: PlanInputs) -> tuple[Step, ...]:
     """A VMM that a killed attempt spawned but never booted cannot be configured twice."""
-    if grounds.facts.vmm is not VmmState.IDLE:
+    if inputs.facts.vmm is not VmmState.IDLE:
         return ()
-    timeout_s = grounds.settings.kill_timeout_s
-    return (VmmGone(grounds.facts.ref, timeout_s, name="old_vmm_gone"),)
+    timeout_s = inputs.settings.kill_timeout_s
+    return (VmmGone(inputs.facts.ref, timeout_s, name="old_vmm_gone"),)

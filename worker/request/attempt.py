@@ -30,8 +30,8 @@ from enqueue.results import Failed, Result
 from worker.errors import Broken, HostdError, Transient
 from worker.ledger.entries import LedgerEntry
 from worker.model.names import InstanceRef
-from worker.plans import instance_plan
 from worker.plans.action import action_for
+from worker.plans.choose import instance_plan
 from worker.plans.facts import instance_facts, network_facts
 from worker.plans.network import network_steps, setup, teardown
 from worker.plans.plan import Plan
@@ -166,13 +166,13 @@ def _planned_instance(request: InstanceRequest, entry: LedgerEntry, ctx: Context
     at = written_time(ctx.clock.wall())
     facts = replace(
         instance_facts(request, ctx.host, layout=ctx.settings.layout, at=at),
-        again=entry.runs > 1 and _may_be_had_again(entry.result),
+        retry_of_failed_run=entry.runs > 1 and _may_be_had_again(entry.result),
     )
-    verdict = action_for(request, facts)
-    place = reserve_instance(verdict, facts, ctx.ledger, ctx.settings)
+    action = action_for(request, facts)
+    place = reserve_instance(action, facts, ctx.ledger, ctx.settings)
     plan = instance_plan(
         request,
-        verdict,
+        action,
         facts,
         place,
         settings=ctx.settings,
@@ -195,8 +195,8 @@ def _executed(order: VerifiedRequest, planned: Planned, ctx: Context) -> Outcome
         clock=ctx.clock,
         deadline_s=ctx.clock.monotonic() + ctx.config.worker.request_timeout_s,
     )
-    if outcome.error is None and planned.plan.then is not None:
-        return Outcome(outcome.reports, outcome.detail, planned.plan.then)
+    if outcome.error is None and planned.plan.fails_with is not None:
+        return Outcome(outcome.reports, outcome.detail, planned.plan.fails_with)
     return outcome
 
 

@@ -17,7 +17,7 @@ from worker.ledger.ledger import Change
 from worker.model.names import InstanceRef
 from worker.plans.action import Action
 from worker.plans.facts import InstanceFacts, instance_facts
-from worker.plans.reconcile import Finding, settlement, settlement_plan
+from worker.plans.reconcile import Finding, finding_for, reconcile_plan
 from worker.plans.shared import PlanInputs
 from worker.ports import VmmState
 from worker.protocol import events
@@ -100,7 +100,7 @@ def _due(facts: InstanceFacts, told: str | None) -> tuple[Finding, str | None]:
     written but not yet told of is done again, whole: its steps hold, and what they freed and what
     changed are told.
     """
-    settled, status = settlement(facts), facts.status
+    settled, status = finding_for(facts), facts.status
     untold = told in ("running", "warm", "sleeping") and told != status
     if settled not in (Finding.NOTHING, Finding.ADOPTED) or not untold:
         return settled, status
@@ -128,7 +128,7 @@ def _carried_out(settled: Finding, facts: InstanceFacts, ctx: Context) -> Outcom
     if settled is Finding.LEFT:
         return Outcome((), {})
     place = reserve_instance(_VERDICTS[settled], facts, ctx.ledger, ctx.settings)
-    plan = settlement_plan(settled, PlanInputs(facts, place, ctx.settings), place)
+    plan = reconcile_plan(settled, PlanInputs(facts, place, ctx.settings), place)
     return execute(
         plan.steps,
         host=ctx.host,

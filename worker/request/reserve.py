@@ -50,7 +50,7 @@ def reserve_network(
 
 
 def reserve_instance(
-    verdict: Action, facts: InstanceFacts, ledger: Ledger, settings: Settings
+    action: Action, facts: InstanceFacts, ledger: Ledger, settings: Settings
 ) -> Place | None:
     """The instance's place, if it has or needs one, and its share of the tenant's quota.
 
@@ -64,7 +64,7 @@ def reserve_instance(
         _check_owner(db, "instance", facts.ref.instance_id, owner)
         if facts.instance is not None:
             _hold(db, "instance", facts.ref.instance_id, owner)
-        if verdict not in USES_PLACE:
+        if action not in USES_PLACE:
             return known_place(db, facts)
         tenant = _tenant(facts)
         _acceptable(tenant.net, settings)
@@ -75,7 +75,7 @@ def reserve_instance(
             _check_owner(db, kind, key, tenant.tenant_id)
             _hold(db, kind, key, tenant.tenant_id)
         place = known_place(db, facts) or _new_place(db, facts.ref, tenant)
-        if verdict in USES_QUOTA:
+        if action in USES_QUOTA:
             _take_quota(db, facts, tenant)
         return place
 
