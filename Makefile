@@ -29,7 +29,7 @@ check: $(STAMP)
 	@$(PYTEST) tests/unit
 
 crash: system $(STAMP)
-	@$(BIN)/python -m tests.machine $(CRASH)
+	@$(BIN)/python -m tests.crash.process $(CRASH)
 
 bench: system $(STAMP)
 	@mkdir -p build

@@ -14,7 +14,7 @@ import pytest
 
 from enqueue.requests import InstanceId
 from tests.fakes.cgroups import FakeCgroups
-from tests.fixtures.hostparts import Sleeper, until
+from tests.fixtures.host_resources import Sleeper, until
 from worker.errors import Broken, Transient
 from worker.host.cgroups import limits as cgroup_limits
 from worker.host.cgroups.cgroups import KernelCgroups, enable

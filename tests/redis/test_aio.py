@@ -1,4 +1,4 @@
-"""AsyncHostClient against a real Redis; a tiny host answers."""
+"""AsyncHostClient against a real Redis; a fake consumer answers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from enqueue import AsyncHostClient, keys
 from enqueue.conversation import operations as dialogue
 from enqueue.errors import NotRetryable, QueueUnavailable, RequestIdReused, WaitTimeout
 from enqueue.requests import Ping
+from tests.fixtures.fake_consumer import DONE, FAILED, FakeConsumer
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.redis import RedisServer
-from tests.fixtures.tiny_host import DONE, FAILED, TinyHost
 
 pytestmark = pytest.mark.redis
 
@@ -24,16 +24,16 @@ BOUND_S = 30.0
 
 
 def test_a_request_is_stored_pushed_and_answered(
-    redis_server: RedisServer, tiny_host: TinyHost
+    redis_server: RedisServer, fake_consumer: FakeConsumer
 ) -> None:
     async def story() -> None:
         async with AsyncHostClient(redis_server.url) as client:
             ticket = await client.enqueue(Ping(), host=HOST)
             waiter = asyncio.create_task(ticket.wait(BOUND_S))
-            await asyncio.to_thread(tiny_host.answer, FAILED)
+            await asyncio.to_thread(fake_consumer.answer, FAILED)
             assert await waiter == FAILED
             again = await ticket.retry()
-            await asyncio.to_thread(tiny_host.answer, DONE)
+            await asyncio.to_thread(fake_consumer.answer, DONE)
             assert await again.wait(BOUND_S) == DONE
             assert await ticket.wait(0) == FAILED
             assert await again.status() == "finished"
@@ -50,14 +50,14 @@ def test_a_request_is_stored_pushed_and_answered(
     asyncio.run(story())
 
 
-def test_each_call_takes_one_round_trip(redis_proxy: Proxy, tiny_host: TinyHost) -> None:
+def test_each_call_takes_one_round_trip(redis_proxy: Proxy, fake_consumer: FakeConsumer) -> None:
     async def story() -> None:
         async with AsyncHostClient(redis_proxy.url) as client:
             await client.enqueue(Ping(), host="warm-up")
             before = redis_proxy.round_trips
             ticket = await client.enqueue(Ping(), host=HOST)
             assert redis_proxy.round_trips - before == 1
-            tiny_host.answer(DONE)
+            fake_consumer.answer(DONE)
             assert await ticket.wait(BOUND_S) == DONE
             assert redis_proxy.round_trips - before == 2
             await client.enqueue_many([Ping()] * 100, host=HOST)
@@ -78,7 +78,7 @@ def test_one_id_enqueued_by_twenty_at_once_gives_one_job(redis_server: RedisServ
 
 
 def test_a_hundred_waiters_each_get_their_own_result(
-    redis_server: RedisServer, tiny_host: TinyHost
+    redis_server: RedisServer, fake_consumer: FakeConsumer
 ) -> None:
     async def story() -> None:
         async with AsyncHostClient(redis_server.url) as client:
@@ -87,14 +87,14 @@ def test_a_hundred_waiters_each_get_their_own_result(
             await asyncio.to_thread(redis_server.await_blocked, 100)
             outcomes = [DONE if n % 2 else FAILED for n in range(100)]
             for outcome in outcomes:
-                await asyncio.to_thread(tiny_host.answer, outcome)
+                await asyncio.to_thread(fake_consumer.answer, outcome)
             assert await asyncio.gather(*waiters) == outcomes
 
     asyncio.run(story())
 
 
 def test_a_cancelled_waiter_leaves_no_reply_to_the_next_caller(
-    redis_server: RedisServer, tiny_host: TinyHost
+    redis_server: RedisServer, fake_consumer: FakeConsumer
 ) -> None:
     async def story() -> None:
         async with AsyncHostClient(redis_server.url) as client:
@@ -105,7 +105,7 @@ def test_a_cancelled_waiter_leaves_no_reply_to_the_next_caller(
             with pytest.raises(asyncio.CancelledError):
                 await waiter
             assert await ticket.status() == "queued"
-            tiny_host.answer(DONE)
+            fake_consumer.answer(DONE)
             assert await ticket.wait(BOUND_S) == DONE
 
     asyncio.run(story())
@@ -162,7 +162,7 @@ def test_a_waiter_outlives_a_restart_and_sends_a_lost_job_again(
             await asyncio.to_thread(redis_server.await_blocked)
             await asyncio.to_thread(redis_server.restart)
             redis_server.client().flushall()
-            host = TinyHost(redis_server.client(), HOST)
+            host = FakeConsumer(redis_server.client(), HOST)
             await asyncio.to_thread(host.answer, DONE)
             assert await waiter == DONE
 
@@ -181,13 +181,13 @@ def test_an_id_of_another_request_is_refused(redis_server: RedisServer) -> None:
     asyncio.run(story())
 
 
-def test_a_given_redis_stays_open(redis_server: RedisServer, tiny_host: TinyHost) -> None:
+def test_a_given_redis_stays_open(redis_server: RedisServer, fake_consumer: FakeConsumer) -> None:
     async def story() -> None:
         given = redis.asyncio.Redis(unix_socket_path=str(redis_server.socket), protocol=3)
         async with given:
             async with AsyncHostClient(given) as client:
                 ticket = await client.enqueue(Ping(), host=HOST)
-                tiny_host.answer(DONE)
+                fake_consumer.answer(DONE)
                 assert await ticket.wait(BOUND_S) == DONE
             assert await given.ping()
 

@@ -21,10 +21,10 @@ from enqueue.requests import (
     StartInstance,
     TenantId,
 )
+from tests.fixtures.fake_consumer import FAILED, FakeConsumer
 from tests.fixtures.jobs import HOST, START, STOP, queued
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.redis import RedisServer
-from tests.fixtures.tiny_host import FAILED, TinyHost
 
 pytestmark = pytest.mark.redis
 
@@ -91,10 +91,13 @@ def test_another_deadline_and_trace_are_the_same_request(host_client: HostClient
 
 
 def test_a_duplicate_of_an_ended_request_returns_what_is_stored(
-    proxied_client: HostClient, redis_proxy: Proxy, redis_server: RedisServer, tiny_host: TinyHost
+    proxied_client: HostClient,
+    redis_proxy: Proxy,
+    redis_server: RedisServer,
+    fake_consumer: FakeConsumer,
 ) -> None:
     proxied_client.enqueue(START, host=HOST, request_id="same")
-    tiny_host.answer(FAILED)
+    fake_consumer.answer(FAILED)
     before = redis_proxy.round_trips
     assert proxied_client.enqueue(START, host=HOST, request_id="same").wait(0) == FAILED
     assert redis_proxy.round_trips - before == 1
@@ -110,11 +113,11 @@ def test_a_full_queue_takes_nothing_of_a_batch(redis_server: RedisServer) -> Non
 
 
 def test_running_requests_count_towards_the_limit(
-    redis_server: RedisServer, tiny_host: TinyHost
+    redis_server: RedisServer, fake_consumer: FakeConsumer
 ) -> None:
     with HostClient(redis_server.url, queue_limit=1) as client:
         client.enqueue(START, host=HOST)
-        tiny_host.take()
+        fake_consumer.take()
         with pytest.raises(QueueFull):
             client.enqueue(START, host=HOST)
 

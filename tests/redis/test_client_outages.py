@@ -15,9 +15,9 @@ from enqueue.conversation.sansio import Clock, LinkDown, RoundTrip, Sleep
 from enqueue.errors import QueueUnavailable, RequestExpired, WaitTimeout
 from enqueue.requests import Ping
 from tests.fixtures.background import Background
+from tests.fixtures.fake_consumer import DONE, FAILED, FakeConsumer
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.redis import RedisServer
-from tests.fixtures.tiny_host import DONE, FAILED, TinyHost
 
 pytestmark = pytest.mark.redis
 
@@ -145,12 +145,12 @@ def test_a_key_of_another_type_stores_nothing_and_says_so(
 
 
 def test_something_planted_as_the_set_of_queues_stops_no_request(
-    host_client: HostClient, redis_server: RedisServer, tiny_host: TinyHost
+    host_client: HostClient, redis_server: RedisServer, fake_consumer: FakeConsumer
 ) -> None:
     admin = redis_server.client()
     admin.set(keys.QUEUES, "planted")
     ticket = host_client.enqueue(Ping(), host=HOST)
-    tiny_host.answer(FAILED)
+    fake_consumer.answer(FAILED)
     assert ticket.wait(BOUND_S) == FAILED
     assert ticket.retry().status() == "queued"
     admin.delete(keys.QUEUES)
@@ -166,7 +166,7 @@ def test_a_waiter_outlives_a_restart_of_redis(
     waiter = Background(lambda: ticket.wait(BOUND_S))
     redis_server.await_blocked()
     redis_server.restart()
-    TinyHost(redis_server.client(), HOST).answer(DONE)
+    FakeConsumer(redis_server.client(), HOST).answer(DONE)
     assert waiter.outcome() == DONE
 
 
@@ -180,7 +180,7 @@ def test_a_waiter_outlives_its_server_becoming_a_replica(
     admin = redis_server.client()
     admin.replicaof("127.0.0.1", "1")
     admin.replicaof("NO", "ONE")
-    TinyHost(admin, HOST).answer(DONE)
+    FakeConsumer(admin, HOST).answer(DONE)
     assert waiter.outcome() == DONE
 
 
@@ -206,7 +206,7 @@ def test_a_waiter_is_told_that_redis_stays_away(
 
 
 def test_a_waiter_gives_up_on_an_absent_redis_no_sooner_than_it_was_told_to(
-    host_client: HostClient, tiny_host: TinyHost
+    host_client: HostClient, fake_consumer: FakeConsumer
 ) -> None:
     ticket = host_client.enqueue(Ping(), host=HOST)
     now_s = 0.0
@@ -221,7 +221,7 @@ def test_a_waiter_gives_up_on_an_absent_redis_no_sooner_than_it_was_told_to(
         else:
             step = talk.throw(LinkDown("Redis is away", sent=False))
     assert max(paused) <= dialogue.RECONNECT_S
-    tiny_host.answer(DONE)
+    fake_consumer.answer(DONE)
     assert isinstance(step, RoundTrip)
     talk.close()
     assert ticket.wait(BOUND_S) == DONE
@@ -237,7 +237,7 @@ def test_a_waiter_sends_a_lost_job_again_byte_for_byte(
     waiter = Background(lambda: ticket.wait(BOUND_S))
     redis_server.await_blocked()
     admin.flushall()
-    host = TinyHost(admin, HOST)
+    host = FakeConsumer(admin, HOST)
     job_id = host.take()
     assert admin.hget(keys.job(job_id), "data") == stored
     host.tell(job_id, FAILED)
@@ -266,7 +266,7 @@ def test_two_waiters_of_a_lost_job_push_it_once(
     waiters = [Background(lambda: first.wait(BOUND_S)), Background(lambda: second.wait(BOUND_S))]
     redis_server.await_blocked(2)
     redis_server.client().flushall()
-    TinyHost(redis_server.client(), HOST).answer(DONE)
+    FakeConsumer(redis_server.client(), HOST).answer(DONE)
     assert [waiter.outcome() for waiter in waiters] == [DONE, DONE]
     assert redis_server.client().llen(QUEUE) == 0
 
@@ -278,7 +278,7 @@ def test_a_given_redis_is_used_as_it_is_and_stays_open(
     given = redis_server.client(protocol=protocol, decode_responses=True)
     with HostClient(given) as client:
         ticket = client.enqueue(Ping(), host=HOST)
-        TinyHost(redis_server.client(), HOST).answer(DONE)
+        FakeConsumer(redis_server.client(), HOST).answer(DONE)
         assert ticket.wait(BOUND_S) == DONE
     assert given.ping()
 
@@ -300,7 +300,7 @@ def confined(redis_server: RedisServer) -> Iterator[HostClient]:
 
 
 def test_the_rights_of_one_host_are_enough(confined: HostClient, redis_server: RedisServer) -> None:
-    host = TinyHost(redis_server.client(), HOST)
+    host = FakeConsumer(redis_server.client(), HOST)
     ticket = confined.enqueue(Ping(), host=HOST, request_id="same")
     host.answer(FAILED)
     assert ticket.wait(BOUND_S) == FAILED

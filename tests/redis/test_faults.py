@@ -12,8 +12,8 @@ import pytest
 
 from enqueue.results import Failed
 from tests.fixtures.asking import done
-from tests.fixtures.busy import SETTINGS, Busy
 from tests.fixtures.effects import down
+from tests.fixtures.host_in_every_state import SETTINGS, HostInEveryState
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.worker import HOST, HostdProcess, eventually
 
@@ -38,12 +38,12 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def busy(server: RedisServer) -> Iterator[Busy]:
+def host(server: RedisServer) -> Iterator[HostInEveryState]:
     """A running host of that Redis."""
     with HostdProcess(server, SETTINGS) as hostd:
         hostd.start()
-        with Busy(hostd) as busy:
-            yield busy
+        with HostInEveryState(hostd) as host:
+            yield host
 
 
 @contextmanager
@@ -113,57 +113,61 @@ Fault = Callable[[RedisServer], AbstractContextManager[None]]
 
 
 @pytest.mark.parametrize("fault", [killed, away_for_long, frozen, out_of_memory, read_only])
-def test_nothing_is_lost_or_done_twice(busy: Busy, server: RedisServer, fault: Fault) -> None:
-    busy.go_on()
+def test_nothing_is_lost_or_done_twice(
+    host: HostInEveryState, server: RedisServer, fault: Fault
+) -> None:
+    host.go_on()
     with fault(server):
-        busy.release()
-    assert tells_within_s(busy) < SOON_S
-    assert busy.lost() == []
-    busy.assert_all_ended_once()
+        host.release()
+    assert tells_within_s(host) < SOON_S
+    assert host.lost() == []
+    host.assert_all_ended_once()
 
 
 @pytest.mark.parametrize("fault", [replaced_by_an_empty_one, flushed])
 def test_an_emptied_redis_loses_only_what_nobody_waits_for_and_the_host_had_not_taken(
-    busy: Busy, server: RedisServer, fault: Fault
+    host: HostInEveryState, server: RedisServer, fault: Fault
 ) -> None:
-    busy.go_on()
+    host.go_on()
     with fault(server):
-        busy.release()
-    assert tells_within_s(busy) < SOON_S
-    eventually(lambda: busy.lost() == ["up-26"], "those who wait have asked again")
-    busy.assert_all_ended_once()
+        host.release()
+    assert tells_within_s(host) < SOON_S
+    eventually(lambda: host.lost() == ["up-26"], "those who wait have asked again")
+    host.assert_all_ended_once()
 
 
 def test_a_lost_tail_loses_only_what_nobody_waits_for_and_the_host_had_not_taken(
-    busy: Busy, server: RedisServer, tmp_path: Path
+    host: HostInEveryState, server: RedisServer, tmp_path: Path
 ) -> None:
     written, earlier = server.directory / "appendonlydir", tmp_path / "earlier"
     shutil.copytree(written, earlier)
-    busy.go_on()
+    host.go_on()
     server.stop()
-    busy.release()
+    host.release()
     shutil.rmtree(written)
     shutil.copytree(earlier, written)
     server.start()
-    assert tells_within_s(busy) < SOON_S
-    eventually(lambda: busy.lost() == ["up-26"], "those who wait have asked again")
-    busy.assert_all_ended_once()
+    assert tells_within_s(host) < SOON_S
+    eventually(lambda: host.lost() == ["up-26"], "those who wait have asked again")
+    host.assert_all_ended_once()
 
 
-def test_an_id_still_names_its_request_after_a_flush(busy: Busy, server: RedisServer) -> None:
+def test_an_id_still_names_its_request_after_a_flush(
+    host: HostInEveryState, server: RedisServer
+) -> None:
     server.client().flushall()
-    result = busy.client.enqueue(down(20), host=HOST, request_id="up-20").wait(SOON_S)
+    result = host.client.enqueue(down(20), host=HOST, request_id="up-20").wait(SOON_S)
     assert isinstance(result, Failed)
     assert result.code == "rejected/request_id_reused"
     server.client().flushall()
-    again = done(busy.ask("up-20"))
+    again = done(host.ask("up-20"))
     assert again.replayed
-    assert busy.effects.of(20) == (1, 0)
+    assert host.effects.of(20) == (1, 0)
 
 
-def tells_within_s(busy: Busy) -> float:
+def tells_within_s(host: HostInEveryState) -> float:
     """How long it takes until what was done meanwhile is told; the host answers new requests."""
-    took_s = busy.goes_on_within_s()
+    took_s = host.goes_on_within_s()
     print(f"hostd went on {took_s:.2f} s after Redis was back")
-    eventually(lambda: busy.hostd.state_of("up-24") == "told", "what was done meanwhile is told")
+    eventually(lambda: host.hostd.state_of("up-24") == "told", "what was done meanwhile is told")
     return took_s

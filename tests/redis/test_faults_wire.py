@@ -14,8 +14,8 @@ from enqueue import HostClient
 from enqueue.client import Ticket
 from enqueue.errors import QueueUnavailable
 from tests.fixtures.asking import done
-from tests.fixtures.busy import SETTINGS, Busy
 from tests.fixtures.effects import Effects, up
+from tests.fixtures.host_in_every_state import SETTINGS, HostInEveryState
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.worker import BOUND_S, HOST, HostdProcess, eventually
@@ -110,17 +110,17 @@ def test_a_connection_cut_in_any_round_trip_loses_and_repeats_nothing(
 def test_a_slow_redis_loses_and_repeats_nothing(
     hostd: HostdProcess, client: HostClient, proxies: dict[str, Proxy], delay_s: float
 ) -> None:
-    with Busy(hostd, client) as busy:
-        busy.go_on()
+    with HostInEveryState(hostd, client) as host:
+        host.go_on()
         for proxy in proxies.values():
             proxy.delay_s = delay_s
-        busy.release()
+        host.release()
         before = proxies["worker"].round_trips
         eventually(
             lambda: proxies["worker"].round_trips > before + TRIES, "hostd tries", bound_s=BOUND_S
         )
         for proxy in proxies.values():
             proxy.delay_s = 0.0
-        print(f"hostd went on {busy.goes_on_within_s():.2f} s after Redis was fast again")
-        assert busy.lost() == []
-        busy.assert_all_ended_once()
+        print(f"hostd went on {host.goes_on_within_s():.2f} s after Redis was fast again")
+        assert host.lost() == []
+        host.assert_all_ended_once()

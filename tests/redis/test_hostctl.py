@@ -1,4 +1,4 @@
-"""hostctl, run as its users run it, against a real Redis; a tiny host answers."""
+"""hostctl, run as its users run it, against a real Redis; a fake consumer answers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from enqueue.hostctl.cli import main
 from enqueue.requests import SetupNetwork, SleepInstance
 from enqueue.results import Pong
 from enqueue.signing import load_verifier
+from tests.fixtures.fake_consumer import DONE, FAILED, FakeConsumer
 from tests.fixtures.redis import RedisServer
-from tests.fixtures.tiny_host import DONE, FAILED, TinyHost
 
 pytestmark = pytest.mark.redis
 
@@ -101,24 +101,24 @@ def test_options_reach_the_request(hostctl: Run, redis_server: RedisServer) -> N
     assert net_up.net.gateway_ip == "10.240.7.1"
 
 
-def test_waiting_shows_the_result_and_exits_0(hostctl: Run, tiny_host: TinyHost) -> None:
-    with tiny_host.answering(DONE):
+def test_waiting_shows_the_result_and_exits_0(hostctl: Run, fake_consumer: FakeConsumer) -> None:
+    with fake_consumer.answering(DONE):
         code, out, _ = hostctl("start", *WHERE, "--wait", "--timeout", "20")
     assert code == 0
     assert out == "StartInstance acme/workers/i-1a2b3c4d on host-a: running (0 ms)\n"
 
 
 def test_a_failed_request_exits_1_with_code_message_and_hint(
-    hostctl: Run, tiny_host: TinyHost
+    hostctl: Run, fake_consumer: FakeConsumer
 ) -> None:
-    with tiny_host.answering(FAILED):
+    with fake_consumer.answering(FAILED):
         code, out, _ = hostctl("start", *WHERE, "--wait", "--timeout", "20")
     assert code == 1
     assert "failed: transient/no_space: 3 bytes are free; free some" in out
 
 
-def test_json_is_one_document_a_line(hostctl: Run, tiny_host: TinyHost) -> None:
-    with tiny_host.answering(FAILED):
+def test_json_is_one_document_a_line(hostctl: Run, fake_consumer: FakeConsumer) -> None:
+    with fake_consumer.answering(FAILED):
         _, out, err = hostctl("start", *WHERE, "--wait", "--request-id", "r-1", "--json")
     (line,) = out.splitlines()
     document = json.loads(line)
@@ -128,7 +128,7 @@ def test_json_is_one_document_a_line(hostctl: Run, tiny_host: TinyHost) -> None:
     assert err == ""
 
 
-def test_ping_waits_by_itself(hostctl: Run, tiny_host: TinyHost) -> None:
+def test_ping_waits_by_itself(hostctl: Run, fake_consumer: FakeConsumer) -> None:
     pong = Pong(
         host=HOST,
         version="0.1.0",
@@ -137,7 +137,7 @@ def test_ping_waits_by_itself(hostctl: Run, tiny_host: TinyHost) -> None:
         firecracker_version="Firecracker v1.12.0",
         queue_depth=0,
     )
-    with tiny_host.answering(pong):
+    with fake_consumer.answering(pong):
         code, out, _ = hostctl("ping", "--timeout", "20")
     assert code == 0
     assert "pong from hostd 0.1.0" in out
@@ -149,9 +149,9 @@ def test_a_host_that_does_not_answer_exits_3(hostctl: Run) -> None:
     assert "has no result yet: its job is queued" in err
 
 
-def test_waiting_for_an_earlier_request(hostctl: Run, tiny_host: TinyHost) -> None:
+def test_waiting_for_an_earlier_request(hostctl: Run, fake_consumer: FakeConsumer) -> None:
     hostctl("start", *WHERE, "--request-id", "r-1")
-    tiny_host.answer(DONE)
+    fake_consumer.answer(DONE)
     assert hostctl("wait", "r-1")[:2] == (
         0,
         "StartInstance acme/workers/i-1a2b3c4d on host-a: running (0 ms)\n",
@@ -162,18 +162,18 @@ def test_waiting_for_an_earlier_request(hostctl: Run, tiny_host: TinyHost) -> No
 
 
 def test_retrying_by_id_and_by_kind(
-    hostctl: Run, tiny_host: TinyHost, redis_server: RedisServer
+    hostctl: Run, fake_consumer: FakeConsumer, redis_server: RedisServer
 ) -> None:
     for request_id in ("r-1", "r-2"):
         hostctl("sleep", *WHERE, "--request-id", request_id)
-        tiny_host.answer(FAILED)
+        fake_consumer.answer(FAILED)
     hostctl("start", *WHERE, "--request-id", "r-3")
-    tiny_host.answer(FAILED)
+    fake_consumer.answer(FAILED)
     assert hostctl("retry", "r-1")[0] == 0
     assert redis_server.client().lrange(KEYS.queue, 0, -1) == [b"host-a_r-1"]
     assert hostctl("retry", "--op", "SleepInstance")[0] == 0
     assert redis_server.client().lrange(KEYS.queue, 0, -1) == [b"host-a_r-1", b"host-a_r-2"]
-    with tiny_host.answering(DONE, DONE, DONE):
+    with fake_consumer.answering(DONE, DONE, DONE):
         assert hostctl("retry", "r-3", "--wait", "--timeout", "20")[0] == 0
     assert hostctl("retry", "--op", "SleepInstance") == (
         0,
@@ -183,10 +183,10 @@ def test_retrying_by_id_and_by_kind(
 
 
 def test_retrying_what_failed_since_a_time_and_only_saying_so(
-    hostctl: Run, tiny_host: TinyHost, redis_server: RedisServer
+    hostctl: Run, fake_consumer: FakeConsumer, redis_server: RedisServer
 ) -> None:
     hostctl("sleep", *WHERE, "--request-id", "r-1")
-    tiny_host.answer(FAILED)
+    fake_consumer.answer(FAILED)
     queue = redis_server.client()
     would = (0, "request r-1 on host-a would be retried\n", "")
     for since in ("1h", "2020-01-31T04:00:00Z", "2020-01-31 04:00+02:00"):
@@ -207,10 +207,10 @@ def test_retrying_what_failed_since_a_time_and_only_saying_so(
 
 
 def test_one_request_that_cannot_be_retried_does_not_hold_the_others_back(
-    hostctl: Run, tiny_host: TinyHost, redis_server: RedisServer
+    hostctl: Run, fake_consumer: FakeConsumer, redis_server: RedisServer
 ) -> None:
     hostctl("start", *WHERE, "--request-id", "r-1")
-    tiny_host.answer(FAILED)
+    fake_consumer.answer(FAILED)
     hostctl("start", *WHERE, "--request-id", "r-2")
     code, out, err = hostctl("retry", "r-2", "r-3", "r-1")
     assert code == 1
@@ -221,13 +221,13 @@ def test_one_request_that_cannot_be_retried_does_not_hold_the_others_back(
 
 
 def test_cancelling_ends_what_waits_and_tells_what_does_not(
-    hostctl: Run, tiny_host: TinyHost, redis_server: RedisServer
+    hostctl: Run, fake_consumer: FakeConsumer, redis_server: RedisServer
 ) -> None:
     hostctl("start", *WHERE, "--request-id", "r-1")
     hostctl("start", *WHERE, "--request-id", "r-2")
     hostctl("start", *WHERE, "--request-id", "r-3")
-    tiny_host.answer(DONE)
-    tiny_host.take()
+    fake_consumer.answer(DONE)
+    fake_consumer.take()
     code, out, _ = hostctl("cancel", "r-1", "r-2", "r-3", "r-4", "--json")
     assert code == 1
     assert [json.loads(line) for line in out.splitlines()] == [
@@ -245,10 +245,10 @@ def test_cancelling_ends_what_waits_and_tells_what_does_not(
 
 
 def test_cancelling_a_kind_leaves_other_kinds_and_what_runs(
-    hostctl: Run, tiny_host: TinyHost, redis_server: RedisServer
+    hostctl: Run, fake_consumer: FakeConsumer, redis_server: RedisServer
 ) -> None:
     hostctl("start", *WHERE, "--request-id", "r-1")
-    tiny_host.take()
+    fake_consumer.take()
     hostctl("stop", *WHERE, "--request-id", "r-2")
     hostctl("start", *WHERE, "--request-id", "r-3")
     code, out, _ = hostctl("cancel", "--op", "StartInstance")
@@ -261,13 +261,13 @@ def test_cancelling_a_kind_leaves_other_kinds_and_what_runs(
     )
 
 
-def test_jobs_shows_what_waits_runs_and_failed(hostctl: Run, tiny_host: TinyHost) -> None:
+def test_jobs_shows_what_waits_runs_and_failed(hostctl: Run, fake_consumer: FakeConsumer) -> None:
     assert hostctl("jobs")[2] == "no such requests\n"
     for request_id in ("r-1", "r-2", "r-3", "r-4"):
         hostctl("start", *WHERE, "--request-id", request_id)
-    tiny_host.answer(DONE)
-    tiny_host.answer(FAILED)
-    tiny_host.take()
+    fake_consumer.answer(DONE)
+    fake_consumer.answer(FAILED)
+    fake_consumer.take()
     _, out, _ = hostctl("jobs", "--json")
     found = {line["request_id"]: line for line in map(json.loads, out.splitlines())}
     assert {id_: line["status"] for id_, line in found.items()} == {
@@ -413,7 +413,7 @@ def test_following_events_prints_each_as_it_comes(redis_server: RedisServer) -> 
 
 
 def test_a_reader_that_leaves_early_causes_no_traceback(
-    redis_server: RedisServer, tiny_host: TinyHost
+    redis_server: RedisServer, fake_consumer: FakeConsumer
 ) -> None:
     redis = redis_server.client()
     for number in range(2000):

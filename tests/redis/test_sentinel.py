@@ -16,10 +16,10 @@ from enqueue import HostClient
 from enqueue.errors import QueueUnavailable
 from enqueue.requests import Ping
 from enqueue.results import Result
-from tests.fixtures.busy import SETTINGS, Busy
+from tests.fixtures.fake_consumer import DONE, FakeConsumer
+from tests.fixtures.host_in_every_state import SETTINGS, HostInEveryState
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.sentinel import BOUND_S, MASTER, Group, info, until
-from tests.fixtures.tiny_host import DONE, TinyHost
 from tests.fixtures.worker import HOST, HostdProcess, eventually
 
 pytestmark = [pytest.mark.redis, pytest.mark.slow]
@@ -47,7 +47,7 @@ def test_a_waiter_gets_its_result_from_the_new_master(group: Group, client: Host
     until(lambda: info(group.old, "clients")["blocked_clients"] >= 1)
     group.fail_over()
     # Replication is asynchronous: were the job lost, the waiter would send it again.
-    TinyHost(group.new, HOST).answer(DONE)
+    FakeConsumer(group.new, HOST).answer(DONE)
     waiter.join(BOUND_S)
     assert outcomes == [DONE]
 
@@ -83,13 +83,13 @@ def test_a_failover_that_loses_writes_loses_no_request_that_somebody_waits_for(
         hostd.start()
         with hostd.namespace.entered():
             client = stack.enter_context(HostClient(group.master_client()))
-            busy = stack.enter_context(Busy(hostd, client))
+            host = stack.enter_context(HostInEveryState(hostd, client))
             group.lose_writes()
-            busy.go_on()
+            host.go_on()
             group.fail_over()
-            busy.release()
-            took_s = busy.goes_on_within_s()
+            host.release()
+            took_s = host.goes_on_within_s()
             print(f"hostd went on {took_s:.2f} s after the failover")
             eventually(lambda: hostd.state_of("up-24") == "told", "it is told")
-            eventually(lambda: busy.lost() == ["up-26"], "those who wait have asked again")
-            busy.assert_all_ended_once()
+            eventually(lambda: host.lost() == ["up-26"], "those who wait have asked again")
+            host.assert_all_ended_once()

@@ -13,9 +13,9 @@ from rq.serializers import JSONSerializer
 
 from enqueue import HostClient
 from enqueue.results import Failed
+from tests.fixtures.fake_consumer import DONE, FAILED, FakeConsumer
 from tests.fixtures.jobs import BOUND_S, HOST, KEYS, START, STOP, queued, stock_job
 from tests.fixtures.redis import RedisServer
-from tests.fixtures.tiny_host import DONE, FAILED, TinyHost
 
 pytestmark = pytest.mark.redis
 
@@ -48,17 +48,17 @@ def test_stock_rq_reads_the_job(host_client: HostClient, redis_server: RedisServ
 
 
 def test_a_stock_requeue_keeps_the_request_and_its_ticket(
-    host_client: HostClient, redis_server: RedisServer, tiny_host: TinyHost
+    host_client: HostClient, redis_server: RedisServer, fake_consumer: FakeConsumer
 ) -> None:
     ticket = host_client.enqueue(START, host=HOST, request_id="same")
-    tiny_host.answer(FAILED)
+    fake_consumer.answer(FAILED)
     registry = FailedJobRegistry(
         KEYS.queue_name, connection=redis_server.client(), serializer=JSONSerializer
     )
     registry.requeue(ticket.job_id)
     again = host_client.enqueue(START, host=HOST, request_id="same")
     assert queued(redis_server) == [b"host-a_same"]
-    tiny_host.answer(DONE)
+    fake_consumer.answer(DONE)
     assert again.wait(BOUND_S) == DONE
     assert host_client.ticket("same", host=HOST).request == START
 

@@ -15,27 +15,29 @@ from enqueue.errors import (
 from enqueue.requests import (
     Ping,
 )
+from tests.fixtures.fake_consumer import DONE, FAILED, FakeConsumer
 from tests.fixtures.jobs import BOUND_S, HOST, KEYS, START, STOP, queued
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.redis import RedisServer
-from tests.fixtures.tiny_host import DONE, FAILED, TinyHost
 
 pytestmark = pytest.mark.redis
 
 
 def test_a_request_is_stored_pushed_and_answered(
-    host_client: HostClient, tiny_host: TinyHost
+    host_client: HostClient, fake_consumer: FakeConsumer
 ) -> None:
     ticket = host_client.enqueue(START, host=HOST)
-    with tiny_host.answering(DONE):
+    with fake_consumer.answering(DONE):
         assert ticket.wait(BOUND_S) == DONE
     assert ticket.wait(0) == DONE
     assert ticket.status() == "finished"
 
 
-def test_a_failed_request_returns_its_failure(host_client: HostClient, tiny_host: TinyHost) -> None:
+def test_a_failed_request_returns_its_failure(
+    host_client: HostClient, fake_consumer: FakeConsumer
+) -> None:
     ticket = host_client.enqueue(START, host=HOST)
-    tiny_host.answer(FAILED)
+    fake_consumer.answer(FAILED)
     assert ticket.wait(BOUND_S) == FAILED
 
 
@@ -46,10 +48,10 @@ def test_enqueueing_takes_one_round_trip(proxied_client: HostClient, redis_proxy
 
 
 def test_a_result_that_is_there_takes_one_round_trip(
-    proxied_client: HostClient, redis_proxy: Proxy, tiny_host: TinyHost
+    proxied_client: HostClient, redis_proxy: Proxy, fake_consumer: FakeConsumer
 ) -> None:
     ticket = proxied_client.enqueue(START, host=HOST)
-    tiny_host.answer(DONE)
+    fake_consumer.answer(DONE)
     before = redis_proxy.round_trips
     assert ticket.wait(BOUND_S) == DONE
     assert redis_proxy.round_trips - before == 1
@@ -84,31 +86,33 @@ def test_scripts_unknown_to_redis_cost_one_more_round_trip(
 
 
 def test_a_duplicate_of_a_running_request_waits_for_its_result(
-    host_client: HostClient, tiny_host: TinyHost
+    host_client: HostClient, fake_consumer: FakeConsumer
 ) -> None:
     host_client.enqueue(START, host=HOST, request_id="same")
-    job_id = tiny_host.take()
+    job_id = fake_consumer.take()
     second = host_client.enqueue(START, host=HOST, request_id="same")
-    tiny_host.tell(job_id, DONE)
+    fake_consumer.tell(job_id, DONE)
     assert second.wait(BOUND_S) == DONE
 
 
-def test_a_retry_waits_for_its_own_result(host_client: HostClient, tiny_host: TinyHost) -> None:
+def test_a_retry_waits_for_its_own_result(
+    host_client: HostClient, fake_consumer: FakeConsumer
+) -> None:
     first = host_client.enqueue(START, host=HOST)
-    tiny_host.answer(FAILED)
+    fake_consumer.answer(FAILED)
     again = first.retry()
     with pytest.raises(WaitTimeout, match="its job is queued"):
         again.wait(0)
-    tiny_host.answer(DONE)
+    fake_consumer.answer(DONE)
     assert again.wait(BOUND_S) == DONE
     assert first.wait(BOUND_S) == FAILED
 
 
 def test_a_retry_takes_the_job_out_of_the_dead_letters_and_queues_it_once(
-    host_client: HostClient, tiny_host: TinyHost, redis_server: RedisServer
+    host_client: HostClient, fake_consumer: FakeConsumer, redis_server: RedisServer
 ) -> None:
     ticket = host_client.enqueue(START, host=HOST)
-    tiny_host.answer(FAILED)
+    fake_consumer.answer(FAILED)
     ticket.retry()
     redis = redis_server.client()
     assert redis.zcard(KEYS.failed) == 0
@@ -117,58 +121,63 @@ def test_a_retry_takes_the_job_out_of_the_dead_letters_and_queues_it_once(
     assert 0 < redis.ttl(keys.job(ticket.job_id)) <= RETENTION_S
 
 
-def test_only_an_ended_failure_can_be_retried(host_client: HostClient, tiny_host: TinyHost) -> None:
+def test_only_an_ended_failure_can_be_retried(
+    host_client: HostClient, fake_consumer: FakeConsumer
+) -> None:
     ticket = host_client.enqueue(START, host=HOST)
     with pytest.raises(NotRetryable, match="is queued; only a failed one"):
         ticket.retry()
-    tiny_host.answer(DONE)
+    fake_consumer.answer(DONE)
     with pytest.raises(NotRetryable, match="is finished"):
         ticket.retry()
 
 
 def test_a_retry_whose_reply_is_lost_pushes_once(
-    proxied_client: HostClient, redis_proxy: Proxy, redis_server: RedisServer, tiny_host: TinyHost
+    proxied_client: HostClient,
+    redis_proxy: Proxy,
+    redis_server: RedisServer,
+    fake_consumer: FakeConsumer,
 ) -> None:
     ticket = proxied_client.enqueue(START, host=HOST)
-    tiny_host.answer(FAILED)
+    fake_consumer.answer(FAILED)
     ticket.status()
     redis_server.client().script_load(RETRY.text.decode())
     redis_proxy.lose_replies(1)
     again = ticket.retry()
     assert queued(redis_server) == [ticket.job_id.encode()]
-    tiny_host.answer(DONE)
+    fake_consumer.answer(DONE)
     assert again.wait(BOUND_S) == DONE
 
 
 def test_retrying_what_redis_has_dropped_sends_it_again(
-    host_client: HostClient, tiny_host: TinyHost, redis_server: RedisServer
+    host_client: HostClient, fake_consumer: FakeConsumer, redis_server: RedisServer
 ) -> None:
     ticket = host_client.enqueue(START, host=HOST)
-    tiny_host.answer(FAILED)
+    fake_consumer.answer(FAILED)
     redis_server.client().flushall()
     again = ticket.retry()
-    tiny_host.answer(DONE)
+    fake_consumer.answer(DONE)
     assert again.wait(BOUND_S) == DONE
 
 
-def test_a_ticket_can_be_had_by_id(host_client: HostClient, tiny_host: TinyHost) -> None:
+def test_a_ticket_can_be_had_by_id(host_client: HostClient, fake_consumer: FakeConsumer) -> None:
     request_id = host_client.enqueue(START, host=HOST).request_id
     waiting = host_client.ticket(request_id, host=HOST)
     assert waiting.request == START
-    tiny_host.answer(FAILED)
+    fake_consumer.answer(FAILED)
     assert waiting.wait(BOUND_S) == FAILED
     assert host_client.ticket(request_id, host=HOST).wait(0) == FAILED
 
 
 def test_a_ticket_had_while_the_retry_runs_waits_for_the_retry(
-    host_client: HostClient, tiny_host: TinyHost
+    host_client: HostClient, fake_consumer: FakeConsumer
 ) -> None:
     first = host_client.enqueue(START, host=HOST)
-    tiny_host.answer(FAILED)
+    fake_consumer.answer(FAILED)
     first.retry()
-    job_id = tiny_host.take()
+    job_id = fake_consumer.take()
     other = host_client.ticket(first.request_id, host=HOST)
-    tiny_host.tell(job_id, DONE)
+    fake_consumer.tell(job_id, DONE)
     assert other.wait(BOUND_S) == DONE
 
 
@@ -178,10 +187,10 @@ def test_an_unknown_id_has_no_ticket(host_client: HostClient) -> None:
 
 
 def test_waiting_ends_without_a_result_and_can_go_on(
-    host_client: HostClient, tiny_host: TinyHost
+    host_client: HostClient, fake_consumer: FakeConsumer
 ) -> None:
     ticket = host_client.enqueue(START, host=HOST)
     with pytest.raises(WaitTimeout, match="its job is queued"):
         ticket.wait(0.05)
-    tiny_host.answer(DONE)
+    fake_consumer.answer(DONE)
     assert ticket.wait(BOUND_S) == DONE

@@ -17,7 +17,7 @@ from enqueue.results import Failed
 from tests.fixtures.diskfaults import DiskFaults
 from tests.fixtures.filesystems import LoopExt4
 from tests.fixtures.generated import compare
-from tests.fixtures.realworld import RealWorlds
+from tests.fixtures.real_host import RealHosts
 from tests.fixtures.toldvmm import API_TIMEOUT_S
 from tests.root.faults.api import API_PLANS, played_api
 from tests.root.faults.disks import DISK_PLANS, played_disks
@@ -37,14 +37,14 @@ BEFORE = {"StartInstance": "stopped", "SleepInstance": "running", "WakeInstance"
 
 
 @pytest.fixture
-def worlds(real_worlds: RealWorlds, monkeypatch: pytest.MonkeyPatch) -> RealWorlds:
+def worlds(real_hosts: RealHosts, monkeypatch: pytest.MonkeyPatch) -> RealHosts:
     """Hosts whose patience with a VMM is short."""
     monkeypatch.setattr(guest, "_VCPU_TIMEOUT_S", API_TIMEOUT_S)
-    return real_worlds
+    return real_hosts
 
 
 def test_every_fault_ends_well_and_the_document_shows_how(
-    worlds: RealWorlds, disk_faults: DiskFaults
+    worlds: RealHosts, disk_faults: DiskFaults
 ) -> None:
     descriptors, began_ticks = _descriptors(), _ticks()
     with ThreadPoolExecutor(THREADS) as pool:
@@ -59,7 +59,7 @@ def test_every_fault_ends_well_and_the_document_shows_how(
 @pytest.mark.parametrize("left_kib", [0, 64, 2048])
 @pytest.mark.parametrize("operation", ["StartInstance", "SleepInstance", "WakeInstance"])
 def test_a_filesystem_that_is_really_full_is_no_space_until_there_is_room(
-    worlds: RealWorlds, tmp_path: Path, operation: str, left_kib: int
+    worlds: RealHosts, tmp_path: Path, operation: str, left_kib: int
 ) -> None:
     disk = LoopExt4(tmp_path / "disk.img", tmp_path / "w1" / "state")
     disk.at.parent.mkdir()

@@ -18,7 +18,7 @@ import pytest
 from enqueue import HostClient
 from enqueue.requests import DestroyInstance, Request, SleepInstance, StartInstance, WakeInstance
 from enqueue.results import Done
-from tests.fixtures.footprint import Footprint, footprint, resident_kib
+from tests.fixtures.resource_usage import ResourceUsage, resident_kib, resource_usage
 from tests.fixtures.vmm import Programs, counting_kernel, real_programs
 from tests.fixtures.worker import HOST, TENANT, HostdMaker, HostdProcess, eventually, ids
 from worker import simulator
@@ -128,16 +128,16 @@ class Sleeper:
         return self.hostd.layout.images(self.ref) / "sleep" / "mem.bin"
 
 
-def settled(hostd: HostdProcess, warm: Footprint) -> None:
+def settled(hostd: HostdProcess, warm: ResourceUsage) -> None:
     """It holds what it held then, as soon as the last request's end is behind it.
 
     Raises:
         AssertionError: it does not, and what the difference is.
     """
     try:
-        eventually(lambda: footprint(hostd) == warm, "no more is held", bound_s=10)
+        eventually(lambda: resource_usage(hostd) == warm, "no more is held", bound_s=10)
     except AssertionError:
-        assert footprint(hostd).differences(warm) == []
+        assert resource_usage(hostd).differences(warm) == []
 
 
 def test_cycles_of_sleep_and_wake_lose_no_count_and_leave_nothing_behind(
@@ -146,7 +146,7 @@ def test_cycles_of_sleep_and_wake_lose_no_count_and_leave_nothing_behind(
     sleeper = Sleeper(host, counting, host.instance("i-0000cc01"))
     for _ in range(WARM):
         sleeper.cycle()
-    warm = footprint(host)
+    warm = resource_usage(host)
     for _ in range(SETTLED - WARM):
         sleeper.cycle()
     settled_kib = resident_kib(host.pid)
@@ -160,7 +160,7 @@ def test_cycles_of_sleep_and_wake_lose_no_count_and_leave_nothing_behind(
     print(f"{CYCLES} cycles to count {sleeper.count}, {grown_kib} KiB more after {SETTLED}: {held}")
     assert grown_kib <= GROWTH_KIB
     done(sleeper.client, DestroyInstance(**ids(sleeper.ref), wipe_volumes=True))
-    left = footprint(host)
+    left = resource_usage(host)
     names = (*left.groups, *left.mounts)
     assert [name for name in names if sleeper.ref.instance_id in name] == []
     assert [name for name in left.links if name.startswith("tn")] == []

@@ -14,7 +14,7 @@ import pytest
 
 from enqueue.requests import Ping, SetupNetwork, StartInstance, StopInstance, TenantId
 from enqueue.results import Pong
-from tests.fixtures.hostparts import until
+from tests.fixtures.host_resources import until
 from tests.fixtures.worker import NET_ID, TENANT, HostdMaker, HostdProcess, eventually, ids
 from tests.root.test_life import ask, document, done, traces
 from worker.demo import documents

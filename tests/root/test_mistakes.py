@@ -18,8 +18,8 @@ from enqueue.keys import job_id
 from enqueue.requests import DestroyInstance, InstanceId, StartInstance
 from enqueue.results import Done, Failed
 from tests.fakes.world import HOST
-from tests.fixtures.hostparts import Sleeper
-from tests.fixtures.realworld import RealWorld, RealWorlds
+from tests.fixtures.host_resources import Sleeper
+from tests.fixtures.real_host import RealHost, RealHosts
 from tests.fixtures.worker import HOST as QUEUE
 from tests.fixtures.worker import TENANT, HostdProcess, ids
 from tests.root.faults.lives import arranged, carried_out, change_pool, done
@@ -33,9 +33,9 @@ WAIT_S = 60.0
 
 
 @pytest.fixture
-def world(real_worlds: RealWorlds) -> Iterator[RealWorld]:
+def world(real_hosts: RealHosts) -> Iterator[RealHost]:
     """A host with one instance."""
-    made = real_worlds()
+    made = real_hosts()
     yield made
     made.close()
 
@@ -47,7 +47,7 @@ INJECTED = ("$(touch pwned)", "x;touch pwned", "`touch pwned`", "a b", "../../et
 
 @pytest.mark.parametrize("field", ["tenant_id", "pool_id", "instance_id"])
 def test_mistake_01_a_field_that_is_no_id_is_refused_before_anything(
-    world: RealWorld, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: RealHost, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     valid = world.enqueue(StartInstance(**world.ids), "r")
@@ -70,10 +70,10 @@ def test_mistake_01_a_field_that_is_no_id_is_refused_before_anything(
 
 
 def test_mistake_01_no_shell_reads_the_paths_that_hostd_works_with(
-    real_worlds: RealWorlds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    real_hosts: RealHosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    world = real_worlds("a b; touch pwned $(touch pwned) '")
+    world = real_hosts("a b; touch pwned $(touch pwned) '")
     for operation in ("StartInstance", "SleepInstance", "WakeInstance", "StopInstance"):
         done(world, operation)
     world.close()
@@ -83,7 +83,7 @@ def test_mistake_01_no_shell_reads_the_paths_that_hostd_works_with(
 # ---------------------------------------------------------------- 7, 8: the guest's agent
 
 
-def with_agent(world: RealWorld, **faults: Any) -> None:
+def with_agent(world: RealHost, **faults: Any) -> None:
     """The guest has an agent, and runs."""
     change_pool(world, runtime_policy={"drain_timeout_seconds": 1, "graceful_shutdown_seconds": 1})
     world.real.faults = {"agent": True, "agent_faults": ["note"], **faults}
@@ -91,7 +91,7 @@ def with_agent(world: RealWorld, **faults: Any) -> None:
 
 
 def test_mistake_07_the_guest_drains_while_it_runs_and_its_timeout_is_told(
-    world: RealWorld,
+    world: RealHost,
 ) -> None:
     paused_when_asked = []
     drain = world.context.host.agents.drain
@@ -145,7 +145,7 @@ def own_pid() -> int:
 
 
 def test_mistake_11_a_process_that_got_the_recorded_pid_is_not_killed(
-    world: RealWorld, sleeper: Sleeper
+    world: RealHost, sleeper: Sleeper
 ) -> None:
     arranged(world, "SleepInstance")
     victim = sleeper()
@@ -209,7 +209,7 @@ def test_mistake_12_a_request_that_comes_twice_is_carried_out_once(hostd: HostdP
 # ---------------------------------------------------------------- 14: leftovers
 
 
-def test_mistake_14_secrets_of_a_running_guest_are_on_no_disk(world: RealWorld) -> None:
+def test_mistake_14_secrets_of_a_running_guest_are_on_no_disk(world: RealHost) -> None:
     secret = "a secret of 14 words"
     (world.layout.tenant(world.tenant_id) / "secrets.json").write_text(json.dumps({"s": secret}))
     done(world, "StartInstance")
@@ -229,7 +229,7 @@ def files_below(directory: Path) -> Iterator[Path]:
 
 
 def test_mistake_14_stop_and_destroy_leave_nothing_and_a_second_destroy_is_done(
-    world: RealWorld,
+    world: RealHost,
 ) -> None:
     arranged(world, "WakeInstance")
     assert world.image() == "whole"
@@ -245,7 +245,7 @@ def test_mistake_14_stop_and_destroy_leave_nothing_and_a_second_destroy_is_done(
 
 
 @pytest.mark.parametrize("call", ["PUT /drives/data", "PUT /actions"])
-def test_mistake_14_a_failed_start_leaves_nothing(world: RealWorld, call: str) -> None:
+def test_mistake_14_a_failed_start_leaves_nothing(world: RealHost, call: str) -> None:
     world.misbehave(routes={call: {"status": 400}})
     result = carried_out(world, "StartInstance")
     assert isinstance(result, Failed)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from enqueue.results import Failed
-from tests.fixtures.realworld import RealWorld, RealWorlds
+from tests.fixtures.real_host import RealHost, RealHosts
 from tests.root.faults.lives import arranged, carried_out, change_pool, done
 from worker.host.firecracker.jail.jail import standing
 from worker.ports import VmmState
@@ -19,9 +19,9 @@ WAIT_S = 60.0
 
 
 @pytest.fixture
-def world(real_worlds: RealWorlds) -> Iterator[RealWorld]:
+def world(real_hosts: RealHosts) -> Iterator[RealHost]:
     """A host with one instance."""
-    made = real_worlds()
+    made = real_hosts()
     yield made
     made.close()
 
@@ -29,7 +29,7 @@ def world(real_worlds: RealWorlds) -> Iterator[RealWorld]:
 # ---------------------------------------------------------------- 2: refused calls
 
 
-def test_mistake_02_a_guest_whose_snapshot_was_refused_is_not_killed(world: RealWorld) -> None:
+def test_mistake_02_a_guest_whose_snapshot_was_refused_is_not_killed(world: RealHost) -> None:
     arranged(world, "SleepInstance")
     pid = world.real.pid(world.ref)
     world.misbehave(routes={"PUT /snapshot/create": {"status": 400, "message": "no luck"}})
@@ -43,8 +43,8 @@ def test_mistake_02_a_guest_whose_snapshot_was_refused_is_not_killed(world: Real
 # ---------------------------------------------------------------- 3, 4: images
 
 
-def test_mistake_03_the_image_of_another_instance_is_not_loaded(real_worlds: RealWorlds) -> None:
-    one, other = real_worlds(), real_worlds()
+def test_mistake_03_the_image_of_another_instance_is_not_loaded(real_hosts: RealHosts) -> None:
+    one, other = real_hosts(), real_hosts()
     for world in (one, other):
         arranged(world, "WakeInstance")
     mine, theirs = (world.layout.images(world.ref) for world in (one, other))
@@ -63,7 +63,7 @@ def test_mistake_03_the_image_of_another_instance_is_not_loaded(real_worlds: Rea
 
 
 def test_mistake_03_what_is_loaded_is_as_large_as_the_guest_and_its_own_generation(
-    world: RealWorld,
+    world: RealHost,
 ) -> None:
     arranged(world, "WakeInstance")
     image = world.layout.images(world.ref) / "sleep"
@@ -83,7 +83,7 @@ def test_mistake_03_what_is_loaded_is_as_large_as_the_guest_and_its_own_generati
 
 @pytest.mark.parametrize("codec", ["none", "zstd", "lz4"])
 def test_mistake_04_every_image_is_full_and_survives_compression(
-    world: RealWorld, codec: str
+    world: RealHost, codec: str
 ) -> None:
     change_pool(world, snapshot_compression=codec)
     arranged(world, "SleepInstance")
@@ -101,7 +101,7 @@ def test_mistake_04_every_image_is_full_and_survives_compression(
     assert world.counts_beyond(world.last_count)
 
 
-def test_mistake_04_an_image_is_never_written_over(world: RealWorld) -> None:
+def test_mistake_04_an_image_is_never_written_over(world: RealHost) -> None:
     arranged(world, "WakeInstance")
     image = world.layout.images(world.ref) / "sleep"
     first = (image / "mem.bin").open("rb")
@@ -119,7 +119,7 @@ def test_mistake_04_an_image_is_never_written_over(world: RealWorld) -> None:
 # ---------------------------------------------------------------- 6: disks of a sleeping guest
 
 
-def disks_in(world: RealWorld) -> dict[str, tuple[int, str]]:
+def disks_in(world: RealHost) -> dict[str, tuple[int, str]]:
     """Each disk of the living guest: where its bytes are, but for the one in memory, and what."""
     jail = standing(world.layout.jail_base(world.ref), world.ref.instance_id)
     assert jail is not None
@@ -131,7 +131,7 @@ def disks_in(world: RealWorld) -> dict[str, tuple[int, str]]:
     return found
 
 
-def test_mistake_06_a_guest_wakes_with_the_disks_that_it_has_mounted(world: RealWorld) -> None:
+def test_mistake_06_a_guest_wakes_with_the_disks_that_it_has_mounted(world: RealHost) -> None:
     arranged(world, "SleepInstance")
     jail = standing(world.layout.jail_base(world.ref), world.ref.instance_id)
     assert jail is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.contract.test_vmm import moved
-from tests.fixtures.hostparts import until
+from tests.fixtures.host_resources import until
 from tests.fixtures.vmm import MEM_MIB, REAL, REF, UID, Rig
 from worker.host.cgroups.cgroups import KernelCgroups
 from worker.host.cgroups.hierarchies import Hierarchies

@@ -18,7 +18,7 @@ import pytest
 
 from enqueue.requests import InstanceId, PoolId, StartInstance, StopInstance, TenantId
 from enqueue.results import Done
-from tests.fixtures.hostparts import Sleeper
+from tests.fixtures.host_resources import Sleeper
 from tests.fixtures.netns import ip
 from tests.fixtures.tenants import guest, rules
 from tests.fixtures.worker import HOST, HostdMaker, HostdProcess, eventually, ids

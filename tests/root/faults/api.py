@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tests.fixtures.realworld import RealWorld
+from tests.fixtures.real_host import RealHost
 from tests.root.faults.lives import arranged, carried_out, mended
 from tests.root.faults.table import API, Row, outcome
 
@@ -69,13 +69,13 @@ API_PLANS: Final = (
 )  # fmt: skip
 
 
-def played_api(new: Callable[[], RealWorld], plan: ApiPlan) -> list[Row]:
+def played_api(new: Callable[[], RealHost], plan: ApiPlan) -> list[Row]:
     """A row for each fault of the plan; the machine was whole after each."""
     with closing(new()) as world:
         return list(_rows(world, plan))
 
 
-def _rows(world: RealWorld, plan: ApiPlan) -> Iterator[Row]:
+def _rows(world: RealHost, plan: ApiPlan) -> Iterator[Row]:
     for call in plan.calls:
         for name, fault in plan.faults.items():
             routes: dict[str, Any] = {call: {**fault, "nth": plan.nth}}
@@ -85,7 +85,7 @@ def _rows(world: RealWorld, plan: ApiPlan) -> Iterator[Row]:
             yield Row(API, plan.operation, call + plan.said, name, cell)
 
 
-def _played(world: RealWorld, operation: str, routes: Mapping[str, Any]) -> str:
+def _played(world: RealHost, operation: str, routes: Mapping[str, Any]) -> str:
     arranged(world, operation)
     world.misbehave(routes=routes)
     result = carried_out(world, operation)

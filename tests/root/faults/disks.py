@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from tests.fixtures.diskfaults import SYNCS, DiskFaults
-from tests.fixtures.realworld import RealWorld
+from tests.fixtures.real_host import RealHost
 from tests.root.faults.lives import arranged, carried_out, done, mended
 from tests.root.faults.table import DISK, Row, outcome
 
-Worlds = Callable[[], RealWorld]
+Worlds = Callable[[], RealHost]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def _rows(new: Worlds, operation: str, places: list[str], faults: DiskFaults) ->
             yield Row(DISK, operation, place, fault, _played(world, operation, place, faults))
 
 
-def _played(world: RealWorld, operation: str, place: str, faults: DiskFaults) -> str:
+def _played(world: RealHost, operation: str, place: str, faults: DiskFaults) -> str:
     arranged(world, operation)
     with faults.failing(world.directory, place):
         result = carried_out(world, operation)

@@ -13,7 +13,7 @@ from enqueue.requests import (
     WakeInstance,
 )
 from enqueue.results import Done, Result
-from tests.fixtures.realworld import RealWorld
+from tests.fixtures.real_host import RealHost
 
 _REQUESTS: Final[dict[str, Any]] = {
     kind.__name__: kind
@@ -21,12 +21,12 @@ _REQUESTS: Final[dict[str, Any]] = {
 }
 
 
-def carried_out(world: RealWorld, operation: str) -> Result:
+def carried_out(world: RealHost, operation: str) -> Result:
     """The result of the request about the world's instance."""
     return world.carry_out(_REQUESTS[operation](**world.ids))
 
 
-def done(world: RealWorld, operation: str) -> None:
+def done(world: RealHost, operation: str) -> None:
     """The request is carried out.
 
     Raises:
@@ -36,7 +36,7 @@ def done(world: RealWorld, operation: str) -> None:
     assert isinstance(result, Done), result
 
 
-def arranged(world: RealWorld, operation: str) -> None:
+def arranged(world: RealHost, operation: str) -> None:
     """The instance is what the request is for: created, running or asleep."""
     match operation:
         case "StartInstance":
@@ -48,7 +48,7 @@ def arranged(world: RealWorld, operation: str) -> None:
             _running(world)
 
 
-def mended(world: RealWorld, guest: str, last: str = "StopInstance") -> None:
+def mended(world: RealHost, guest: str, last: str = "StopInstance") -> None:
     """Whatever came of a fault, the next request finds its way: one asleep wakes and counts on,
     then the instance can be stopped or destroyed, and nothing of it is left."""
     if guest == "asleep":
@@ -58,13 +58,13 @@ def mended(world: RealWorld, guest: str, last: str = "StopInstance") -> None:
     assert list(world.leaks()) == []
 
 
-def _running(world: RealWorld) -> None:
+def _running(world: RealHost) -> None:
     done(world, "StartInstance")
     assert world.counts_beyond(0)
     world.last_count = world.counted()
 
 
-def change_pool(world: RealWorld, **fields: Any) -> None:
+def change_pool(world: RealHost, **fields: Any) -> None:
     """agentd writes the pool's document anew."""
     path = world.layout.pool(world.tenant_id, world.ref.pool_id) / "pool.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))

@@ -11,13 +11,13 @@ from typing import Any, Final
 
 from enqueue.client import Ticket
 from enqueue.results import Done, Result
+from tests.crash.process import invariants
+from tests.crash.process.entry import Counting
+from tests.crash.process.fuse import At, When
+from tests.crash.process.host import Machine
+from tests.crash.process.operations import GONE, Ask, Operation
+from tests.crash.process.seen import last_event, results, seen, told
 from tests.fixtures.worker import HOST
-from tests.machine import invariants
-from tests.machine.entry import Counting
-from tests.machine.fuse import At, When
-from tests.machine.host import Machine
-from tests.machine.operations import GONE, Ask, Operation
-from tests.machine.seen import last_event, results, seen, told
 
 _NAMES: Final = re.compile(r"i-[0-9a-f]{8}|r-[0-9]{8}|\S*/hostd-test-[0-9a-z_]+")
 _SHOWN: Final = 400

@@ -20,9 +20,9 @@ from enqueue.requests import (
     WakeInstance,
 )
 from enqueue.results import Failed
+from tests.crash.process.host import SETTINGS, Machine
+from tests.crash.process.seen import vmms
 from tests.fixtures.worker import NET_ID, TENANT, ids
-from tests.machine.host import SETTINGS, Machine
-from tests.machine.seen import vmms
 from worker.demo import documents
 from worker.model.names import InstanceRef
 

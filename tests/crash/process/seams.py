@@ -21,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from tests.machine import wire
-from tests.machine.fuse import Fuse
+from tests.crash.process import wire
+from tests.crash.process.fuse import Fuse
 from worker.ledger.database import Database
 from worker.linux.libnftables import Libnftables
 

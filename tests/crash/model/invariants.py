@@ -10,7 +10,7 @@ from itertools import pairwise
 import msgspec
 
 from enqueue.results import Done, Failed, Result
-from tests.crash.played_host import PlayedHost
+from tests.crash.model.played_host import PlayedHost
 from worker.model.names import InstanceRef
 from worker.ports import Tap
 

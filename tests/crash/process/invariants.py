@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from tests.crash.process import seen
 from tests.fixtures.worker import HostdProcess
-from tests.machine import seen
 from worker.host.images.images import DiskImages
 from worker.model.names import InstanceRef
 from worker.ports import ImageState

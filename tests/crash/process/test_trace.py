@@ -13,11 +13,11 @@ import msgspec
 import pytest
 
 from enqueue.results import Done
+from tests.crash.process import trace
+from tests.crash.process.entry import Counting
+from tests.crash.process.host import ROOT, WAIT_S, Machine, effects
+from tests.crash.process.operations import OPERATIONS, Operation
 from tests.fixtures.redis import RedisServer
-from tests.machine import trace
-from tests.machine.entry import Counting
-from tests.machine.host import ROOT, WAIT_S, Machine, effects
-from tests.machine.operations import OPERATIONS, Operation
 
 pytestmark = [pytest.mark.root, pytest.mark.redis, pytest.mark.slow]
 # Between them they take every step that there is.
@@ -61,7 +61,7 @@ def _traced(machine: Machine) -> trace.Trace:
     # Not into other programs: the guest would keep the trace going.
     strace = ["strace", "-f", "-b", "execve", "-y", "-s", "2000", "-o", str(output)]
     strace += ["-e", f"trace={calls}"]
-    run = [sys.executable, "-m", "tests.machine.entry", str(order)]
+    run = [sys.executable, "-m", "tests.crash.process.entry", str(order)]
     process = host.spawn(*strace, *run, cwd=ROOT, stderr=subprocess.STDOUT)
     assert process.wait(WAIT_S) == 0, host.said()[-3000:]
     return trace.read(Path(output).read_text(errors="backslashreplace"))

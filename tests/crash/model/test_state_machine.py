@@ -31,8 +31,8 @@ from enqueue.requests import (
     TenantId,
     WakeInstance,
 )
-from tests.crash.invariants import faults
-from tests.crash.played_host import Kill, PlayedHost
+from tests.crash.model.invariants import faults
+from tests.crash.model.played_host import Kill, PlayedHost
 from tests.fakes.world import HOST, net
 from worker.model.names import InstanceRef
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.recovery_cases import ALIVE, HELD_BY_THE_DEAD, Case, arrange, cases, outcome
-from tests.crash.recovery_table import rendered
+from tests.crash.model.recovery_cases import ALIVE, HELD_BY_THE_DEAD, Case, arrange, cases, outcome
+from tests.crash.model.recovery_table import rendered
 from tests.fakes.world import World
 from tests.fixtures.generated import compare
 from worker.ports import VmmState
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "recovery.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "recovery.md"
 ASLEEP = ("published",)
 
 

@@ -13,15 +13,15 @@ from typing import Final
 import pytest
 
 from enqueue.results import Done, Failed, Result, decode_result
+from tests.crash.process import invariants, seen
+from tests.crash.process.disk import LoopDisk
+from tests.crash.process.entry import Counting
+from tests.crash.process.fuse import At, When
+from tests.crash.process.operations import OPERATIONS, Operation, wake
+from tests.crash.process.points import Enumeration
+from tests.crash.process.powercut import MachineOnDisk
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.worker import HOST
-from tests.machine import invariants, seen
-from tests.machine.disk import LoopDisk
-from tests.machine.entry import Counting
-from tests.machine.fuse import At, When
-from tests.machine.operations import OPERATIONS, Operation, wake
-from tests.machine.points import Enumeration
-from tests.machine.powercut import MachineOnDisk
 from worker.linux import files
 
 pytestmark = [pytest.mark.root, pytest.mark.redis, pytest.mark.slow]

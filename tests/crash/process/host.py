@@ -16,17 +16,17 @@ import msgspec
 from enqueue.client import Ticket
 from enqueue.requests import Request
 from enqueue.results import Result
+from tests.crash.process.entry import Counting, Order
+from tests.crash.process.fuse import LOG_MARK, At
+from tests.crash.process.zygote import Call
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.worker import HOST, TENANT, HostdProcess, eventually
-from tests.machine.entry import Counting, Order
-from tests.machine.fuse import LOG_MARK, At
-from tests.machine.zygote import Call
 from worker.demo import documents
 from worker.host.cgroups.hierarchies import detect
 from worker.linux import mounts
 from worker.model.names import InstanceRef
 
-ROOT: Final = Path(__file__).parents[2]
+ROOT: Final = Path(__file__).parents[3]
 WAIT_S: Final = 60.0
 # One executor, and no number that grows with what has been.
 SETTINGS: Final[Mapping[str, Mapping[str, object]]] = {
@@ -46,7 +46,7 @@ class Machine:
         self.log = self.hostd.base / "effects.log"
         self._shrink_guests()
         self._zygote = self.hostd.spawn(
-            *(sys.executable, "-m", "tests.machine.zygote"),
+            *(sys.executable, "-m", "tests.crash.process.zygote"),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None, cwd=ROOT,
         )  # fmt: skip
         self.client = self.hostd.client()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from enqueue.results import Done, Failed
-from tests.crash.played_host import PlayedHost
+from tests.crash.model.played_host import PlayedHost
 from tests.fakes.fuse import KilledError
 from tests.fakes.scenarios import SLEEP, START, prepare
 

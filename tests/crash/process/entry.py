@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from tests.machine import seams
-from tests.machine.fuse import At, Fuse
+from tests.crash.process import seams
+from tests.crash.process.fuse import At, Fuse
 from worker.cli import main
 from worker.daemon.hostd import Hostd
 from worker.daemon.housekeeping import Housekeeping

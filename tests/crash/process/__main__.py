@@ -6,13 +6,13 @@ import argparse
 import sys
 import time
 
-from tests.machine.operations import OPERATIONS
-from tests.machine.run import Tally, enumerated
+from tests.crash.process.operations import OPERATIONS
+from tests.crash.process.run import Tally, enumerated
 
 
 def main() -> int:
     """0 if nothing was wrong."""
-    parser = argparse.ArgumentParser(prog="python -m tests.machine", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.crash.process", description=__doc__)
     parser.add_argument("--every", type=int, default=1, help="only every k-th point")
     parser.add_argument("--only", default="", help="only operations with this in their name")
     arguments = parser.parse_args()

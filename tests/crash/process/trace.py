@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from tests.machine import wire
-from tests.machine.fuse import LOG_MARK
+from tests.crash.process import wire
+from tests.crash.process.fuse import LOG_MARK
 
 # Whatever can change something outside of the process.  Not in it: `flock`, since a lock goes with
 # its holder; `connect`, `bind` and the like, which end with the process too.

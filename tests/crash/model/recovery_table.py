@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final, get_args
 
 from enqueue.documents import Status
-from tests.crash.recovery_cases import IMAGES, INTERRUPTED, Case
+from tests.crash.model.recovery_cases import IMAGES, INTERRUPTED, Case
 from worker.ports import VmmState
 
 ROWS: Final = (

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.crash.process.fuse import At
+from tests.crash.process.host import Machine
+from tests.crash.process.operations import Operation
+from tests.crash.process.points import Enumeration, Violation
 from tests.fixtures.redis import RedisServer
-from tests.machine.fuse import At
-from tests.machine.host import Machine
-from tests.machine.operations import Operation
-from tests.machine.points import Enumeration, Violation
 
 
 @dataclass(slots=True)

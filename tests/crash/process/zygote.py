@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx  # noqa: F401  loaded here, so that no child loads it
 import msgspec
 
-from tests.machine.entry import Order, run
+from tests.crash.process.entry import Order, run
 
 
 class Call(msgspec.Struct, frozen=True):

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.crash.process.disk import LoopDisk
+from tests.crash.process.host import Machine
+from tests.crash.process.seen import links
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.worker import eventually
-from tests.machine.disk import LoopDisk
-from tests.machine.host import Machine
-from tests.machine.seen import links
 from worker.host.cgroups.hierarchies import detect
 from worker.host.cgroups.kill import members, signal_all
 from worker.linux import mounts

@@ -8,8 +8,8 @@ from typing import Final
 
 import pytest
 
-from tests.machine.operations import OPERATIONS
-from tests.machine.run import Tally, enumerated
+from tests.crash.process.operations import OPERATIONS
+from tests.crash.process.run import Tally, enumerated
 
 pytestmark = [pytest.mark.root, pytest.mark.redis, pytest.mark.slow]
 
