@@ -18,6 +18,7 @@ from worker.host.firewall.firewall import Nft
 from worker.host.images.images import DiskImages
 from worker.host.links.links import Netlink
 from worker.host.records.records import DiskRecords
+from worker.linux.subids import SUBORDINATE_FILES
 from worker.model.names import Layout
 from worker.plans.settings import Settings
 from worker.ports import Host
@@ -27,7 +28,7 @@ log = logging.getLogger("hostd")
 
 
 def build_settings(config: Config) -> Settings:
-    """What of the configuration decides plans."""
+    """The part of the configuration that plans depend on."""
     return Settings(
         layout=Layout(config.paths.state),
         runtime=config.paths.runtime,
@@ -36,6 +37,7 @@ def build_settings(config: Config) -> Settings:
         uid_base=config.vmm.uid_base,
         overhead_mib=config.vmm.overhead_mib,
         kill_timeout_s=config.vmm.kill_timeout_s,
+        subordinate_files=SUBORDINATE_FILES,
         guest_wait_s=config.worker.request_timeout_s / 2,  # the rest is for what follows
         console=config.vmm.console,
         wake_across_kernels=config.vmm.wake_across_kernels,

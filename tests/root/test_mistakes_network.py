@@ -61,6 +61,7 @@ def settings(tmp_path: Path) -> Settings:
         uid_base=10_000,
         overhead_mib=64,
         kill_timeout_s=1.0,
+        subordinate_files=(),
     )
 
 

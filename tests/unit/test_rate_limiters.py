@@ -11,7 +11,7 @@ import pytest
 from enqueue.documents import PoolDoc, RateLimiter, RateLimiters, TokenBucket
 from enqueue.requests import InstanceId, PoolId, TenantId
 from worker.model.names import InstanceRef
-from worker.plans.spec_json import spec_from_builtins, spec_to_builtins
+from worker.plans.image_manifest import spec_from_builtins, spec_to_builtins
 from worker.ports import Drive, VmSpec
 
 BUCKET = {"size": 1_048_576, "refill_time": 100}

@@ -8,7 +8,7 @@ from enqueue.documents import Compression
 from worker.errors import Conflict
 from worker.model.names import InstanceRef
 from worker.plans.guest_spec import MIB, SECRETS_DISK_MIB, Place, crypt_disk
-from worker.plans.image_manifest import incompatibilities
+from worker.plans.image_manifest import incompatibilities, spec_from_builtins, spec_to_builtins
 from worker.plans.plan import Plan
 from worker.plans.shared import (
     PlanInputs,
@@ -18,7 +18,6 @@ from worker.plans.shared import (
     teardown_steps,
     vmm_up_steps,
 )
-from worker.plans.spec_json import spec_from_builtins, spec_to_builtins
 from worker.ports import Image, VmmState, VmSpec
 from worker.steps.disks import DiskOpen, SecretsRestored
 from worker.steps.image import (

@@ -16,7 +16,7 @@ from tests.fakes.scenarios import SLEEP, START, STOP, WAKE
 from tests.fakes.world import World
 from worker.ledger.ledger import Change
 from worker.model.names import InstanceRef
-from worker.plans.spec_json import spec_to_builtins
+from worker.plans.image_manifest import spec_to_builtins
 from worker.ports import VmmState
 
 IMAGES: Final = ("none", "partial", "published", "consumed", "damaged")
