@@ -148,7 +148,7 @@ def _retry(options: argparse.Namespace, client: HostClient, printer: Printer) ->
         raise Unusable("--since goes with --op; given ids are retried whenever they failed")
     request_ids = options.request_ids or _dead_letters(options, client)
     if not request_ids:
-        printer.note(f"no failed {options.op} on {options.host}")
+        printer.message(f"no failed {options.op} on {options.host}")
     if options.dry_run:
         for request_id in request_ids:
             printer.would_retry(request_id, options.host)
@@ -187,7 +187,7 @@ def _cancel(options: argparse.Namespace, client: HostClient, printer: Printer) -
         raise Unusable("cancel what? give request ids, or --op for all waiting requests of a kind")
     request_ids = options.request_ids or _waiting(options, client)
     if not request_ids:
-        printer.note(f"no waiting {options.op} on {options.host}")
+        printer.message(f"no waiting {options.op} on {options.host}")
     outcomes = []
     for request_id in request_ids:
         outcomes.append(client.cancel(request_id, host=options.host))
@@ -204,7 +204,7 @@ def _awaited(ticket: Ticket, options: argparse.Namespace, printer: Printer) -> b
     try:
         result = _result(ticket, options.timeout, printer)
     except KeyboardInterrupt:
-        printer.note(
+        printer.message(
             f"request {ticket.request_id} goes on; to wait for it: "
             f"hostctl wait {ticket.request_id} --host {ticket.host}"
         )

@@ -45,9 +45,9 @@ class Printer:
                 {"kind": "error", "error": type(error).__name__, "message": str(error)}, ""
             )
         else:
-            self.note(f"hostctl: {error}")
+            self.message(f"hostctl: {error}")
 
-    def note(self, line: str) -> None:
+    def message(self, line: str) -> None:
         """A line for a person."""
         print(line, file=sys.stderr, flush=True)
 
@@ -83,7 +83,7 @@ class Printer:
             for line in lines:
                 self.document(line, "")
         elif not lines:
-            self.note("no such requests")
+            self.message("no such requests")
         else:
             _table(lines)
 

@@ -59,18 +59,18 @@ def undrain(ledger: Ledger) -> Drain:
     return asked
 
 
-def followed(desk: HostView) -> Iterator[Drain]:
+def followed(view: HostView) -> Iterator[Drain]:
     """The drain as it goes, until hostd has done with what was asked for.
 
     Raises:
         Unreachable: no hostd runs.
     """
     missed = 0
-    while (known := noted(desk.ledger)) is not None:
+    while (known := noted(view.ledger)) is not None:
         yield known
-        if known.phase == "drained" or (known.phase == "undrained" and _all_back(known, desk)):
+        if known.phase == "drained" or (known.phase == "undrained" and _all_back(known, view)):
             return
-        missed = 0 if hostd_runs(desk.config.paths.runtime) else missed + 1
+        missed = 0 if hostd_runs(view.config.paths.runtime) else missed + 1
         if missed > MISSED_LOOKS:
             raise Unreachable(
                 "no hostd runs here; what was asked for is on record, and the next `hostd run` "
@@ -95,10 +95,10 @@ def hostd_runs(runtime: Path) -> bool:
     )
 
 
-def report(desk: HostView) -> dict[str, Any]:
+def report(view: HostView) -> dict[str, Any]:
     """What the drain has come to, and what runs now."""
-    known = noted(desk.ledger)
-    runs = [str(ref_of(guest)) for guest in running(desk.host)]
+    known = noted(view.ledger)
+    runs = [str(ref_of(guest)) for guest in running(view.host)]
     if known is None:
         return {"drain": None, "phase": "none", "instances": [], "running": runs}
     return {
@@ -109,14 +109,14 @@ def report(desk: HostView) -> dict[str, Any]:
         "mib_per_s": round(known.rate_mib_s, 1),
         "since": format_utc(known.since_ms),
         "deadline": format_utc(known.deadline_ms),
-        "instances": rows(known, desk),
+        "instances": rows(known, view),
         "running": runs,
     }
 
 
-def rows(known: Drain, desk: HostView) -> list[dict[str, Any]]:
+def rows(known: Drain, view: HostView) -> list[dict[str, Any]]:
     """Each instance of the drain, and where it stands."""
-    return [_row(guest, known, desk) for guest in known.guests]
+    return [_row(guest, known, view) for guest in known.guests]
 
 
 def waits_for_undrain(op: str, ledger: Ledger) -> bool:
@@ -125,14 +125,14 @@ def waits_for_undrain(op: str, ledger: Ledger) -> bool:
     return known is not None and known.in_force and op in NEW_WORK
 
 
-def _row(guest: Guest, known: Drain, desk: HostView) -> dict[str, Any]:
+def _row(guest: Guest, known: Drain, view: HostView) -> dict[str, Any]:
     row = {
         "instance": str(ref_of(guest)),
         "mem_mib": guest.mem_mib,
         "outcome": outcome(guest, known),
     }
     if guest.back is not None:
-        row["back"] = _came_back(guest.back, desk)
+        row["back"] = _came_back(guest.back, view)
     if guest.left is not None:
         row["back"] = f"left: {guest.left}"
     return row
@@ -147,8 +147,8 @@ def outcome(guest: Guest, known: Drain) -> str:
     return "waits" if known.phase == "draining" else plans.NOT_BEGUN
 
 
-def _came_back(request_id: str, desk: HostView) -> str:
-    entry = desk.ledger.entry(request_id)
+def _came_back(request_id: str, view: HostView) -> str:
+    entry = view.ledger.entry(request_id)
     match entry.result:
         case _ if entry.state == "accepted":
             return "under_way"
@@ -160,9 +160,9 @@ def _came_back(request_id: str, desk: HostView) -> str:
             return "unknown"
 
 
-def _all_back(known: Drain, desk: HostView) -> bool:
+def _all_back(known: Drain, view: HostView) -> bool:
     asked = [guest.back for guest in known.guests if guest.back is not None]
-    return all(desk.ledger.entry(request_id).state != "accepted" for request_id in asked)
+    return all(view.ledger.entry(request_id).state != "accepted" for request_id in asked)
 
 
 def all_came_back(facts: dict[str, Any]) -> bool:

@@ -47,11 +47,11 @@ def _drain(arguments: argparse.Namespace) -> int:
     from worker.commands import drain as drains  # other commands start faster without it
     from worker.commands.host_view import open_host
 
-    with open_host(load(arguments.config)) as desk:
+    with open_host(load(arguments.config)) as view:
         if not arguments.status:
-            drains.drain(desk.ledger, arguments.strategy, deadline_s=arguments.deadline)
-            _follow(desk, quiet=arguments.json)
-        facts = drains.report(desk)
+            drains.drain(view.ledger, arguments.strategy, deadline_s=arguments.deadline)
+            _follow(view, quiet=arguments.json)
+        facts = drains.report(view)
     _show(facts, as_json=arguments.json)
     return 0 if arguments.status or not facts["running"] else 1
 
@@ -60,10 +60,10 @@ def _undrain(arguments: argparse.Namespace) -> int:
     from worker.commands import drain as drains  # as above
     from worker.commands.host_view import open_host
 
-    with open_host(load(arguments.config)) as desk:
-        drains.undrain(desk.ledger)
-        _follow(desk, quiet=arguments.json)
-        facts = drains.report(desk)
+    with open_host(load(arguments.config)) as view:
+        drains.undrain(view.ledger)
+        _follow(view, quiet=arguments.json)
+        facts = drains.report(view)
     _show(facts, as_json=arguments.json)
     return 0 if drains.all_came_back(facts) else 1
 
@@ -85,16 +85,16 @@ class _Watcher(Protocol):
     def __call__(self, done: int, total: int, news: Iterable[str]) -> None: ...
 
 
-def _follow(desk: Any, *, quiet: bool) -> None:
+def _follow(view: Any, *, quiet: bool) -> None:
     from worker.commands import drain as drains
 
     told: dict[str, str] = {}
     with _watcher(quiet=quiet) as watch, _going_on():
-        for known in drains.followed(desk):
+        for known in drains.followed(view):
             back = known.phase in ("undraining", "undrained")
             now = {
                 row["instance"]: str(row.get("back" if back else "outcome", "under_way"))
-                for row in drains.rows(known, desk)
+                for row in drains.rows(known, view)
             }
             open_ones = sum(word in ("waits", "under_way") for word in now.values())
             news = [f"{name}: {word}" for name, word in now.items() if told.get(name) != word]

@@ -58,7 +58,7 @@ def stats(path: Path) -> dict[str, Any]:
         wrong = faults(db)
         return {
             "ledger": str(path),
-            "ledger_id": _note(db, LEDGER_ID),
+            "ledger_id": _meta(db, LEDGER_ID),
             "schema": SCHEMA_VERSION,
             "size_bytes": sum(one.stat().st_size for one in _files(path)),
             "requests": requests,
@@ -76,7 +76,7 @@ def stats(path: Path) -> dict[str, Any]:
             ).fetchone()[0],
             "oldest_ms": oldest_ms,
             "oldest_unfinished_ms": unfinished[0],
-            "lost_before_ms": None if (lost := _note(db, LOST_BEFORE)) is None else int(lost),
+            "lost_before_ms": None if (lost := _meta(db, LOST_BEFORE)) is None else int(lost),
             "integrity": "ok" if not wrong else f"{len(wrong)} faults: see `hostd ledger verify`",
         }
 
@@ -85,7 +85,7 @@ def _files(path: Path) -> list[Path]:
     return [one for end in ("", "-wal") if (one := Path(f"{path}{end}")).exists()]
 
 
-def _note(db: sqlite3.Connection, key: str) -> str | None:
+def _meta(db: sqlite3.Connection, key: str) -> str | None:
     row = db.execute("SELECT value FROM notes WHERE key = ?", (key,)).fetchone()
     return None if row is None else str(row[0])
 

@@ -62,8 +62,8 @@ def _why(arguments: argparse.Namespace) -> int:
     from worker.commands.host_view import open_host
     from worker.commands.why import why
 
-    with open_host(load(arguments.config)) as desk:
-        facts = why(desk, arguments.instance)
+    with open_host(load(arguments.config)) as view:
+        facts = why(view, arguments.instance)
     if arguments.json:
         print_json([facts])
         return 0
@@ -77,8 +77,8 @@ def _status(arguments: argparse.Namespace) -> int:
     from worker.commands.host_view import open_host
     from worker.commands.status import instances
 
-    with open_host(load(arguments.config)) as desk:
-        show(instances(desk), as_json=arguments.json)
+    with open_host(load(arguments.config)) as view:
+        show(instances(view), as_json=arguments.json)
     return 0
 
 
@@ -87,8 +87,8 @@ def _plan(arguments: argparse.Namespace) -> int:
     from worker.commands.plan import preview
 
     request = _request(arguments)
-    with open_host(load(arguments.config)) as desk:
-        steps = preview(desk, request)
+    with open_host(load(arguments.config)) as view:
+        steps = preview(view, request)
     if not steps and not arguments.json:
         print("nothing to do: the goal holds")
         return 0

@@ -16,37 +16,37 @@ from worker.plans.plan import Plan
 from worker.request.reserve import reserve_instance, reserve_network
 
 
-def preview(desk: HostView, request: InstanceRequest | NetworkRequest) -> list[dict[str, Any]]:
+def preview(view: HostView, request: InstanceRequest | NetworkRequest) -> list[dict[str, Any]]:
     """`{"step", "holds"}` for each step, in order; nothing is changed or reserved.
 
     Raises:
         HostdError: the request would be refused; the same error that it would end with.
     """
     if isinstance(request, SetupNetwork | TeardownNetwork):
-        plan = _network(desk, request)
+        plan = _network(view, request)
     else:
-        plan = _instance(desk, request)
-    steps = [{"step": step.name, "holds": step.done(desk.host)} for step in plan.steps]
+        plan = _instance(view, request)
+    steps = [{"step": step.name, "holds": step.done(view.host)} for step in plan.steps]
     if plan.fails_with is not None:
         steps.append({"step": f"then fails with {plan.fails_with.code}", "holds": False})
     return steps
 
 
-def _network(desk: HostView, request: NetworkRequest) -> Plan:
-    facts = network_facts(request, desk.host)
-    with desk.ledger.rehearsal():
-        reserve_network(request, facts, desk.ledger, desk.settings)
+def _network(view: HostView, request: NetworkRequest) -> Plan:
+    facts = network_facts(request, view.host)
+    with view.ledger.rehearsal():
+        reserve_network(request, facts, view.ledger, view.settings)
     if isinstance(request, SetupNetwork):
-        return setup(request, desk.settings)
+        return setup(request, view.settings)
     return teardown(request, facts)
 
 
-def _instance(desk: HostView, request: InstanceRequest) -> Plan:
+def _instance(view: HostView, request: InstanceRequest) -> Plan:
     at = written_time(time.time())
-    facts = instance_facts(request, desk.host, layout=desk.settings.layout, at=at)
+    facts = instance_facts(request, view.host, layout=view.settings.layout, at=at)
     action = action_for(request, facts)
-    with desk.ledger.rehearsal():
-        place = reserve_instance(action, facts, desk.ledger, desk.settings)
+    with view.ledger.rehearsal():
+        place = reserve_instance(action, facts, view.ledger, view.settings)
     return instance_plan(
-        request, action, facts, place, settings=desk.settings, request_id="preview"
+        request, action, facts, place, settings=view.settings, request_id="preview"
     )

@@ -12,26 +12,26 @@ from worker.model.names import InstanceRef
 from worker.protocol.verification import trusted
 
 
-def instances(desk: HostView) -> list[dict[str, Any]]:
+def instances(view: HostView) -> list[dict[str, Any]]:
     """One row an instance."""
-    return [_row(desk, ref) for ref in desk.host.records.instances()]
+    return [_row(view, ref) for ref in view.host.records.instances()]
 
 
-def _row(desk: HostView, ref: InstanceRef) -> dict[str, Any]:
+def _row(view: HostView, ref: InstanceRef) -> dict[str, Any]:
     row: dict[str, Any] = {"instance": str(ref), "status": "?", "vmm": "?", "guest_ip": None}
     try:
-        doc = desk.host.records.instance(ref)
+        doc = view.host.records.instance(ref)
         if doc is not None:
             row["status"] = doc.fields.status
             row["guest_ip"] = doc.fields.net.guest_ip if doc.fields.net else None
-        row["vmm"] = desk.host.vmm.state(ref).value
+        row["vmm"] = view.host.vmm.state(ref).value
     except HostdError as error:
         row["problem"] = str(error)
     open_requests = [
-        e for e in desk.ledger.history(ref.instance_id, limit=20) if e.state == "accepted"
+        e for e in view.ledger.history(ref.instance_id, limit=20) if e.state == "accepted"
     ]
     row["unfinished"] = len(open_requests)
     ops = [op_of(trusted(entry.call).body.request) for entry in open_requests]
-    if any(waits_for_undrain(op, desk.ledger) for op in ops):
+    if any(waits_for_undrain(op, view.ledger) for op in ops):
         row["waits"] = "host is draining"
     return row

@@ -21,17 +21,17 @@ class Found:
     """A look: what is left over, and since when."""
 
     left: tuple[Orphan, ...]
-    sightings: SweepHistory
+    history: SweepHistory
     now_s: float
 
 
-def found(desk: HostView) -> Found:
+def found(view: HostView) -> Found:
     """What is left over; nothing is written.
 
     Raises:
         HostdError, OSError: something cannot be listed.
     """
-    return Found(broom(desk).look(), sightings(desk), time.monotonic())
+    return Found(sweep_context(view).look(), sweep_history(view), time.monotonic())
 
 
 def rows(seen: Found, grace_s: float) -> list[dict[str, Any]]:
@@ -51,7 +51,7 @@ def rows(seen: Found, grace_s: float) -> list[dict[str, Any]]:
     ]
 
 
-def sweep(desk: HostView, grace_s: float, *, moved: bool) -> tuple[list[dict[str, Any]], list[str]]:
+def sweep(view: HostView, grace_s: float, *, moved: bool) -> tuple[list[dict[str, Any]], list[str]]:
     """What was removed, and why other things that were due were not.
 
     `moved` says that a person has moved the state directory.
@@ -60,53 +60,53 @@ def sweep(desk: HostView, grace_s: float, *, moved: bool) -> tuple[list[dict[str
         Conflict: `state_moved`.
         HostdError, OSError: something cannot be listed.
     """
-    _check_state(desk, moved=moved)
-    with_broom, seen = broom(desk), found(desk)
-    seen.sightings.update(seen.left, seen.now_s)
-    seen.sightings.save()
+    _check_state(view, moved=moved)
+    context, seen = sweep_context(view), found(view)
+    seen.history.update(seen.left, seen.now_s)
+    seen.history.save()
     groups: dict[InstanceId | None, dict[Key, float]] = {}
-    for one in seen.sightings.due(seen.left, seen.now_s, grace_s):
+    for one in seen.history.due(seen.left, seen.now_s, grace_s):
         groups.setdefault(one.thing.instance, {})[one.key] = _seen_s(one, seen)
     swept: list[Orphan] = []
     problems: list[str] = []
     for instance, due in groups.items():
         try:
             gone, why_not = (
-                sweep_networks(due, with_broom)
+                sweep_networks(due, context)
                 if instance is None
-                else sweep_instance(instance, due, with_broom)
+                else sweep_instance(instance, due, context)
             )
         except (HostdError, OSError) as error:
             problems.append(f"{instance or 'networks'}: {error}")
             continue
         swept += gone
         problems += why_not
-    return rows(Found(tuple(swept), seen.sightings, seen.now_s), grace_s), problems
+    return rows(Found(tuple(swept), seen.history, seen.now_s), grace_s), problems
 
 
-def broom(desk: HostView) -> SweepContext:
+def sweep_context(view: HostView) -> SweepContext:
     """What an operator's removal works with."""
     return SweepContext(
-        host=desk.host, ledger=desk.ledger, locks=desk.locks, settings=desk.settings,
+        host=view.host, ledger=view.ledger, locks=view.locks, settings=view.settings,
         now_ms=lambda: int(time.time() * 1000), by="operator",
     )  # fmt: skip
 
 
-def sightings(desk: HostView) -> SweepHistory:
+def sweep_history(view: HostView) -> SweepHistory:
     """What the last sweep saw, hostd's own or an operator's."""
-    return SweepHistory.of(desk.config, boot_id=machine.boot_id())
+    return SweepHistory.of(view.config, boot_id=machine.boot_id())
 
 
 def _seen_s(orphan: Orphan, seen: Found) -> float:
-    first_s = seen.sightings.first_s(orphan)
+    first_s = seen.history.first_s(orphan)
     return 0.0 if first_s is None else seen.now_s - first_s
 
 
-def _check_state(desk: HostView, *, moved: bool) -> None:
-    layout, boot_id = desk.settings.layout, machine.boot_id()
+def _check_state(view: HostView, *, moved: bool) -> None:
+    layout, boot_id = view.settings.layout, machine.boot_id()
     if moved:
-        accept_state(desk.ledger, layout, boot_id=boot_id)
-    elif not is_same_state(desk.ledger, layout, boot_id=boot_id):
+        accept_state(view.ledger, layout, boot_id=boot_id)
+    elif not is_same_state(view.ledger, layout, boot_id=boot_id):
         raise Conflict(
             "state_moved",
             f"{layout.state} is another directory, or another disk, than when this boot began",

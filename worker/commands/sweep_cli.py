@@ -30,11 +30,11 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
     config = load(arguments.config)
     grace_s = config.sweep.grace_s if arguments.grace is None else max(0.0, arguments.grace)
-    with open_host(config) as desk:
+    with open_host(config) as view:
         if arguments.dry_run:
-            rows, problems = sweep.rows(sweep.found(desk), grace_s), list[str]()
+            rows, problems = sweep.rows(sweep.found(view), grace_s), list[str]()
         else:
-            rows, problems = sweep.sweep(desk, grace_s, moved=arguments.moved)
+            rows, problems = sweep.sweep(view, grace_s, moved=arguments.moved)
     if rows or arguments.json:
         show(rows, as_json=arguments.json)
     else:

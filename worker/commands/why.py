@@ -17,71 +17,71 @@ from worker.ports import ImageState, VmmState
 from worker.protocol.verification import trusted
 
 
-def find(desk: HostView, instance_id: str) -> InstanceRef:
+def find(view: HostView, instance_id: str) -> InstanceRef:
     """The instance of that id.
 
     Raises:
         Conflict: `unknown_instance`.
     """
-    for ref in desk.host.records.instances():
+    for ref in view.host.records.instances():
         if ref.instance_id == instance_id:
             return ref
     left = sorted(
-        one.thing.kind.value for one in found(desk).left if one.thing.instance == instance_id
+        one.thing.kind.value for one in found(view).left if one.thing.instance == instance_id
     )
     raise Conflict(
         "unknown_instance",
-        f"no instance {instance_id} is on record under {desk.config.paths.state}",
+        f"no instance {instance_id} is on record under {view.config.paths.state}",
         hint=f"it has left {', '.join(left)}: see `hostd sweep --dry-run`"
         if left
         else "`hostd status` lists all",
     )
 
 
-def why(desk: HostView, instance_id: str) -> dict[str, Any]:
+def why(view: HostView, instance_id: str) -> dict[str, Any]:
     """What is on record, what the machine has, what runs or waits, and advice."""
-    ref = find(desk, instance_id)
-    history = desk.ledger.history(instance_id, limit=5)
+    ref = find(view, instance_id)
+    history = view.ledger.history(instance_id, limit=5)
     open_requests = [entry for entry in history if entry.state == "accepted"]
     facts = {
         "instance": str(ref),
-        "status": _status(desk, ref),
-        "vmm": desk.host.vmm.state(ref).value,
-        "pid": desk.host.vmm.pid(ref),
-        "image": _image(desk, ref),
-        "lock": _lock(desk, instance_id),
-        "now": [_open(desk, entry) for entry in open_requests],
+        "status": _status(view, ref),
+        "vmm": view.host.vmm.state(ref).value,
+        "pid": view.host.vmm.pid(ref),
+        "image": _image(view, ref),
+        "lock": _lock(view, instance_id),
+        "now": [_open(view, entry) for entry in open_requests],
         "last": [_ended(entry) for entry in history if entry.state != "accepted"],
     }
-    return facts | {"advice": _advice(desk, ref, facts, open_requests)}
+    return facts | {"advice": _advice(view, ref, facts, open_requests)}
 
 
-def _status(desk: HostView, ref: InstanceRef) -> str:
-    doc = desk.host.records.instance(ref)
+def _status(view: HostView, ref: InstanceRef) -> str:
+    doc = view.host.records.instance(ref)
     return doc.fields.status if doc else "unknown"
 
 
-def _image(desk: HostView, ref: InstanceRef) -> str:
+def _image(view: HostView, ref: InstanceRef) -> str:
     try:
-        image = desk.host.images.find(ref)
+        image = view.host.images.find(ref)
     except HostdError as error:
         return str(error)
     return image.state.value if image else ImageState.NONE.value
 
 
-def _lock(desk: HostView, instance_id: str) -> str:
-    holder = desk.locks.holder(f"instance-{instance_id}")
+def _lock(view: HostView, instance_id: str) -> str:
+    holder = view.locks.holder(f"instance-{instance_id}")
     if holder is None:
         return "free"
     return f"held by pid {holder.pid} for {holder.request_id} since {format_utc(holder.since_ms)}"
 
 
-def _open(desk: HostView, entry: LedgerEntry) -> str:
+def _open(view: HostView, entry: LedgerEntry) -> str:
     request = trusted(entry.call).body.request
-    steps = desk.ledger.journal(entry.request_id)
+    steps = view.ledger.journal(entry.request_id)
     open_steps = [name for name, _, finished_ms in steps if finished_ms is None]
     where = f"in step {open_steps[-1]}" if open_steps else f"{len(steps)} steps done"
-    if not entry.attempts and waits_for_undrain(op_of(request), desk.ledger):
+    if not entry.attempts and waits_for_undrain(op_of(request), view.ledger):
         where = "waits: host is draining"
     elif not entry.attempts:
         where = "waits for its turn"
@@ -103,7 +103,7 @@ def _ended(entry: LedgerEntry) -> str:
 
 
 def _advice(
-    desk: HostView, ref: InstanceRef, facts: dict[str, Any], open_requests: list[LedgerEntry]
+    view: HostView, ref: InstanceRef, facts: dict[str, Any], open_requests: list[LedgerEntry]
 ) -> list[str]:
     """What to do, the most pressing first."""
     advice = []
@@ -123,7 +123,7 @@ def _advice(
         advice.append("it has no usable image: StopInstance settles it, its disks are kept")
     elif facts["status"] not in ("running", "warm", "sleeping") and alive:
         advice.append("a VMM lives that the record does not know: send StopInstance")
-    last = desk.ledger.history(ref.instance_id, limit=1)
+    last = view.ledger.history(ref.instance_id, limit=1)
     if last and isinstance(last[0].result, Failed):
         failed = last[0].result
         advice.append(f"its last request failed: {failed.hint or failed.message}")
