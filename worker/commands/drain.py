@@ -2,61 +2,23 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
+from enqueue.requests import Request
 from enqueue.results import Done, Failed
 from worker.commands.host_view import HostView, format_utc
 from worker.drain import policy as plans
-from worker.drain.policy import Drain, Guest, Strategy
-from worker.drain.store import note, noted, ref_of, running
-from worker.errors import StartupError, Unreachable
+from worker.drain.admission import NEW_WORK
+from worker.drain.policy import Drain, Guest
+from worker.drain.store import noted, ref_of, running
+from worker.errors import Unreachable
 from worker.ledger.ledger import Ledger
+from worker.scheduling.locks import hostd_runs
 
 POLL_S: Final = 0.2
-NEW_WORK: Final = ("StartInstance", "WakeInstance", "SetupNetwork")
 MISSED_LOOKS: Final = 10  # hostd may just be starting again
-
-
-def drain(ledger: Ledger, strategy: Strategy, *, deadline_s: float) -> Drain:
-    """The drain is on record: a new one, or the one in force with another deadline.
-
-    Raises:
-        StartupError: an undrain is under way.
-    """
-    now_ms = int(time.time() * 1000)
-    deadline_ms = now_ms + int(deadline_s * 1000)
-    with ledger.transaction():
-        known = noted(ledger)
-        if known is not None and known.phase == "undraining":
-            raise StartupError("an undrain is under way; `hostd drain --status` shows it")
-        if known is not None and known.in_force:
-            asked = plans.extended(known, strategy, deadline_ms=deadline_ms)
-        else:
-            id_ = secrets.token_hex(4)
-            asked = plans.begun(id_, strategy, now_ms=now_ms, deadline_ms=deadline_ms)
-        note(asked, ledger)
-    return asked
-
-
-def undrain(ledger: Ledger) -> Drain:
-    """The end of the drain is on record.
-
-    Raises:
-        StartupError: the host does not drain.
-    """
-    with ledger.transaction():
-        known = noted(ledger)
-        if known is None or not known.in_force:
-            raise StartupError("this host does not drain")
-        asked = msgspec.structs.replace(known, phase="undraining")
-        note(asked, ledger)
-    return asked
 
 
 def followed(view: HostView) -> Iterator[Drain]:
@@ -77,22 +39,6 @@ def followed(view: HostView) -> Iterator[Drain]:
                 "does it"
             )
         time.sleep(POLL_S)
-
-
-def hostd_runs(runtime: Path) -> bool:
-    """Whether a hostd holds the host's lock.
-
-    Looked up and not tried: a lock taken to try it would turn away a hostd that starts just then
-    (proc_locks(5)).
-    """
-    try:
-        inode = (runtime / "hostd.lock").stat().st_ino
-        held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-    except OSError:
-        return False
-    return any(
-        fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode) for fields in held
-    )
 
 
 def report(view: HostView) -> dict[str, Any]:
@@ -119,10 +65,10 @@ def rows(known: Drain, view: HostView) -> list[dict[str, Any]]:
     return [_row(guest, known, view) for guest in known.guests]
 
 
-def waits_for_undrain(op: str, ledger: Ledger) -> bool:
-    """Whether a request of that operation waits because the host drains."""
-    known = noted(ledger)
-    return known is not None and known.in_force and op in NEW_WORK
+def waits_for_undrain(request: Request, ledger: Ledger) -> bool:
+    """Whether the request waits because the host drains."""
+    drain = noted(ledger)
+    return drain is not None and drain.in_force and isinstance(request, NEW_WORK)
 
 
 def _row(guest: Guest, known: Drain, view: HostView) -> dict[str, Any]:

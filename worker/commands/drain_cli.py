@@ -46,10 +46,11 @@ def add_to(commands: Any) -> None:
 def _drain(arguments: argparse.Namespace) -> int:
     from worker.commands import drain as drains  # other commands start faster without it
     from worker.commands.host_view import open_host
+    from worker.drain import store
 
     with open_host(load(arguments.config)) as view:
         if not arguments.status:
-            drains.drain(view.ledger, arguments.strategy, deadline_s=arguments.deadline)
+            store.drain(view.ledger, arguments.strategy, deadline_s=arguments.deadline)
             _follow(view, quiet=arguments.json)
         facts = drains.report(view)
     _show(facts, as_json=arguments.json)
@@ -59,9 +60,10 @@ def _drain(arguments: argparse.Namespace) -> int:
 def _undrain(arguments: argparse.Namespace) -> int:
     from worker.commands import drain as drains  # as above
     from worker.commands.host_view import open_host
+    from worker.drain import store
 
     with open_host(load(arguments.config)) as view:
-        drains.undrain(view.ledger)
+        store.undrain(view.ledger)
         _follow(view, quiet=arguments.json)
         facts = drains.report(view)
     _show(facts, as_json=arguments.json)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from enqueue.requests import op_of
 from worker.commands.drain import waits_for_undrain
 from worker.commands.host_view import HostView
 from worker.errors import HostdError
@@ -31,7 +30,7 @@ def _row(view: HostView, ref: InstanceRef) -> dict[str, Any]:
         e for e in view.ledger.history(ref.instance_id, limit=20) if e.state == "accepted"
     ]
     row["unfinished"] = len(open_requests)
-    ops = [op_of(trusted(entry.call).body.request) for entry in open_requests]
-    if any(waits_for_undrain(op, view.ledger) for op in ops):
+    requests = [trusted(entry.call).body.request for entry in open_requests]
+    if any(waits_for_undrain(request, view.ledger) for request in requests):
         row["waits"] = "host is draining"
     return row

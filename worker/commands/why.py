@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from enqueue.requests import describe, op_of
+from enqueue.requests import describe
 from enqueue.results import Done, Failed
 from worker.commands.drain import waits_for_undrain
 from worker.commands.host_view import HostView, format_utc
@@ -81,7 +81,7 @@ def _open(view: HostView, entry: LedgerEntry) -> str:
     steps = view.ledger.journal(entry.request_id)
     open_steps = [name for name, _, finished_ms in steps if finished_ms is None]
     where = f"in step {open_steps[-1]}" if open_steps else f"{len(steps)} steps done"
-    if not entry.attempts and waits_for_undrain(op_of(request), view.ledger):
+    if not entry.attempts and waits_for_undrain(request, view.ledger):
         where = "waits: host is draining"
     elif not entry.attempts:
         where = "waits for its turn"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
+import time
 from typing import Final
 
 import msgspec
 
 from worker.drain import policy as plans
-from worker.drain.policy import Drain, Guest
+from worker.drain.policy import Drain, Guest, Strategy
+from worker.errors import StartupError
 from worker.ledger.ledger import Ledger
 from worker.model.names import InstanceRef
 from worker.ports import Host
@@ -25,6 +28,42 @@ def noted(ledger: Ledger) -> Drain | None:
 def note(drain: Drain, ledger: Ledger) -> None:
     """The drain is on record."""
     ledger.put_note(NOTE, msgspec.json.encode(drain).decode())
+
+
+def drain(ledger: Ledger, strategy: Strategy, *, deadline_s: float) -> Drain:
+    """The drain is on record: a new one, or the one in force with another deadline.
+
+    Raises:
+        StartupError: an undrain is under way.
+    """
+    now_ms = int(time.time() * 1000)
+    deadline_ms = now_ms + int(deadline_s * 1000)
+    with ledger.transaction():
+        known = noted(ledger)
+        if known is not None and known.phase == "undraining":
+            raise StartupError("an undrain is under way; `hostd drain --status` shows it")
+        if known is not None and known.in_force:
+            asked = plans.extended(known, strategy, deadline_ms=deadline_ms)
+        else:
+            id_ = secrets.token_hex(4)
+            asked = plans.begun(id_, strategy, now_ms=now_ms, deadline_ms=deadline_ms)
+        note(asked, ledger)
+    return asked
+
+
+def undrain(ledger: Ledger) -> Drain:
+    """The end of the drain is on record.
+
+    Raises:
+        StartupError: the host does not drain.
+    """
+    with ledger.transaction():
+        known = noted(ledger)
+        if known is None or not known.in_force:
+            raise StartupError("this host does not drain")
+        asked = msgspec.structs.replace(known, phase="undraining")
+        note(asked, ledger)
+    return asked
 
 
 def running(host: Host) -> list[Guest]:

@@ -141,6 +141,22 @@ class Locks:
             raise Transient("no_space", f"no room for {path}", hint=hint) from error
 
 
+def hostd_runs(runtime: Path) -> bool:
+    """Whether a hostd holds the host's lock.
+
+    Looked up and not tried: a lock taken to try it would turn away a hostd that starts just then
+    (proc_locks(5)).
+    """
+    try:
+        inode = (runtime / "hostd.lock").stat().st_ino
+        held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    except OSError:
+        return False
+    return any(
+        fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode) for fields in held
+    )
+
+
 def _try(fd: int, mode: int) -> bool:
     try:
         fcntl.flock(fd, mode | fcntl.LOCK_NB)
