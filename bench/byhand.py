@@ -29,7 +29,7 @@ from worker.host.firecracker.api.client import SOCKET_NAME, Api
 from worker.host.firecracker.driver import Firecracker
 from worker.host.firecracker.jail import jailer
 from worker.host.firecracker.jail.jail import Jail
-from worker.host.firecracker.launch import pid_in
+from worker.host.firecracker.launch import read_pid
 from worker.linux import processes
 from worker.linux.tap import new_tap
 from worker.model.names import Layout, net_id_of
@@ -229,7 +229,7 @@ def _connected(directory: Path, deadline: float) -> socket.socket:
 
 
 def _end(jail: Jail) -> None:
-    pid = pid_in(jail.pid_file)
+    pid = read_pid(jail.pid_file)
     vmm = None if pid is None else processes.hold(pid)
     if vmm is not None:
         with vmm:

@@ -29,7 +29,7 @@ from enqueue.requests import (
     WakeInstance,
 )
 from worker.demo.documents import net, write_instance, write_tenant
-from worker.host.firecracker.jail.jail import standing
+from worker.host.firecracker.jail.jail import find_jail
 from worker.host.images.generation import MEMORY
 from worker.model.names import InstanceRef
 
@@ -99,7 +99,7 @@ def new_instance(box: Sandbox, tenant: TenantId = TENANT) -> InstanceRef:
 def _life(box: Sandbox, client: HostClient, tenant: TenantId = TENANT) -> Life:
     ref = new_instance(box, tenant)
     start = carried_out(client, of(StartInstance, ref))
-    jail = standing(box.layout.jail_base(ref), ref.instance_id)
+    jail = find_jail(box.layout.jail_base(ref), ref.instance_id)
     spec = None if jail is None else jail.spec()
     assert spec is not None
     kept = box.base / "kept"

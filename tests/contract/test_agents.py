@@ -38,13 +38,13 @@ class Asked:
         """What came of a drain."""
         return self.agents.drain(self.rig.ref, timeout_s=timeout_s).outcome
 
-    def woken(self) -> AgentOutcome:
+    def notify_resumed(self) -> AgentOutcome:
         """What came of telling the guest."""
-        return self.agents.woken(self.rig.ref).outcome
+        return self.agents.notify_resumed(self.rig.ref).outcome
 
-    def told(self) -> bool:
-        """Whether it was told."""
-        return self.agents.told(self.rig.ref)
+    def notified(self) -> bool:
+        """Whether the guest counts as notified of its resume."""
+        return self.agents.agent_notified(self.rig.ref)
 
     def heard(self) -> list[Any]:
         """What the stand-in's agent, which takes notes, was asked."""
@@ -119,56 +119,56 @@ def agentless(request: pytest.FixtureRequest, vmm_spec: VmSpec, tmp_path: Path) 
 
 def test_an_agent_drains_and_the_guest_is_not_told_then(asked: Asked) -> None:
     asked.up()
-    assert asked.woken() is AgentOutcome.DONE
-    assert asked.told()
+    assert asked.notify_resumed() is AgentOutcome.DONE
+    assert asked.notified()
     assert asked.drain() is AgentOutcome.DONE
-    assert not asked.told()
+    assert not asked.notified()
 
 
 def test_an_agent_that_answers_is_ready_from_then_on(asked: Asked) -> None:
     asked.up()
-    assert not asked.agents.was_ready(asked.rig.ref)
+    assert not asked.agents.agent_seen(asked.rig.ref)
     answer = asked.agents.ready(asked.rig.ref, timeout_s=LONG_S)
     assert answer.outcome is AgentOutcome.DONE
-    assert asked.agents.was_ready(asked.rig.ref)
-    assert not asked.told()
+    assert asked.agents.agent_seen(asked.rig.ref)
+    assert not asked.notified()
 
 
 def test_a_pause_has_to_be_told_of(asked: Asked) -> None:
     asked.up()
-    asked.woken()
+    asked.notify_resumed()
     asked.rig.vmm.pause(asked.rig.ref)
     asked.rig.vmm.resume(asked.rig.ref)
-    assert not asked.told()
-    assert asked.woken() is AgentOutcome.DONE
-    assert asked.told()
+    assert not asked.notified()
+    assert asked.notify_resumed() is AgentOutcome.DONE
+    assert asked.notified()
 
 
 def test_a_guest_in_a_new_vmm_is_neither_told_nor_ready(asked: Asked, tmp_path: Path) -> None:
     asked.up()
-    asked.woken()
+    asked.notify_resumed()
     asked.agents.ready(asked.rig.ref, timeout_s=LONG_S)
     asked.loaded_anew(tmp_path / "image")
-    assert not asked.told()
-    assert not asked.agents.was_ready(asked.rig.ref)
-    assert asked.woken() is AgentOutcome.DONE
+    assert not asked.notified()
+    assert not asked.agents.agent_seen(asked.rig.ref)
+    assert asked.notify_resumed() is AgentOutcome.DONE
     assert asked.drain() is AgentOutcome.DONE
 
 
 def test_of_a_vmm_that_is_gone_nothing_is_heard(asked: Asked) -> None:
     assert asked.drain() is AgentOutcome.NO_AGENT
-    assert asked.woken() is AgentOutcome.NO_AGENT
+    assert asked.notify_resumed() is AgentOutcome.NO_AGENT
     assert asked.agents.ready(asked.rig.ref, timeout_s=LONG_S).outcome is AgentOutcome.NO_AGENT
-    assert not asked.told()
+    assert not asked.notified()
 
 
 def test_a_guest_without_agent_is_told_all_the_same_and_is_never_ready(agentless: Asked) -> None:
     agentless.up()
     assert agentless.drain() is AgentOutcome.NO_AGENT
-    assert agentless.woken() is AgentOutcome.NO_AGENT
-    assert agentless.told()
+    assert agentless.notify_resumed() is AgentOutcome.NO_AGENT
+    assert agentless.notified()
     assert agentless.agents.ready(agentless.rig.ref, timeout_s=0.3).outcome is AgentOutcome.NO_AGENT
-    assert not agentless.agents.was_ready(agentless.rig.ref)
+    assert not agentless.agents.agent_seen(agentless.rig.ref)
 
 
 def test_an_agent_may_refuse(vmm_spec: VmSpec, tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_an_agent_that_offers_it_hears_of_the_restore_after_the_wake(
 ) -> None:
     asked = stand_in_with(agent_faults=["note", *faults])
     asked.up()
-    asked.woken()
+    asked.notify_resumed()
     assert asked.heard() == heard
 
 
@@ -285,8 +285,8 @@ def test_where_a_bare_resume_breaks_vsock_nobody_is_asked_after_it(
     rig.vmm.pause(rig.ref)
     rig.vmm.resume(rig.ref)
     assert asked.drain() is AgentOutcome.VSOCK_UNUSABLE
-    assert asked.woken() is AgentOutcome.VSOCK_UNUSABLE
-    assert asked.told()
+    assert asked.notify_resumed() is AgentOutcome.VSOCK_UNUSABLE
+    assert asked.notified()
 
 
 @pytest.mark.root
@@ -297,8 +297,8 @@ def test_where_a_restore_breaks_vsock_nobody_is_asked_after_it(
     asked.up()
     assert asked.drain() is AgentOutcome.DONE
     asked.loaded_anew(tmp_path / "image")
-    assert asked.woken() is AgentOutcome.VSOCK_UNUSABLE
-    assert asked.told()
+    assert asked.notify_resumed() is AgentOutcome.VSOCK_UNUSABLE
+    assert asked.notified()
 
 
 @pytest.mark.root

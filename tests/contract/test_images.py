@@ -90,7 +90,7 @@ def made(images: Images, layout: Layout, request_id: str, *, memory: bytes = b"m
 
 def test_an_instance_that_never_slept_has_nothing(world: World) -> None:
     assert world.images.find(REF) is None
-    assert not world.images.anything(REF)
+    assert not world.images.has_files(REF)
     assert not world.images.complete(REF, FIRST)
 
 
@@ -100,7 +100,7 @@ def test_a_sealed_image_is_complete_but_not_found(world: World, layout: Layout) 
     assert not world.images.complete(REF, SECOND)
     assert not world.images.complete(OTHER, FIRST)
     assert world.images.find(REF) is None
-    assert world.images.anything(REF)
+    assert world.images.has_files(REF)
 
 
 def test_sealing_moves_the_snapshot(world: World, layout: Layout) -> None:
@@ -189,7 +189,7 @@ def test_a_new_image_takes_the_place_of_a_consumed_one(world: World, layout: Lay
     assert not world.images.consumed(REF)
     assert image.files.vmstate.read_bytes() == b"state of new"
     world.images.discard(REF)
-    assert not world.images.anything(REF)
+    assert not world.images.has_files(REF)
 
 
 @pytest.mark.parametrize("which", ["vmstate", "memory"])
@@ -204,7 +204,7 @@ def test_an_image_of_other_size_than_it_was_made_is_damaged(
     with pytest.raises(Lost) as lost:
         world.images.find(REF)
     assert lost.value.code == "lost/image_damaged"
-    assert world.images.anything(REF)
+    assert world.images.has_files(REF)
     world.images.discard(REF)
     assert world.images.find(REF) is None
 
@@ -214,7 +214,7 @@ def test_discarding_takes_published_and_partial_alike(world: World, layout: Layo
     sealed(world.images, layout, SECOND)
     for _ in range(2):
         world.images.discard(REF)
-        assert not world.images.anything(REF)
+        assert not world.images.has_files(REF)
         assert world.images.find(REF) is None
         assert not world.images.complete(REF, SECOND)
 
@@ -232,7 +232,7 @@ def test_room_is_there_or_missing_by_so_many_bytes(world: World) -> None:
         world.images.reserve(REF, FIRST, MIB)
     assert refused.value.code == "transient/no_space"
     assert set(refused.value.facts) == {"needed_bytes", "free_bytes"}
-    assert not world.images.anything(REF)
+    assert not world.images.has_files(REF)
 
 
 # ------------------------------------------------------------------ only a filesystem can show
@@ -331,7 +331,7 @@ def test_a_killed_attempts_generation_is_made_anew(images: DiskImages, layout: L
     (partial / "mem.bin").write_bytes(b"half")
     (partial / "secrets.ext4").write_bytes(b"old")
     assert not images.complete(REF, FIRST)
-    assert images.anything(REF)
+    assert images.has_files(REF)
     made(images, layout, FIRST)
     image = images.find(REF)
     assert image is not None
@@ -399,7 +399,7 @@ def test_a_kill_while_discarding_never_leaves_half_an_image_to_be_found(
     image = images.find(REF)
     assert image is None or image.state is ImageState.PUBLISHED
     images.discard(REF)
-    assert not images.anything(REF)
+    assert not images.has_files(REF)
     assert list(layout.images(REF).iterdir()) == []
 
 
@@ -435,7 +435,7 @@ def test_a_half_deleted_image_is_never_found(
         with pytest.raises(Killed):
             images.discard(REF)
     assert images.find(REF) is None
-    assert images.anything(REF)
+    assert images.has_files(REF)
 
 
 def test_a_full_filesystem_seals_nothing(

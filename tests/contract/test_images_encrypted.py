@@ -13,7 +13,7 @@ from tests.fixtures.filesystems import LoopExt4, LoopMaker
 from tests.fixtures.vmm import UID
 from worker.errors import Conflict
 from worker.host.disks.fscrypt import can_encrypt
-from worker.host.firecracker.jail.files import Access, JailFile, place
+from worker.host.firecracker.jail.files import Access, JailFile, install
 from worker.host.firecracker.jail.jail import Jail
 from worker.host.firecracker.jail.snapshot_output import SnapshotOutput
 from worker.host.images.images import DiskImages
@@ -50,15 +50,15 @@ def written_by_a_vmm(layout: Layout) -> ImageFiles:
     """A snapshot, as it comes out of a jail."""
     jail = Jail(layout.jail_base(REF), "firecracker", REF.instance_id)
     jail.root.mkdir(parents=True)
-    taking = SnapshotOutput(jail, UID, DiskImages(layout).cabinet(REF))
-    taking.hold(MIB)
-    taking.use()
+    output = SnapshotOutput(jail, UID, DiskImages(layout).encrypted_directory(REF))
+    output.reserve(MIB)
+    output.consume_reservation()
     with (jail.root / "snapshot" / "memory").open("r+b") as memory:
         memory.write(MARKER * 10_000)
     vmstate = jail.root / "snapshot" / "vmstate"
     vmstate.write_bytes(MARKER)
     os.chown(vmstate, UID, UID)
-    return ImageFiles(taking.taken("vmstate"), taking.taken("memory", MIB))
+    return ImageFiles(output.collect("vmstate"), output.collect("memory", MIB))
 
 
 def slept(layout: Layout, tmp_path: Path) -> DiskImages:
@@ -116,7 +116,7 @@ def test_without_its_key_an_image_is_locked_not_lost(
     with pytest.raises(Conflict) as refused:
         images.find(REF)
     assert refused.value.code == "conflict/storage_locked"
-    assert images.anything(REF)
+    assert images.has_files(REF)
     put_key(layout, KEY)
     found = images.find(REF)
     assert found is not None
@@ -131,7 +131,7 @@ def test_a_locked_image_can_be_discarded(disk: LoopExt4, tmp_path: Path) -> None
     (layout.state / "keys" / f"{REF.tenant_id}.key").unlink()
     images = DiskImages(layout)
     images.discard(REF)
-    assert not images.anything(REF)
+    assert not images.has_files(REF)
 
 
 def test_a_jail_that_is_not_encrypted_gets_the_image_by_hard_link(
@@ -142,7 +142,7 @@ def test_a_jail_that_is_not_encrypted_gets_the_image_by_hard_link(
     assert image is not None
     target = disk.at / "jail" / "memory"
     target.parent.mkdir()
-    place(JailFile("memory", image.files.memory, Access.IMAGE, read_only=True), target, UID)
+    install(JailFile("memory", image.files.memory, Access.IMAGE, read_only=True), target, UID)
     assert target.samefile(image.files.memory)
     assert mounts.below(target.parent) == []
     assert target.read_bytes().startswith(MARKER)
@@ -172,7 +172,7 @@ def test_a_filesystem_that_cannot_encrypt_is_refused_before_anything_is_written(
     jail.root.mkdir(parents=True)
     images = DiskImages(layout, reserve_bytes=0)
     holds: list[Callable[[], None]] = [
-        lambda: SnapshotOutput(jail, UID, images.cabinet(REF)).hold(MIB),
+        lambda: SnapshotOutput(jail, UID, images.encrypted_directory(REF)).reserve(MIB),
         lambda: images.reserve(REF, FIRST, MIB),
     ]
     for hold in holds:

@@ -43,7 +43,7 @@ def test_a_compressed_memory_is_there_again_once_it_is_asked_for(
         assert world.images.usable(REF)
     assert image.files.memory.read_bytes() == before.ljust(MIB, b"\0")
     world.images.discard(REF)
-    assert not world.images.anything(REF)
+    assert not world.images.has_files(REF)
     assert not image.files.memory.exists()
 
 

@@ -31,7 +31,7 @@ def test_room_is_held_for_one_request_and_released_as_often_as_one_likes(world: 
     for _ in range(2):
         images.release(REF, FIRST)
         assert not images.reserved(REF, FIRST, MIB)
-        assert not images.anything(REF)
+        assert not images.has_files(REF)
 
 
 def test_sealing_uses_the_room_up(world: World, layout: Layout) -> None:
@@ -57,9 +57,9 @@ def test_releasing_takes_a_sealed_generation_but_no_published_image(
 
 def test_what_a_killed_attempt_held_is_discarded_with_the_rest(world: World) -> None:
     world.images.reserve(REF, FIRST, MIB)
-    assert world.images.anything(REF)
+    assert world.images.has_files(REF)
     world.images.discard(REF)
-    assert not world.images.anything(REF)
+    assert not world.images.has_files(REF)
 
 
 # ------------------------------------------------------------------ only a full disk can show
@@ -93,29 +93,29 @@ def test_what_one_sleep_holds_another_cannot_have(small: Layout) -> None:
 def test_what_is_held_for_a_snapshot_nothing_else_can_fill(small: Layout) -> None:
     jail = Jail(small.jail_base(REF), "firecracker", REF.instance_id)
     jail.root.mkdir(parents=True)
-    taking = SnapshotOutput(jail, UID)
-    taking.hold(20 * MIB)
+    output = SnapshotOutput(jail, UID)
+    output.reserve(20 * MIB)
     rest = jail.base / "rest"
     with pytest.raises(OSError, match="No space left"):
         rest.write_bytes(bytes(60 * MIB))
-    taking.use()
+    output.consume_reservation()
     with (jail.root / "snapshot" / "memory").open("r+b") as memory:
         memory.write(b"\xff" * (20 * MIB))
     (jail.root / "snapshot" / "vmstate").write_bytes(b"\xff" * (4 * MIB))
-    assert taking.taken("memory", 20 * MIB).stat().st_uid == UID
+    assert output.collect("memory", 20 * MIB).stat().st_uid == UID
 
 
 @pytest.mark.root
 def test_a_snapshot_that_finds_no_room_says_how_much_it_needs(small: Layout) -> None:
     jail = Jail(small.jail_base(REF), "firecracker", REF.instance_id)
     jail.root.mkdir(parents=True)
-    taking = SnapshotOutput(jail, UID)
+    output = SnapshotOutput(jail, UID)
     with pytest.raises(Transient) as refused:
-        taking.hold(200 * MIB)
+        output.reserve(200 * MIB)
     assert refused.value.code == "transient/no_space"
     assert refused.value.facts["needed_bytes"] == 200 * MIB
-    assert not taking.held(200 * MIB)
-    taking.release()
+    assert not output.room_reserved(200 * MIB)
+    output.release()
     assert not (jail.root / "snapshot").exists()
 
 
@@ -123,4 +123,4 @@ def test_a_snapshot_that_finds_no_room_says_how_much_it_needs(small: Layout) -> 
 def test_the_margin_stays_free(small: Layout) -> None:
     images = DiskImages(small, reserve_bytes=40 * MIB)
     no_space(images, 20 * MIB)
-    assert not images.anything(OTHER)
+    assert not images.has_files(OTHER)

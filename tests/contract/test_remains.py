@@ -197,7 +197,7 @@ def test_a_generation_in_the_making_is_told_until_it_is_tidied_away(images: Imag
     assert images.leftovers() == {REF, OTHER}
     images.tidy(REF)
     assert images.leftovers() == {OTHER}
-    assert not images.anything(REF)
+    assert not images.has_files(REF)
     images.tidy(REF)
 
 

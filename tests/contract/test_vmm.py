@@ -107,25 +107,25 @@ def test_a_jail_is_not_built_without_a_file_that_the_guest_needs(rig: Rig) -> No
 
 
 def test_a_jail_takes_a_disk_that_is_still_being_made(rig: Rig) -> None:
-    data, making = rig.spec.drives[2].source, frozenset({"data"})
-    unfinished = data.rename(aside(data))
+    data, unfinished = rig.spec.drives[2].source, frozenset({"data"})
+    unformatted = data.rename(aside(data))
     with pytest.raises(Conflict):
         rig.vmm.build_jail(rig.spec, None)
-    rig.vmm.build_jail(rig.spec, None, making=making)
-    assert rig.vmm.jail_is_fresh(rig.spec, making=making)
+    rig.vmm.build_jail(rig.spec, None, unfinished=unfinished)
+    assert rig.vmm.jail_is_fresh(rig.spec, unfinished=unfinished)
     assert not rig.vmm.jail_is_fresh(rig.spec)
     rig.vmm.spawn(rig.spec, rig.join_files)
-    unfinished.rename(data)
+    unformatted.rename(data)
     rig.vmm.boot(rig.spec)
     assert rig.vmm.state(rig.ref) is VmmState.RUNNING
 
 
 def test_a_jail_with_another_disk_than_the_one_being_made_is_not_fresh(rig: Rig) -> None:
-    data, making = rig.spec.drives[2].source, frozenset({"data"})
+    data, unfinished = rig.spec.drives[2].source, frozenset({"data"})
     data.rename(aside(data))
-    rig.vmm.build_jail(rig.spec, None, making=making)
+    rig.vmm.build_jail(rig.spec, None, unfinished=unfinished)
     shutil.copy2(aside(data), data)
-    assert not rig.vmm.jail_is_fresh(rig.spec, making=making)
+    assert not rig.vmm.jail_is_fresh(rig.spec, unfinished=unfinished)
 
 
 @pytest.mark.parametrize("missing", [False, True])

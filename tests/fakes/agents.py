@@ -25,23 +25,23 @@ class FakeAgents:
         guest = self._guest(ref)
         if guest is None:
             return AgentAnswer(AgentOutcome.NO_AGENT, None, 0)
-        guest.told = False
+        guest.notified = False
         self.heard.append(("drain", timeout_s))
         took_ms = int(timeout_s * 1000) if self.drains is AgentOutcome.TIMED_OUT else 0
         return AgentAnswer(self.drains, None, took_ms)
 
-    def woken(self, ref: InstanceRef) -> AgentAnswer:
+    def notify_resumed(self, ref: InstanceRef) -> AgentAnswer:
         running = self._guest(ref)
         if ref in self.machine.guests:
-            self.machine.guests[ref].told = True
+            self.machine.guests[ref].notified = True
         if running is None:
             return AgentAnswer(AgentOutcome.NO_AGENT, None, 0)
-        self.heard.append(("woken", None))
+        self.heard.append(("notify_resumed", None))
         return AgentAnswer(AgentOutcome.DONE, None, 0)
 
-    def told(self, ref: InstanceRef) -> bool:
+    def agent_notified(self, ref: InstanceRef) -> bool:
         guest = self.machine.guests.get(ref)
-        return guest is not None and guest.told
+        return guest is not None and guest.notified
 
     def ready(self, ref: InstanceRef, *, timeout_s: float) -> AgentAnswer:
         guest = self._guest(ref)
@@ -52,7 +52,7 @@ class FakeAgents:
         self.heard.append(("ready", timeout_s))
         return AgentAnswer(AgentOutcome.DONE, None, 0)
 
-    def was_ready(self, ref: InstanceRef) -> bool:
+    def agent_seen(self, ref: InstanceRef) -> bool:
         guest = self.machine.guests.get(ref)
         return guest is not None and guest.ready
 

@@ -28,7 +28,7 @@ EFFECTS = {
     "images": {
         "reserve", "release", "seal", "publish", "make_usable", "consume", "discard", "tidy",
     },
-    "agents": {"drain", "woken", "ready"},
+    "agents": {"drain", "notify_resumed", "ready"},
 }  # fmt: skip
 
 

@@ -51,7 +51,7 @@ class FakeImages:
             manifest=generation.manifest,
         )
 
-    def anything(self, ref: InstanceRef) -> bool:
+    def has_files(self, ref: InstanceRef) -> bool:
         unfinished = (*self.partial, *self.rooms)
         return ref in self.published or any(of == ref for of, _ in unfinished)
 

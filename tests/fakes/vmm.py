@@ -47,19 +47,19 @@ class Ended:
 class Guest:
     """One VMM process: its pid, its state, the number in its guest's memory.
 
-    `told` and `ready` are what its guest's agent has heard and said.
+    `notified` and `ready` are what its guest's agent has heard and said.
     """
 
     pid: int
     state: VmmState = VmmState.IDLE
     memory: int = 0
-    told: bool = False
+    notified: bool = False
     ready: bool = False
     ended: Ended = field(default_factory=Ended)
 
 
-class HeldGuest:
-    """A guest's process, held; its descriptor is readable from its end on."""
+class GuestProcess:
+    """A guest's process; its descriptor is readable from its end on."""
 
     def __init__(self, guest: Guest) -> None:
         self.pid = guest.pid
@@ -100,7 +100,7 @@ class FakeVmm:
         """Another hostd on the same machine."""
         return type(self)(self.layout, self.machine)
 
-    def warm(self) -> None:
+    def preload(self) -> None:
         pass
 
     def trim_logs(self) -> None:
@@ -120,14 +120,14 @@ class FakeVmm:
         if guest is not None:
             os.eventfd_write(guest.ended.fd, 1)
 
-    def hold(self, ref: InstanceRef) -> HeldGuest | None:
+    def open_vmm(self, ref: InstanceRef) -> GuestProcess | None:
         guest = self._up(ref)
-        return None if guest is None else HeldGuest(guest)
+        return None if guest is None else GuestProcess(guest)
 
-    def ending(self, exit_code: int | None) -> str:
+    def describe_exit(self, exit_code: int | None) -> str:
         return f"exit code {exit_code}"
 
-    def state(self, ref: InstanceRef, *, anew: bool = False) -> VmmState:
+    def state(self, ref: InstanceRef, *, fresh: bool = False) -> VmmState:
         guest = self._up(ref)
         return VmmState.GONE if guest is None else guest.state
 
@@ -140,14 +140,14 @@ class FakeVmm:
         spec: VmSpec,
         image: ImageFiles | None = None,
         *,
-        making: frozenset[str] = frozenset(),
+        unfinished: frozenset[str] = frozenset(),
     ) -> bool:
         if spec.ref in self.machine.guests:
             return True
         root = self._root(spec.ref)
         if self.spec(spec.ref) != spec or (root / "firecracker.pid").exists():
             return False
-        if not self._shows(spec, making):
+        if not self._shows(spec, unfinished):
             return False
         if image is None:
             return not (root / "memory").exists()
@@ -170,10 +170,10 @@ class FakeVmm:
         return frozenset(self.machine.mounts & self._with("jail"))
 
     def build_jail(
-        self, spec: VmSpec, image: ImageFiles | None, *, making: frozenset[str] = frozenset()
+        self, spec: VmSpec, image: ImageFiles | None, *, unfinished: frozenset[str] = frozenset()
     ) -> None:
         self.remove_jail(spec.ref)
-        sources = {"kernel": spec.kernel} | _disks(spec, making)
+        sources = {"kernel": spec.kernel} | _disks(spec, unfinished)
         if image is not None:
             sources |= {"vmstate": image.vmstate, "memory": image.memory}
         for name, source in sources.items():
@@ -217,7 +217,7 @@ class FakeVmm:
         self._change(spec.ref, VmmState.RUNNING, {VmmState.IDLE})
 
     def pause(self, ref: InstanceRef) -> None:
-        self._change(ref, VmmState.PAUSED, {VmmState.RUNNING, VmmState.PAUSED}).told = False
+        self._change(ref, VmmState.PAUSED, {VmmState.RUNNING, VmmState.PAUSED}).notified = False
 
     def resume(self, ref: InstanceRef) -> None:
         self._change(ref, VmmState.RUNNING, {VmmState.RUNNING, VmmState.PAUSED})
@@ -280,11 +280,11 @@ class FakeVmm:
     def platform(self) -> Platform:
         return self.machine.platform
 
-    def _shows(self, spec: VmSpec, making: frozenset[str] = frozenset()) -> bool:
+    def _shows(self, spec: VmSpec, unfinished: frozenset[str] = frozenset()) -> bool:
         root = self._root(spec.ref)
         return all(
             source.exists() and (root / name).exists() and (root / name).samefile(source)
-            for name, source in _disks(spec, making).items()
+            for name, source in _disks(spec, unfinished).items()
         )
 
     def _up(self, ref: InstanceRef) -> Guest | None:
@@ -315,11 +315,11 @@ class FakeVmm:
         return self.layout.jail_base(ref) / "firecracker" / ref.instance_id / "root"
 
 
-def _disks(spec: VmSpec, making: frozenset[str]) -> dict[str, Path]:
+def _disks(spec: VmSpec, unfinished: frozenset[str]) -> dict[str, Path]:
     """Where each drive's disk is: aside, while it is being made."""
     found = {}
     for drive in spec.drives:
         new = drive.source.with_name(f".{drive.source.name}.new")
-        unfinished = drive.id in making and not drive.source.exists()
-        found[drive.id] = new if unfinished else drive.source
+        aside = drive.id in unfinished and not drive.source.exists()
+        found[drive.id] = new if aside else drive.source
     return found

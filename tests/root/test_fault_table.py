@@ -15,10 +15,10 @@ import pytest
 
 from enqueue.results import Failed
 from tests.fixtures.diskfaults import DiskFaults
+from tests.fixtures.faulty_vmm import API_TIMEOUT_S
 from tests.fixtures.filesystems import LoopExt4
 from tests.fixtures.generated import compare
 from tests.fixtures.real_host import RealHosts
-from tests.fixtures.toldvmm import API_TIMEOUT_S
 from tests.root.faults.api import API_PLANS, played_api
 from tests.root.faults.disks import DISK_PLANS, played_disks
 from tests.root.faults.lives import arranged, carried_out, done, mended

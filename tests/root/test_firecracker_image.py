@@ -85,10 +85,10 @@ def test_a_symlink_that_the_vmm_puts_in_the_snapshots_place_is_not_followed(
 
 def test_a_link_to_anothers_file_is_not_taken_for_a_snapshot(driven: Rig, tmp_path: Path) -> None:
     driven.up()
-    taking = SnapshotOutput(driven.jail(), UID)
+    output = SnapshotOutput(driven.jail(), UID)
     for forge in (Path.hardlink_to, Path.symlink_to):
-        taking.clear()
+        output.reset()
         forge(driven.jail().root / "snapshot" / "memory", driven.spec.kernel)
         with pytest.raises(Broken) as refused:
-            taking.taken("memory")
+            output.collect("memory")
         assert refused.value.code == "broken/snapshot_incomplete"

@@ -17,7 +17,7 @@ from enqueue.results import Done, Result
 from tests.fixtures.recovery import document, started
 from tests.fixtures.worker import HOST, HostdMaker, HostdProcess, eventually, ids
 from worker.daemon.hostd import STOP_SPARE_S
-from worker.host.firecracker.jail.jail import standing
+from worker.host.firecracker.jail.jail import find_jail
 from worker.model.names import InstanceRef
 
 pytestmark = [pytest.mark.root, pytest.mark.redis]
@@ -28,7 +28,7 @@ SHORT = {"stop_timeout_s": 1.0}
 
 def slow_down(process: HostdProcess, ref: InstanceRef, seconds: float) -> None:
     """The stand-in's snapshots take that much longer."""
-    jail = standing(process.layout.jail_base(ref), ref.instance_id)
+    jail = find_jail(process.layout.jail_base(ref), ref.instance_id)
     assert jail is not None
     told = {"PUT /snapshot/create": {"delay_ms": seconds * 1000}}
     new = process.base / "simulate.json"

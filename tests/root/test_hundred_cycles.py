@@ -23,7 +23,7 @@ from tests.fixtures.vmm import Programs, counting_kernel, real_programs
 from tests.fixtures.worker import HOST, TENANT, HostdMaker, HostdProcess, eventually, ids
 from worker import simulator
 from worker.demo import documents
-from worker.host.firecracker.jail.jail import standing
+from worker.host.firecracker.jail.jail import find_jail
 from worker.model.names import InstanceRef
 from worker.simulator.guest import HEAD
 
@@ -111,7 +111,7 @@ class Sleeper:
 
     def cycle(self) -> None:
         """It slept and woke; its count goes on where it was."""
-        jail = standing(self.hostd.layout.jail_base(self.ref), self.ref.instance_id)
+        jail = find_jail(self.hostd.layout.jail_base(self.ref), self.ref.instance_id)
         assert jail is not None
         heard = (jail.root / "serial").open() if self.counting.serial else None
         done(self.client, SleepInstance(**ids(self.ref)))

@@ -19,7 +19,7 @@ from worker.demo import documents
 from worker.errors import Broken, Transient
 from worker.host.cgroups.hierarchies import detect
 from worker.host.firecracker.jail import jailer
-from worker.host.firecracker.launch import Start
+from worker.host.firecracker.launch import Launch
 from worker.linux import mounts, processes
 from worker.model.names import jail_uid
 from worker.ports import VmmState
@@ -70,7 +70,7 @@ def test_starts_that_fail_amid_the_jailers_forks_leave_no_zombie(
     def fail(*_: object) -> None:
         raise Transient("vmm_timeout", "the test lets it fail here")
 
-    monkeypatch.setattr(Start, moment, fail)
+    monkeypatch.setattr(Launch, moment, fail)
     dead = zombies()
     for _ in range(ROUNDS):
         driven.vmm.build_jail(driven.spec, None)

@@ -23,7 +23,7 @@ from tests.fixtures.real_host import RealHost, RealHosts
 from tests.fixtures.worker import HOST as QUEUE
 from tests.fixtures.worker import TENANT, HostdProcess, ids
 from tests.root.faults.lives import arranged, carried_out, change_pool, done
-from worker.host.agents.vsock import connected
+from worker.host.agents.vsock import connect
 from worker.model.names import InstanceRef
 from worker.ports import VmmState
 from worker.request.context import Delivery
@@ -132,7 +132,7 @@ def test_mistake_08_a_connection_to_the_guest_is_asked_for_in_one_piece(tmp_path
             vmm = threading.Thread(target=read_once)
             vmm.start()
             deadline = time.monotonic() + WAIT_S
-            connected(tmp_path / "v.sock", 5252, pid=own_pid(), deadline=deadline).close()
+            connect(tmp_path / "v.sock", 5252, pid=own_pid(), deadline=deadline).close()
             vmm.join(WAIT_S)
     assert commands == [b"CONNECT 5252\n"] * 50
 

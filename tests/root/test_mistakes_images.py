@@ -11,7 +11,7 @@ import pytest
 from enqueue.results import Failed
 from tests.fixtures.real_host import RealHost, RealHosts
 from tests.root.faults.lives import arranged, carried_out, change_pool, done
-from worker.host.firecracker.jail.jail import standing
+from worker.host.firecracker.jail.jail import find_jail
 from worker.ports import VmmState
 
 pytestmark = pytest.mark.root
@@ -88,8 +88,8 @@ def test_mistake_04_every_image_is_full_and_survives_compression(
     change_pool(world, snapshot_compression=codec)
     arranged(world, "SleepInstance")
     world.misbehave(requests="/requests")
-    assert world.real.state(world.ref, anew=True) is VmmState.RUNNING  # the first that is noted
-    jail = standing(world.layout.jail_base(world.ref), world.ref.instance_id)
+    assert world.real.state(world.ref, fresh=True) is VmmState.RUNNING  # the first that is noted
+    jail = find_jail(world.layout.jail_base(world.ref), world.ref.instance_id)
     assert jail is not None
     with (jail.root / "requests").open() as asked:
         done(world, "SleepInstance")
@@ -121,7 +121,7 @@ def test_mistake_04_an_image_is_never_written_over(world: RealHost) -> None:
 
 def disks_in(world: RealHost) -> dict[str, tuple[int, str]]:
     """Each disk of the living guest: where its bytes are, but for the one in memory, and what."""
-    jail = standing(world.layout.jail_base(world.ref), world.ref.instance_id)
+    jail = find_jail(world.layout.jail_base(world.ref), world.ref.instance_id)
     assert jail is not None
     found = {}
     for name in ("rootfs", "config", "data", "secrets"):
@@ -133,7 +133,7 @@ def disks_in(world: RealHost) -> dict[str, tuple[int, str]]:
 
 def test_mistake_06_a_guest_wakes_with_the_disks_that_it_has_mounted(world: RealHost) -> None:
     arranged(world, "SleepInstance")
-    jail = standing(world.layout.jail_base(world.ref), world.ref.instance_id)
+    jail = find_jail(world.layout.jail_base(world.ref), world.ref.instance_id)
     assert jail is not None
     with (jail.root / "data").open("r+b") as disk:
         disk.seek(4 << 20)

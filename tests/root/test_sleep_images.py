@@ -17,7 +17,7 @@ from enqueue.results import Done, Failed
 from tests.fixtures.filesystems import LoopMaker
 from tests.fixtures.worker import HOST, TENANT, HostdMaker, HostdProcess, eventually, ids
 from worker.demo import documents
-from worker.host.firecracker.jail.jail import standing
+from worker.host.firecracker.jail.jail import find_jail
 from worker.model.names import InstanceRef
 
 pytestmark = [pytest.mark.root, pytest.mark.redis]
@@ -52,7 +52,7 @@ def image_of(process: HostdProcess, ref: InstanceRef) -> Path:
 
 def slow_down(process: HostdProcess, ref: InstanceRef) -> None:
     """The stand-in's next snapshot takes more than a second."""
-    jail = standing(process.layout.jail_base(ref), ref.instance_id)
+    jail = find_jail(process.layout.jail_base(ref), ref.instance_id)
     assert jail is not None
     new = process.base / "simulate.json"
     new.write_text(json.dumps({"slow_snapshot_ms_per_mib": 10}))

@@ -21,27 +21,27 @@ def stamped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
 
 
-def chosen(clocks: clock.Clocks, ref: InstanceRef, version: str = VERSION) -> bool:
-    with clocks.choice(ref, version) as forward:
+def chosen(clocks: clock.GuestClocks, ref: InstanceRef, version: str = VERSION) -> bool:
+    with clocks.advance(ref, version) as forward:
         return forward
 
 
 @pytest.mark.usefixtures("stamped")
 def test_a_clock_is_set_where_firecracker_can() -> None:
-    assert chosen(clock.Clocks(), ONE)
-    assert not chosen(clock.Clocks(), ONE, "1.15.1")
-    assert not chosen(clock.Clocks(), ONE, "")
+    assert chosen(clock.GuestClocks(), ONE)
+    assert not chosen(clock.GuestClocks(), ONE, "1.15.1")
+    assert not chosen(clock.GuestClocks(), ONE, "")
 
 
 def test_no_clock_is_set_where_kvm_does_not_stamp(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock, "_kvm_stamps", lambda: False)
-    assert not chosen(clock.Clocks(), ONE)
+    assert not chosen(clock.GuestClocks(), ONE)
 
 
 @pytest.mark.usefixtures("stamped")
 def test_after_a_refusal_the_next_load_of_that_guest_leaves_the_clock() -> None:
-    clocks = clock.Clocks()
-    with pytest.raises(Broken), clocks.choice(ONE, VERSION) as forward:
+    clocks = clock.GuestClocks()
+    with pytest.raises(Broken), clocks.advance(ONE, VERSION) as forward:
         raise Broken("vmm_refused", "no realtime in the snapshot")
     assert forward
     assert chosen(clocks, OTHER)
@@ -51,8 +51,8 @@ def test_after_a_refusal_the_next_load_of_that_guest_leaves_the_clock() -> None:
 
 @pytest.mark.usefixtures("stamped")
 def test_a_load_that_was_only_late_says_nothing_of_the_clock() -> None:
-    clocks = clock.Clocks()
-    with pytest.raises(Transient), clocks.choice(ONE, VERSION):
+    clocks = clock.GuestClocks()
+    with pytest.raises(Transient), clocks.advance(ONE, VERSION):
         raise Transient("vmm_timeout", "late")
     assert chosen(clocks, ONE)
 

@@ -123,8 +123,8 @@ def test_a_guest_whose_sleep_failed_runs_on_and_is_told(
     monkeypatch.setattr(world.vmm, "snapshot", failing)
     assert isinstance(world.ask(SLEEP, "r"), Failed)
     assert world.vmm.state(ref_of(world)) is VmmState.RUNNING
-    assert [what for what, _ in world.agents.heard] == ["drain", "woken"]
-    assert world.agents.told(ref_of(world))
+    assert [what for what, _ in world.agents.heard] == ["drain", "notify_resumed"]
+    assert world.agents.agent_notified(ref_of(world))
 
 
 def test_a_woken_guest_is_told_once(world: World) -> None:
@@ -132,9 +132,9 @@ def test_a_woken_guest_is_told_once(world: World) -> None:
     world.agents.heard.clear()
     detail = done(world.ask(WAKE, "r"))
     assert detail["agent"] == {"outcome": "done", "detail": None, "took_ms": 0}
-    assert world.agents.heard == [("woken", None)]
+    assert world.agents.heard == [("notify_resumed", None)]
     done(world.ask(WAKE, "again"))
-    assert world.agents.heard == [("woken", None)]
+    assert world.agents.heard == [("notify_resumed", None)]
 
 
 @pytest.mark.parametrize("request_", [START, WAKE], ids=["start", "wake"])
@@ -142,7 +142,7 @@ def test_a_warm_guest_that_runs_again_is_told(request_: Any, world: World) -> No
     prepare(world, [START])
     world.vmm.pause(ref_of(world))
     assert done(world.ask(request_, "r"))["agent"]["outcome"] == "done"
-    assert world.agents.told(ref_of(world))
+    assert world.agents.agent_notified(ref_of(world))
 
 
 def test_nothing_fails_for_want_of_an_agent(world: World) -> None:

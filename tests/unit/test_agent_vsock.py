@@ -14,12 +14,12 @@ import pytest
 
 from worker.host.agents import messages as frames
 from worker.host.agents.vsock import (
+    DeadlineError,
+    DeadlineSocket,
     GarbledError,
-    LateError,
-    NobodyError,
+    NoConnectionError,
     NotListeningError,
-    Wire,
-    connected,
+    connect,
 )
 from worker.host.firecracker import versions
 
@@ -55,8 +55,8 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     listener.close()
 
 
-def dial(path: Path, within_s: float = BOUND_S) -> Wire:
-    return connected(path, 5252, pid=os.getpid(), deadline=time.monotonic() + within_s)
+def dial(path: Path, within_s: float = BOUND_S) -> DeadlineSocket:
+    return connect(path, 5252, pid=os.getpid(), deadline=time.monotonic() + within_s)
 
 
 def test_the_command_comes_whole_and_what_follows_ok_is_the_agents(serve: Serve) -> None:
@@ -93,7 +93,7 @@ def test_one_byte_at_a_time_does_not_stretch_the_deadline(serve: Serve) -> None:
             connection.sendall(bytes([byte]))
             time.sleep(0.1)
 
-    with pytest.raises(NobodyError, match="in time"):
+    with pytest.raises(NoConnectionError, match="in time"):
         dial(serve(talk), within_s=0.35)
 
 
@@ -101,7 +101,7 @@ def test_a_vmm_that_does_not_look_at_its_socket_is_left_before_the_deadline(tmp_
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "v.sock"))
         listener.listen()
-        with pytest.raises(NobodyError, match="passes no connection"):
+        with pytest.raises(NoConnectionError, match="passes no connection"):
             dial(tmp_path / "v.sock", within_s=60)
 
 
@@ -110,14 +110,14 @@ def test_a_full_backlog_is_not_waited_for(tmp_path: Path) -> None:
         listener.bind(str(tmp_path / "v.sock"))
         listener.listen(0)
         first.connect(str(tmp_path / "v.sock"))
-        with pytest.raises(NobodyError, match="no connection"):
+        with pytest.raises(NoConnectionError, match="no connection"):
             dial(tmp_path / "v.sock", within_s=60)
 
 
 def test_another_process_than_the_vmm_is_not_talked_to(serve: Serve) -> None:
     path = serve(lambda connection: connection.recv(64))
     with pytest.raises(GarbledError, match="in place of the VMM"):
-        connected(path, 5252, pid=1, deadline=time.monotonic() + BOUND_S)
+        connect(path, 5252, pid=1, deadline=time.monotonic() + BOUND_S)
 
 
 @pytest.mark.parametrize("kind", ["nothing", "file", "symlink"])
@@ -127,7 +127,7 @@ def test_what_is_no_socket_is_not_connected_to(kind: str, tmp_path: Path) -> Non
         path.touch()
     elif kind == "symlink":
         path.symlink_to("elsewhere")
-    with pytest.raises(NobodyError):
+    with pytest.raises(NoConnectionError):
         dial(path)
 
 
@@ -136,10 +136,10 @@ def frame(body: bytes) -> bytes:
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[Wire, socket.socket]]:
+def pair() -> Iterator[tuple[DeadlineSocket, socket.socket]]:
     """A wire and its other end."""
     ours, theirs = socket.socketpair()
-    with Wire(ours, time.monotonic() + BOUND_S) as wire, theirs:
+    with DeadlineSocket(ours, time.monotonic() + BOUND_S) as wire, theirs:
         yield wire, theirs
 
 
@@ -161,7 +161,7 @@ def pair() -> Iterator[tuple[Wire, socket.socket]]:
     ],
 )
 def test_what_an_agent_may_say_is_understood(
-    body: bytes, reply: object, pair: tuple[Wire, socket.socket]
+    body: bytes, reply: object, pair: tuple[DeadlineSocket, socket.socket]
 ) -> None:
     wire, theirs = pair
     theirs.sendall(frame(body))
@@ -184,7 +184,9 @@ def test_what_an_agent_may_say_is_understood(
     ],
     ids=["empty", "request", "list", "torn", "type", "utf8", "deep", "deep-unknown", "4GiB", "+1"],
 )
-def test_what_no_agent_may_say_is_garbled(sent: bytes, pair: tuple[Wire, socket.socket]) -> None:
+def test_what_no_agent_may_say_is_garbled(
+    sent: bytes, pair: tuple[DeadlineSocket, socket.socket]
+) -> None:
     wire, theirs = pair
     feeder = threading.Thread(target=theirs.sendall, args=(sent,))
     feeder.start()
@@ -193,7 +195,7 @@ def test_what_no_agent_may_say_is_garbled(sent: bytes, pair: tuple[Wire, socket.
     feeder.join()
 
 
-def test_a_frame_of_the_largest_size_is_read(pair: tuple[Wire, socket.socket]) -> None:
+def test_a_frame_of_the_largest_size_is_read(pair: tuple[DeadlineSocket, socket.socket]) -> None:
     wire, theirs = pair
     body = b'"Pong"'.ljust(frames.FRAME_MAX_BYTES)
     feeder = threading.Thread(target=theirs.sendall, args=(frame(body),))
@@ -203,11 +205,11 @@ def test_a_frame_of_the_largest_size_is_read(pair: tuple[Wire, socket.socket]) -
 
 
 def test_silence_ends_at_the_deadline_and_a_hang_up_at_once(
-    pair: tuple[Wire, socket.socket],
+    pair: tuple[DeadlineSocket, socket.socket],
 ) -> None:
     wire, theirs = pair
     wire.deadline = time.monotonic() + 0.05
-    with pytest.raises(LateError):
+    with pytest.raises(DeadlineError):
         frames.receive(wire)
     wire.deadline = time.monotonic() + BOUND_S
     theirs.sendall(b"\x00\x00")

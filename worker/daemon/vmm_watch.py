@@ -15,7 +15,7 @@ from typing import Final
 
 from worker.errors import HostdError
 from worker.model.names import InstanceRef
-from worker.ports import HeldVmm, Vmm
+from worker.ports import Vmm, VmmProcess
 
 log = logging.getLogger("hostd")
 
@@ -29,7 +29,7 @@ class Watch:
         self._vmm = vmm
         self._ended = ended
         self._lock = threading.Lock()
-        self._held: dict[int, tuple[InstanceRef, HeldVmm]] = {}
+        self._held: dict[int, tuple[InstanceRef, VmmProcess]] = {}
         self._poll = select.epoll()
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
         self._poll.register(self._stop, select.EPOLLIN)
@@ -39,7 +39,7 @@ class Watch:
     def look(self, ref: InstanceRef) -> None:
         """The instance's VMM, if one lives, is watched from here on."""
         try:
-            held = self._vmm.hold(ref)
+            held = self._vmm.open_vmm(ref)
         except HostdError as error:
             log.warning("the VMM of %s cannot be watched: %s", ref, error)
             return
@@ -73,7 +73,7 @@ class Watch:
             ref, held = self._held.pop(fd)
             self._poll.unregister(fd)
         with contextlib.closing(held):
-            how = self._vmm.ending(held.exit_code())
+            how = self._vmm.describe_exit(held.exit_code())
         try:
             self._ended(ref, how)
         except Exception:

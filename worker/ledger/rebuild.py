@@ -57,7 +57,7 @@ def _status(records: Records, ref: InstanceRef) -> str | None:
 def _is_touched(host: Host, ref: InstanceRef) -> bool:
     if _status(host.records, ref) in TOUCHED:
         return True
-    return host.vmm.pid(ref) is not None or host.images.anything(ref)
+    return host.vmm.pid(ref) is not None or host.images.has_files(ref)
 
 
 def take_stock(host: Host, ledger: Ledger, *, now_ms: int) -> Rebuilt:

@@ -18,7 +18,7 @@ from worker.ports.images import Image, Images, ImageState
 from worker.ports.links import Bridge, Links, Tap
 from worker.ports.platform import Platform
 from worker.ports.records import Artifacts, Records
-from worker.ports.vmm import Drive, HeldVmm, ImageFiles, Vmm, VmmState, VmSpec
+from worker.ports.vmm import Drive, ImageFiles, Vmm, VmmProcess, VmmState, VmSpec
 
 __all__ = [
     "AgentAnswer",
@@ -33,7 +33,6 @@ __all__ = [
     "Drive",
     "Firewall",
     "GuestRules",
-    "HeldVmm",
     "Host",
     "Image",
     "ImageFiles",
@@ -47,6 +46,7 @@ __all__ = [
     "TenantRules",
     "VmSpec",
     "Vmm",
+    "VmmProcess",
     "VmmState",
 ]
 

@@ -37,16 +37,16 @@ class Agents(Protocol):
     """
 
     def drain(self, ref: InstanceRef, *, timeout_s: float) -> AgentAnswer:
-        """The guest was asked to get ready for a pause, and from now on is not `told`."""
+        """The guest was asked to get ready for a pause, and from now on is not `agent_notified`."""
 
-    def woken(self, ref: InstanceRef) -> AgentAnswer:
-        """The guest was told that it runs again; it is `told`, whatever came of it."""
+    def notify_resumed(self, ref: InstanceRef) -> AgentAnswer:
+        """The guest was told that it runs again; it is `agent_notified`, whatever came of it."""
 
-    def told(self, ref: InstanceRef) -> bool:
+    def agent_notified(self, ref: InstanceRef) -> bool:
         """Whether this VMM's guest was told so since it was last loaded, drained or paused."""
 
     def ready(self, ref: InstanceRef, *, timeout_s: float) -> AgentAnswer:
-        """The agent answered a Ping within the timeout, asked until it did; then `was_ready`."""
+        """The agent answered a Ping within the timeout, asked until it did; then `agent_seen`."""
 
-    def was_ready(self, ref: InstanceRef) -> bool:
+    def agent_seen(self, ref: InstanceRef) -> bool:
         """Whether the agent of this VMM's guest has ever answered `ready`."""

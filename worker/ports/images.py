@@ -47,7 +47,7 @@ class Images(Protocol):
             Conflict: `storage_locked`, it is encrypted, and the tenant's key is not there.
         """
 
-    def anything(self, ref: InstanceRef) -> bool:
+    def has_files(self, ref: InstanceRef) -> bool:
         """Whether anything that `discard` removes is there."""
 
     def reserved(self, ref: InstanceRef, request_id: str, size_bytes: int) -> bool:

@@ -61,7 +61,7 @@ class ImageFiles:
     memory: Path
 
 
-class HeldVmm(Protocol):
+class VmmProcess(Protocol):
     """A VMM's process, held so that its pid cannot become another's."""
 
     pid: int
@@ -85,22 +85,22 @@ class Vmm(Protocol):
     Broken `vmm_exited` (it has ended; facts carry the exit code, where known, and a log tail).
     """
 
-    def warm(self) -> None:
+    def preload(self) -> None:
         """The first start need not wait for what is loaded late; for a worker that is idle."""
 
-    def state(self, ref: InstanceRef, *, anew: bool = False) -> VmmState:
+    def state(self, ref: InstanceRef, *, fresh: bool = False) -> VmmState:
         """What the VMM does; death is what its pidfd says, never a timed-out API.
 
-        `anew`: asked now, whatever a look just before has shown.
+        `fresh`: asked now, whatever a look just before has shown.
         """
 
     def pid(self, ref: InstanceRef) -> int | None:
         """The verified VMM's pid in hostd's namespace; None if it is gone."""
 
-    def hold(self, ref: InstanceRef) -> HeldVmm | None:
+    def open_vmm(self, ref: InstanceRef) -> VmmProcess | None:
         """The verified VMM, for the caller to close; None if it is gone."""
 
-    def ending(self, exit_code: int | None) -> str:
+    def describe_exit(self, exit_code: int | None) -> str:
         """What an exit code says, in words."""
 
     def jail_is_fresh(
@@ -108,12 +108,12 @@ class Vmm(Protocol):
         spec: VmSpec,
         image: ImageFiles | None = None,
         *,
-        making: frozenset[str] = frozenset(),
+        unfinished: frozenset[str] = frozenset(),
     ) -> bool:
         """Whether a whole jail stands that no VMM has used yet, or the VMM lives in it.
 
-        The disks of the drives `making` may be unfinished (`Disks.begin`).  A jail for a boot is
-        none for a wake, nor the other way round, nor one of another image.
+        `unfinished`: ids of drives whose disks may still be in the making (`Disks.begin`).  A jail
+        for a boot is not fresh for a wake, nor the reverse, nor for another image.
         """
 
     def trim_logs(self) -> None:
@@ -132,11 +132,11 @@ class Vmm(Protocol):
         """Every instance that has a mount in its jail: on record or not."""
 
     def build_jail(
-        self, spec: VmSpec, image: ImageFiles | None, *, making: frozenset[str] = frozenset()
+        self, spec: VmSpec, image: ImageFiles | None, *, unfinished: frozenset[str] = frozenset()
     ) -> None:
         """A fresh jail stands, with kernel, drives and (for a wake) the image's files in it.
 
-        Of the drives `making` it takes the disk that is being made, if there is no other.
+        For the drives `unfinished` it takes the disk that is being made, if there is no other.
 
         Raises:
             Transient: `no_space`.

@@ -20,7 +20,7 @@ class GuestReady:
     name: str = "guest_ready"
 
     def done(self, host: Host) -> bool:
-        return host.agents.was_ready(self.ref)
+        return host.agents.agent_seen(self.ref)
 
     def apply(self, host: Host) -> Mapping[str, Any]:
         answer = host.agents.ready(self.ref, timeout_s=self.timeout_s)
@@ -47,10 +47,10 @@ class GuestNotified:
     name: str = "guest_told"
 
     def done(self, host: Host) -> bool:
-        return host.agents.told(self.ref)
+        return host.agents.agent_notified(self.ref)
 
     def apply(self, host: Host) -> Mapping[str, Any]:
-        return {"agent": facts_of(host.agents.woken(self.ref))}
+        return {"agent": facts_of(host.agents.notify_resumed(self.ref))}
 
     def undo(self, host: Host) -> None:
         pass

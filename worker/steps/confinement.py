@@ -133,19 +133,19 @@ class CgroupAbsent:
 class JailFresh:
     """A whole jail of just these files stands that no VMM has used yet, or the VMM lives in it.
 
-    The disks of the drives `making` need not be finished.
+    The disks of the drives `unfinished` need not be finished.
     """
 
     spec: VmSpec
     image: ImageFiles | None = None
-    making: frozenset[str] = frozenset()
+    unfinished: frozenset[str] = frozenset()
     name: str = "jail_fresh"
 
     def done(self, host: Host) -> bool:
-        return host.vmm.jail_is_fresh(self.spec, self.image, making=self.making)
+        return host.vmm.jail_is_fresh(self.spec, self.image, unfinished=self.unfinished)
 
     def apply(self, host: Host) -> None:
-        host.vmm.build_jail(self.spec, self.image, making=self.making)
+        host.vmm.build_jail(self.spec, self.image, unfinished=self.unfinished)
 
     def undo(self, host: Host) -> None:
         host.vmm.remove_jail(self.spec.ref)

@@ -144,7 +144,7 @@ class ImageAbsent:
     name: str = "image_absent"
 
     def done(self, host: Host) -> bool:
-        return not host.images.anything(self.ref)
+        return not host.images.has_files(self.ref)
 
     def apply(self, host: Host) -> None:
         host.images.discard(self.ref)

@@ -138,7 +138,7 @@ class GuestPaused:
     def undo(self, host: Host) -> None:
         if host.vmm.state(self.ref) is VmmState.PAUSED:
             host.vmm.resume(self.ref)
-        host.agents.woken(self.ref)
+        host.agents.notify_resumed(self.ref)
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,7 @@ def _image(ref: InstanceRef, host: PlayedHost) -> bool:
     """Whether there is an image, and nothing but it."""
     generation = host.images.published.get(ref)
     if generation is None:
-        return host.images.anything(ref)
+        return host.images.has_files(ref)
     return not generation.consumed and ref not in host.images.leftovers()
 
 

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, assert_never
 
-from worker.host.agents import messages as frames
-from worker.host.agents import vsock
+from worker.host.agents import messages, vsock
 from worker.host.agents.messages import Ack, Reply
-from worker.host.agents.vsock import GarbledError, LateError, NobodyError, Wire
-from worker.host.firecracker import marks, versions
-from worker.host.firecracker import vmm_record as record
+from worker.host.agents.vsock import DeadlineError, DeadlineSocket, GarbledError, NoConnectionError
+from worker.host.firecracker import marks, versions, vmm_record
 from worker.host.firecracker.driver import Firecracker
 from worker.model.names import InstanceRef, Layout
 from worker.ports import AgentAnswer, AgentOutcome
@@ -27,7 +25,7 @@ Message = Callable[[float], Any]  # from the seconds that are left
 
 
 @dataclass(frozen=True, slots=True)
-class _Word:
+class _Outcome:
     """What came of one operation; `capabilities` are what the agent's hello offered."""
 
     outcome: AgentOutcome
@@ -49,29 +47,29 @@ class GuestAgents:
     def drain(self, ref: InstanceRef, *, timeout_s: float) -> AgentAnswer:
         """See `Agents.drain`."""
         began = time.monotonic()
-        marks.drop(self._layout.runtime(ref), marks.TOLD)
-        return _answer(self._word(ref, _sleep_prep, began + timeout_s), began)
+        marks.drop(self._layout.runtime(ref), marks.NOTIFIED)
+        return _answer(self._ask(ref, _sleep_prep, began + timeout_s), began)
 
-    def woken(self, ref: InstanceRef) -> AgentAnswer:
-        """See `Agents.woken`; an agent that offers it has its `PostRestore` after `Wake`."""
+    def notify_resumed(self, ref: InstanceRef) -> AgentAnswer:
+        """An agent that offers `PostRestore` gets it after `Wake`."""
         began = time.monotonic()
         deadline = began + self._timeout_s
-        word = self._word(ref, lambda _: "Wake", deadline)
-        if word.outcome is AgentOutcome.DONE and frames.POST_RESTORE in word.capabilities:
-            word = self._word(ref, lambda _: "PostRestore", deadline)
-        marks.put(self._layout.runtime(ref), marks.TOLD)
+        word = self._ask(ref, lambda _: "Wake", deadline)
+        if word.outcome is AgentOutcome.DONE and messages.POST_RESTORE in word.capabilities:
+            word = self._ask(ref, lambda _: "PostRestore", deadline)
+        marks.put(self._layout.runtime(ref), marks.NOTIFIED)
         return _answer(word, began)
 
-    def told(self, ref: InstanceRef) -> bool:
-        """See `Agents.told`."""
-        return marks.has(self._layout.runtime(ref), marks.TOLD)
+    def agent_notified(self, ref: InstanceRef) -> bool:
+        """See `Agents.agent_notified`."""
+        return marks.has(self._layout.runtime(ref), marks.NOTIFIED)
 
     def ready(self, ref: InstanceRef, *, timeout_s: float) -> AgentAnswer:
         """See `Agents.ready`."""
         began = time.monotonic()
         deadline = began + timeout_s
         while True:
-            word = self._word(
+            word = self._ask(
                 ref, lambda _: "Ping", min(deadline, time.monotonic() + self._timeout_s)
             )
             if word.outcome is AgentOutcome.DONE:
@@ -81,33 +79,33 @@ class GuestAgents:
                 return _answer(word, began)
             time.sleep(_POLL_S)
 
-    def was_ready(self, ref: InstanceRef) -> bool:
-        """See `Agents.was_ready`."""
+    def agent_seen(self, ref: InstanceRef) -> bool:
+        """See `Agents.agent_seen`."""
         return marks.has(self._layout.runtime(ref), marks.READY)
 
-    def _word(self, ref: InstanceRef, message: Message, deadline: float) -> _Word:
-        vmm = self._vmm.hold(ref)
+    def _ask(self, ref: InstanceRef, message: Message, deadline: float) -> _Outcome:
+        vmm = self._vmm.open_vmm(ref)
         if vmm is None:
-            return _Word(AgentOutcome.NO_AGENT, "its VMM is gone")
+            return _Outcome(AgentOutcome.NO_AGENT, "its VMM is gone")
         with vmm:
             fault = _vsock_fault(self._layout.runtime(ref))
             if fault is not None:
-                return _Word(AgentOutcome.VSOCK_UNUSABLE, fault)
+                return _Outcome(AgentOutcome.VSOCK_UNUSABLE, fault)
             greeting = min(deadline, time.monotonic() + self._timeout_s)
             try:
                 return _exchange(self._vmm.vsock(ref), vmm.pid, message, greeting, deadline)
-            except NobodyError as error:
-                return _Word(AgentOutcome.NO_AGENT, str(error))
-            except LateError:
-                return _Word(AgentOutcome.TIMED_OUT)
+            except NoConnectionError as error:
+                return _Outcome(AgentOutcome.NO_AGENT, str(error))
+            except DeadlineError:
+                return _Outcome(AgentOutcome.TIMED_OUT)
             except GarbledError as error:
                 log.warning("%s: its agent broke the protocol: %s", ref, error)
-                return _Word(AgentOutcome.GARBLED, str(error))
+                return _Outcome(AgentOutcome.GARBLED, str(error))
 
 
 def _vsock_fault(runtime: Path) -> str | None:
     """Why no connection to the guest can come about, as far as the VMM's version says."""
-    version = record.version_of(runtime)
+    version = vmm_record.version_of(runtime)
     if marks.has(runtime, marks.RESTORED) and not versions.vsock_survives_restore(version):
         return f"Firecracker {version} loses vsock in a restore"
     if marks.has(runtime, marks.RESUMED) and not versions.vsock_survives_bare_resume(version):
@@ -115,13 +113,13 @@ def _vsock_fault(runtime: Path) -> str | None:
     return None
 
 
-def _exchange(path: Path, pid: int, message: Message, greeting: float, deadline: float) -> _Word:
+def _exchange(path: Path, pid: int, message: Message, greeting: float, deadline: float) -> _Outcome:
     capabilities: tuple[str, ...] = ()
     try:
-        wire = vsock.connected(path, frames.PORT, pid=pid, deadline=greeting)
+        wire = vsock.connect(path, messages.PORT, pid=pid, deadline=greeting)
         greets = True
     except vsock.NotListeningError:
-        wire = vsock.connected(path, frames.OLD_PORT, pid=pid, deadline=greeting)
+        wire = vsock.connect(path, messages.OLD_PORT, pid=pid, deadline=greeting)
         greets = False
     with wire:
         if greets:
@@ -129,30 +127,30 @@ def _exchange(path: Path, pid: int, message: Message, greeting: float, deadline:
             if refusal is not None:
                 return refusal
         wire.deadline = deadline
-        frames.send(wire, message(wire.left_s()))
-        return _meaning(frames.receive(wire), capabilities)
+        messages.send(wire, message(wire.left_s()))
+        return _meaning(messages.receive(wire), capabilities)
 
 
-def _greet(wire: Wire) -> tuple[_Word | None, tuple[str, ...]]:
+def _greet(wire: DeadlineSocket) -> tuple[_Outcome | None, tuple[str, ...]]:
     """What ends the conversation at once, if anything, and what the agent offers."""
-    frames.send(wire, frames.hello())
-    match frames.receive(wire):
-        case Reply(protocol_hello_ack=frames.HelloAck(capabilities=capabilities)):
+    messages.send(wire, messages.hello())
+    match messages.receive(wire):
+        case Reply(protocol_hello_ack=messages.HelloAck(capabilities=capabilities)):
             return None, capabilities
-        case Reply(protocol_mismatch=frames.Mismatch(agent_protocol_version=other)):
-            return _Word(AgentOutcome.REFUSED, f"it speaks protocol version {other}"), ()
-        case Reply(error=frames.Fault(message=text)):
-            return _Word(AgentOutcome.REFUSED, frames.plain(text)), ()
+        case Reply(protocol_mismatch=messages.Mismatch(agent_protocol_version=other)):
+            return _Outcome(AgentOutcome.REFUSED, f"it speaks protocol version {other}"), ()
+        case Reply(error=messages.Fault(message=text)):
+            return _Outcome(AgentOutcome.REFUSED, messages.plain(text)), ()
         case _:
             raise GarbledError("it did not answer hello with hello")
 
 
-def _meaning(reply: Reply | frames.Pong, capabilities: tuple[str, ...]) -> _Word:
+def _meaning(reply: Reply | messages.Pong, capabilities: tuple[str, ...]) -> _Outcome:
     match reply:
         case "Pong":
-            return _Word(AgentOutcome.DONE, None, capabilities)
-        case Reply(error=frames.Fault(message=text)):
-            return _Word(AgentOutcome.REFUSED, frames.plain(text), capabilities)
+            return _Outcome(AgentOutcome.DONE, None, capabilities)
+        case Reply(error=messages.Fault(message=text)):
+            return _Outcome(AgentOutcome.REFUSED, messages.plain(text), capabilities)
         case Reply():
             ack = reply.sleep_prep_ack or reply.wake_ack or reply.post_restore_ack
             if ack is None:
@@ -162,9 +160,9 @@ def _meaning(reply: Reply | frames.Pong, capabilities: tuple[str, ...]) -> _Word
             assert_never(reply)
 
 
-def _acknowledged(ack: Ack, capabilities: tuple[str, ...]) -> _Word:
+def _acknowledged(ack: Ack, capabilities: tuple[str, ...]) -> _Outcome:
     outcome = AgentOutcome.DONE if ack.success else AgentOutcome.REFUSED
-    return _Word(outcome, frames.plain(ack.detail), capabilities)
+    return _Outcome(outcome, messages.plain(ack.detail), capabilities)
 
 
 def _sleep_prep(left_s: float) -> dict[str, Any]:
@@ -172,5 +170,5 @@ def _sleep_prep(left_s: float) -> dict[str, Any]:
     return {"SleepPrep": {"drain_timeout_secs": max(1, int(left_s))}}
 
 
-def _answer(word: _Word, began: float) -> AgentAnswer:
+def _answer(word: _Outcome, began: float) -> AgentAnswer:
     return AgentAnswer(word.outcome, word.detail, round((time.monotonic() - began) * 1000))

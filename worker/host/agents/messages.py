@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from worker.host.agents.vsock import GarbledError, Wire
+from worker.host.agents.vsock import DeadlineSocket, GarbledError
 from worker.linux.machine import version
 
 PORT: Final = 5252
@@ -75,13 +75,13 @@ def hello() -> dict[str, Any]:
     }
 
 
-def send(wire: Wire, message: object) -> None:
+def send(wire: DeadlineSocket, message: object) -> None:
     """The message was sent.  Raises as `Wire.send`."""
     body = msgspec.json.encode(message)
     wire.send(len(body).to_bytes(4, "big") + body)
 
 
-def receive(wire: Wire) -> Reply | Pong:
+def receive(wire: DeadlineSocket) -> Reply | Pong:
     """The next message.
 
     Raises:

@@ -26,15 +26,15 @@ _TAKEN_S: Final = 0.5
 _OK_MAX_BYTES: Final = 32
 
 
-class NobodyError(Exception):
+class NoConnectionError(Exception):
     """No connection to the guest came about."""
 
 
-class NotListeningError(NobodyError):
+class NotListeningError(NoConnectionError):
     """The VMM hung up: in the guest nobody listens on the port."""
 
 
-class LateError(Exception):
+class DeadlineError(Exception):
     """The time is over."""
 
 
@@ -42,7 +42,7 @@ class GarbledError(Exception):
     """The other side broke the protocol."""
 
 
-class Wire:
+class DeadlineSocket:
     """A socket with one deadline for all that is done on it, in monotonic seconds."""
 
     def __init__(self, connection: socket.socket, deadline: float) -> None:
@@ -72,7 +72,7 @@ class Wire:
         """
         left = self.deadline - time.monotonic()
         if left <= 0:
-            raise LateError
+            raise DeadlineError
         return left
 
     def send(self, data: bytes) -> None:
@@ -85,7 +85,7 @@ class Wire:
         try:
             self._socket.sendall(data)
         except TimeoutError as error:
-            raise LateError from error
+            raise DeadlineError from error
         except OSError as error:
             raise GarbledError(f"it hung up: {error.strerror}") from error
 
@@ -105,7 +105,7 @@ class Wire:
         try:
             more = self._socket.recv(most)
         except TimeoutError as error:
-            raise LateError from error
+            raise DeadlineError from error
         except OSError as error:
             raise GarbledError(f"it hung up: {error.strerror}") from error
         if not more:
@@ -125,32 +125,32 @@ class Wire:
         # SIOCOUTQ on a Unix socket: what the other side has not read yet (net/unix/af_unix.c).
         unread = fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4))
         if not answered and any(unread):
-            raise NobodyError("the VMM passes no connection to its guest")
+            raise NoConnectionError("the VMM passes no connection to its guest")
 
 
-def connected(path: Path, port: int, *, pid: int, deadline: float) -> Wire:
+def connect(path: Path, port: int, *, pid: int, deadline: float) -> DeadlineSocket:
     """A connection to the guest's port, for the caller to close; process `pid` is its VMM.
 
     Raises:
         NobodyError, NotListeningError: no connection within the deadline.
         GarbledError: another process listens there, or what answers is no VMM.
     """
-    wire = Wire(_dialled(path, pid), deadline)
+    wire = DeadlineSocket(_open_socket(path, pid), deadline)
     try:
         # In one send: the VMM reads once, and drops a command that is not whole by then.
         wire.send(b"CONNECT %d\n" % port)
         wire.await_read()
         _await_ok(wire)
-    except LateError as error:
+    except DeadlineError as error:
         wire.close()
-        raise NobodyError("nothing in the guest took the connection in time") from error
+        raise NoConnectionError("nothing in the guest took the connection in time") from error
     except BaseException:
         wire.close()
         raise
     return wire
 
 
-def _await_ok(wire: Wire) -> None:
+def _await_ok(wire: DeadlineSocket) -> None:
     line = b""
     # Byte by byte: what follows the line is the agent's already.
     while not line.endswith(b"\n") and len(line) < _OK_MAX_BYTES:
@@ -164,7 +164,7 @@ def _await_ok(wire: Wire) -> None:
         raise GarbledError("what answers on the vsock socket is no VMM")
 
 
-def _dialled(path: Path, pid: int) -> socket.socket:
+def _open_socket(path: Path, pid: int) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         connection.setblocking(False)  # a full backlog is an error, not a wait
@@ -172,7 +172,9 @@ def _dialled(path: Path, pid: int) -> socket.socket:
         _check_peer(connection, pid)
     except OSError as error:
         connection.close()
-        raise NobodyError(f"no connection to the VMM's vsock socket: {error.strerror}") from error
+        raise NoConnectionError(
+            f"no connection to the VMM's vsock socket: {error.strerror}"
+        ) from error
     except BaseException:
         connection.close()
         raise

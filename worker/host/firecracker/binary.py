@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from worker.errors import Broken
-from worker.host.firecracker import ownership as trust
+from worker.host.firecracker import ownership
 from worker.linux import machine
 from worker.linux.processor import processor
 from worker.ports import Platform
@@ -105,7 +105,7 @@ class Binary:
             Broken: `vmm_binary`.
         """
         path = self.path()
-        if (fault := trust.fault(self._path, path)) is not None:
+        if (fault := ownership.fault(self._path, path)) is not None:
             hint = f"only root may write it and the directories above it: chown root:root {path}"
             raise self.unusable(fault, f"{hint}; chmod go-w {path}")
         if self._pinned and (found := self.sha256()) != self._pinned:
@@ -153,7 +153,7 @@ class Programs:
             Broken: `vmm_binary`, saying which of them is at fault, and the way out.
         """
         firecracker, jailer = self.firecracker.trusted(), self.jailer.trusted()
-        if (loader := trust.interpreter(firecracker)) is not None:
+        if (loader := ownership.interpreter(firecracker)) is not None:
             raise self.firecracker.unusable(
                 f"is linked dynamically, and in a jail there is no {loader}",
                 "install a static build, as Firecracker's releases are",

@@ -27,14 +27,14 @@ _KVM_CAP_ADJUST_CLOCK: Final = 39
 _KVM_CLOCK_REALTIME: Final = 4
 
 
-class Clocks:
+class GuestClocks:
     """Which guests are loaded with their clocks set forward."""
 
     def __init__(self) -> None:
         self._refused: set[InstanceRef] = set()
 
     @contextmanager
-    def choice(self, ref: InstanceRef, version: str) -> Iterator[bool]:
+    def advance(self, ref: InstanceRef, version: str) -> Iterator[bool]:
         """Whether to load the guest so, by a Firecracker of the version, which happens inside.
 
         After a refusal the next load leaves the clock: an image may be of another kernel's time,

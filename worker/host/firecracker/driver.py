@@ -14,8 +14,7 @@ import time
 from pathlib import Path
 
 from worker.errors import Broken, Transient
-from worker.host.firecracker import guest_calls as guest
-from worker.host.firecracker import vmm_record as record
+from worker.host.firecracker import guest_calls, vmm_record
 from worker.host.firecracker.api.lazy import warm
 from worker.host.firecracker.binary import Binary, Programs
 from worker.host.firecracker.finder import Finder
@@ -25,7 +24,7 @@ from worker.host.firecracker.jail.files import Access, disk_errors, files_of, lo
 from worker.host.firecracker.jail.jail import Jail, remove
 from worker.host.firecracker.jail.scan import jails_in, mounts_in_jails
 from worker.host.firecracker.jail.snapshot_output import SnapshotOutput
-from worker.host.firecracker.launch import Start
+from worker.host.firecracker.launch import Launch
 from worker.linux import processes
 from worker.linux.processes import Process
 from worker.model.names import InstanceRef, Layout
@@ -56,43 +55,43 @@ class Firecracker:
         self._programs = Programs(self._firecracker, self._jailer)
         self._spawn_timeout_s = spawn_timeout_s
         self._finder = Finder(layout, api_timeout_s=api_timeout_s, settle_s=spawn_timeout_s)
-        self._conversations = GuestControl(layout, self._finder, self._jail)
-        self._starts: dict[InstanceRef, Start] = {}  # launched by this hostd, not up yet
+        self._guest = GuestControl(layout, self._finder, self._jail)
+        self._launches: dict[InstanceRef, Launch] = {}  # launched by this hostd, not up yet
 
-    def warm(self) -> None:
+    def preload(self) -> None:
         """The first start need not wait for imports; for a worker that is up and idle."""
         warm()
 
     # -------------------------------------------------------------- looking
 
-    def state(self, ref: InstanceRef, *, anew: bool = False) -> VmmState:
+    def state(self, ref: InstanceRef, *, fresh: bool = False) -> VmmState:
         """See `Vmm.state`."""
-        if ref in self._starts:
+        if ref in self._launches:
             return VmmState.GONE
-        return self._conversations.state(ref, anew=anew)
+        return self._guest.state(ref, fresh=fresh)
 
     def pid(self, ref: InstanceRef) -> int | None:
         """See `Vmm.pid`."""
-        vmm = self.hold(ref)
+        vmm = self.open_vmm(ref)
         if vmm is None:
             return None
         with vmm:
             return vmm.pid
 
-    def hold(self, ref: InstanceRef) -> Process | None:
+    def open_vmm(self, ref: InstanceRef) -> Process | None:
         """The verified VMM, held by its pidfd, for the caller to close; None if it is gone.
 
         The pidfd becomes readable when the VMM ends.
         """
-        return None if ref in self._starts else self._finder.hold(ref)
+        return None if ref in self._launches else self._finder.open_vmm(ref)
 
-    def ending(self, exit_code: int | None) -> str:
-        """See `Vmm.ending`."""
-        return jailer.meaning(exit_code)
+    def describe_exit(self, exit_code: int | None) -> str:
+        """See `Vmm.describe_exit`."""
+        return jailer.describe_exit(exit_code)
 
     def vsock(self, ref: InstanceRef) -> Path:
         """Where the guest's vsock device listens; too long a path to connect to as it is."""
-        return self._jail(ref).root / guest.VSOCK
+        return self._jail(ref).root / guest_calls.VSOCK
 
     def trim_logs(self) -> None:
         """See `Vmm.trim_logs`."""
@@ -105,12 +104,12 @@ class Firecracker:
         spec: VmSpec,
         image: ImageFiles | None = None,
         *,
-        making: frozenset[str] = frozenset(),
+        unfinished: frozenset[str] = frozenset(),
     ) -> bool:
         """See `Vmm.jail_is_fresh`."""
         if self.pid(spec.ref) is not None:
             return True
-        files = (*files_of(spec, image, making), log_of(self._layout.runtime(spec.ref)))
+        files = (*files_of(spec, image, unfinished), log_of(self._layout.runtime(spec.ref)))
         return self._new_jail(spec.ref).holds(files, spec)
 
     def spec(self, ref: InstanceRef) -> VmSpec | None:
@@ -132,7 +131,7 @@ class Firecracker:
         return mounts_in_jails(self._layout)
 
     def build_jail(
-        self, spec: VmSpec, image: ImageFiles | None, *, making: frozenset[str] = frozenset()
+        self, spec: VmSpec, image: ImageFiles | None, *, unfinished: frozenset[str] = frozenset()
     ) -> None:
         """See `Vmm.build_jail`."""
         self._finder.refuse_in_use(spec.ref)
@@ -143,12 +142,12 @@ class Firecracker:
             runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
             log = log_of(runtime)
             log.source.touch(mode=0o600)
-            jail.build((*files_of(spec, image, making), log), spec)
+            jail.build((*files_of(spec, image, unfinished), log), spec)
 
     def remove_jail(self, ref: InstanceRef) -> None:
         """See `Vmm.remove_jail`."""
         self._finder.refuse_in_use(ref)
-        self._finder.kept.drop(ref)
+        self._finder.connections.drop(ref)
         remove(self._layout.jail_base(ref))
         shutil.rmtree(self._layout.runtime(ref), ignore_errors=True)
 
@@ -156,7 +155,7 @@ class Firecracker:
 
     def launched(self, ref: InstanceRef) -> bool:
         """See `Vmm.launched`."""
-        return ref in self._starts or self.pid(ref) is not None
+        return ref in self._launches or self.pid(ref) is not None
 
     def launch(self, spec: VmSpec, join_files: tuple[Path, ...]) -> None:
         """See `Vmm.launch`."""
@@ -166,17 +165,19 @@ class Firecracker:
         program, jail_program = self._programs.checked()
         with disk_errors():
             argv = jailer.command(spec, jail, jailer=jail_program, firecracker=program)
-        intent = record.Started(boot_id=processes.boot_id(), join_files=tuple(map(str, join_files)))
-        record.put_started(runtime, intent)
-        start = Start(jail, join_files, runtime=runtime, deadline=deadline)
-        start.launch(argv)
-        self._starts[spec.ref] = start
+        intent = vmm_record.StartIntent(
+            boot_id=processes.boot_id(), join_files=tuple(map(str, join_files))
+        )
+        vmm_record.write_intent(runtime, intent)
+        launch = Launch(jail, join_files, runtime=runtime, deadline=deadline)
+        launch.begin(argv)
+        self._launches[spec.ref] = launch
 
     def spawn(self, spec: VmSpec, join_files: tuple[Path, ...]) -> None:
         """See `Vmm.spawn`."""
-        if spec.ref not in self._starts:
+        if spec.ref not in self._launches:
             self.launch(spec, join_files)
-        with self._starts.pop(spec.ref).finish() as vmm:
+        with self._launches.pop(spec.ref).finish() as vmm:
             try:
                 self._finder.put_on_record(spec.ref, self._new_jail(spec.ref), vmm)
             except BaseException:
@@ -187,10 +188,10 @@ class Firecracker:
 
     def kill(self, ref: InstanceRef, *, timeout_s: float) -> None:
         """See `Vmm.kill`."""
-        if (start := self._starts.pop(ref, None)) is not None:
-            start.abandon()
-        self._finder.kept.drop(ref)
-        vmm = self.hold(ref)
+        if (launch := self._launches.pop(ref, None)) is not None:
+            launch.abandon()
+        self._finder.connections.drop(ref)
+        vmm = self.open_vmm(ref)
         if vmm is None:
             return
         with vmm:
@@ -206,30 +207,30 @@ class Firecracker:
 
     def ask_to_stop(self, ref: InstanceRef, *, timeout_s: float) -> bool:
         """See `Vmm.ask_to_stop`."""
-        return self._conversations.ask_to_stop(ref, timeout_s=timeout_s)
+        return self._guest.ask_to_stop(ref, timeout_s=timeout_s)
 
     # -------------------------------------------------------------- the guest
 
     def boot(self, spec: VmSpec) -> None:
         """See `Vmm.boot`."""
         self._check_disks(spec)
-        self._conversations.boot(spec)
+        self._guest.boot(spec)
 
     def pause(self, ref: InstanceRef) -> None:
         """See `Vmm.pause`."""
-        self._conversations.pause(ref)
+        self._guest.pause(ref)
 
     def resume(self, ref: InstanceRef) -> None:
         """See `Vmm.resume`."""
-        self._conversations.resume(ref)
+        self._guest.resume(ref)
 
     def snapshot_reserved(self, spec: VmSpec) -> bool:
         """See `Vmm.snapshot_reserved`."""
-        return self._conversations.taking(spec).held(spec.mem_mib << 20)
+        return self._guest.snapshot_output(spec).room_reserved(spec.mem_mib << 20)
 
     def reserve_snapshot(self, spec: VmSpec) -> None:
         """See `Vmm.reserve_snapshot`."""
-        self._conversations.taking(spec).hold(spec.mem_mib << 20)
+        self._guest.snapshot_output(spec).reserve(spec.mem_mib << 20)
 
     def release_snapshot(self, ref: InstanceRef) -> None:
         """See `Vmm.release_snapshot`."""
@@ -237,11 +238,11 @@ class Firecracker:
 
     def snapshot(self, spec: VmSpec) -> ImageFiles:
         """See `Vmm.snapshot`."""
-        return self._conversations.snapshot(spec)
+        return self._guest.snapshot(spec)
 
     def load(self, spec: VmSpec) -> None:
         """See `Vmm.load`."""
-        self._conversations.load(spec)
+        self._guest.load(spec)
 
     # -------------------------------------------------------------- the programs
 

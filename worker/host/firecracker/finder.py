@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from worker.errors import Broken, HostdError, Transient
-from worker.host.firecracker import vmm_record as record
+from worker.host.firecracker import vmm_record
 from worker.host.firecracker.api.client import Api
 from worker.host.firecracker.api.connections import KeptConnections
 from worker.host.firecracker.jail import jailer, logs
-from worker.host.firecracker.jail.jail import Jail, standing
-from worker.host.firecracker.launch import exited, pid_in, runs
+from worker.host.firecracker.jail.jail import Jail, find_jail
+from worker.host.firecracker.launch import exit_error, read_pid, runs_program
 from worker.linux import processes
 from worker.linux.processes import Process
 from worker.model.names import InstanceRef, Layout
@@ -33,22 +33,22 @@ class Finder:
         self._layout = layout
         self._api_timeout_s = api_timeout_s
         self._settle_s = settle_s
-        self.kept = KeptConnections()
+        self.connections = KeptConnections()
 
-    def hold(self, ref: InstanceRef) -> Process | None:
+    def open_vmm(self, ref: InstanceRef) -> Process | None:
         """The verified VMM, held by its pidfd, for the caller to close; None if it is gone."""
         runtime = self._layout.runtime(ref)
-        known = record.vmm(runtime)
+        known = vmm_record.read_vmm(runtime)
         if known is not None:
             return processes.find(known.identity())
-        started = record.started(runtime)
+        started = vmm_record.read_intent(runtime)
         if started is None or started.boot_id != processes.boot_id():
             return None
         return self._unrecorded(ref, started.groups())
 
     def jail(self, ref: InstanceRef) -> Jail | None:
         """The jail that stands for the instance."""
-        return standing(self._layout.jail_base(ref), ref.instance_id)
+        return find_jail(self._layout.jail_base(ref), ref.instance_id)
 
     def put_on_record(self, ref: InstanceRef, jail: Jail, vmm: Process) -> None:
         """The VMM, whose API accepts connections, answered as this instance's and is on record.
@@ -57,13 +57,13 @@ class Finder:
             Broken: `vmm_exited`, or `vmm_identity`, it is another program or instance.
             Transient: `vmm_timeout`.
         """
-        with self.conversation(ref, lambda: jail, vmm) as api:
+        with self.connect(ref, lambda: jail, vmm) as api:
             told = api.instance()
         # Read now, after the API answered: before, it may have been the jailer, not yet exec'd.
         identity = vmm.identity()
         if identity is None:
-            raise exited("Firecracker", vmm.exit_code(), self._layout.runtime(ref))
-        if told.get("id") != ref.instance_id or not runs(jail, identity):
+            raise exit_error("Firecracker", vmm.exit_code(), self._layout.runtime(ref))
+        if told.get("id") != ref.instance_id or not runs_program(jail, identity):
             raise Broken(
                 "vmm_identity",
                 f"process {vmm.pid} in the jail of {ref} is not its VMM",
@@ -71,12 +71,10 @@ class Finder:
                 told=told,
             )
         version = str(told.get("vmm_version", ""))
-        record.put_vmm(self._layout.runtime(ref), record.VmmRecord.of(identity, version))
+        vmm_record.write_vmm(self._layout.runtime(ref), vmm_record.VmmRecord.of(identity, version))
 
     @contextmanager
-    def conversation(
-        self, ref: InstanceRef, jail: Callable[[], Jail], vmm: Process
-    ) -> Iterator[Api]:
+    def connect(self, ref: InstanceRef, jail: Callable[[], Jail], vmm: Process) -> Iterator[Api]:
         """The VMM's API; its jail is asked for only if no conversation is kept.
 
         Raises:
@@ -84,19 +82,19 @@ class Finder:
             Broken: `vmm_exited`, no answer, and it has ended.
         """
         try:
-            with self._talking(ref, jail, vmm) as api:
+            with self._connected(ref, jail, vmm) as api:
                 yield api
         except Transient as error:
             # An unanswered call says nothing of the process; only its pidfd does.
             if error.code != "transient/vmm_timeout" or not vmm.wait(timeout_s=_EXIT_GRACE_S):
                 raise
-            raise exited("Firecracker", vmm.exit_code(), self._layout.runtime(ref)) from error
+            raise exit_error("Firecracker", vmm.exit_code(), self._layout.runtime(ref)) from error
 
     @contextmanager
-    def _talking(self, ref: InstanceRef, jail: Callable[[], Jail], vmm: Process) -> Iterator[Api]:
+    def _connected(self, ref: InstanceRef, jail: Callable[[], Jail], vmm: Process) -> Iterator[Api]:
         seen = processes.stat(vmm.pid)
         key = (vmm.pid, seen.start_ticks if seen else 0)
-        api = self.kept.take(ref, key)
+        api = self.connections.take(ref, key)
         if api is None:
             api = Api(jail().root, pid=vmm.pid, timeout_s=self._api_timeout_s)
         try:
@@ -104,7 +102,7 @@ class Finder:
         except BaseException:
             api.close()
             raise
-        self.kept.keep(ref, key, api)
+        self.connections.keep(ref, key, api)
 
     def refuse_in_use(self, ref: InstanceRef) -> None:
         """Returns if neither the VMM lives nor anything else that was started with it.
@@ -113,13 +111,13 @@ class Finder:
             Transient: `jail_in_use`.
         """
         left: set[int] = set()
-        vmm = self.hold(ref)
+        vmm = self.open_vmm(ref)
         if vmm is not None:
             left.add(vmm.pid)
             vmm.close()
         runtime = self._layout.runtime(ref)
-        launching = jailer.launching(runtime / logs.JAILER_LOG)
-        started = record.started(runtime)
+        launching = jailer.is_launching(runtime / logs.JAILER_LOG)
+        started = vmm_record.read_intent(runtime)
         if started is not None and started.boot_id == processes.boot_id():
             left |= jailer.members(started.groups())
         if launching or left:
@@ -136,7 +134,7 @@ class Finder:
         log = self._layout.runtime(ref) / logs.JAILER_LOG
         while time.monotonic() < deadline:
             # In this order: whoever has left the log has joined the group before.
-            under_way = jailer.launching(log) or bool(jailer.members(groups))
+            under_way = jailer.is_launching(log) or bool(jailer.members(groups))
             if not under_way:
                 return None
             vmm = self._adopted(ref, groups)
@@ -147,7 +145,7 @@ class Finder:
 
     def _adopted(self, ref: InstanceRef, groups: tuple[Path, ...]) -> Process | None:
         jail = self.jail(ref)
-        pid = pid_in(jail.pid_file) if jail is not None else None
+        pid = read_pid(jail.pid_file) if jail is not None else None
         vmm = processes.hold(pid) if pid is not None else None
         if jail is None or vmm is None:
             return None

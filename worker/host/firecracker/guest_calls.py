@@ -45,25 +45,25 @@ def ask_to_stop(api: Api) -> None:
     api.put("/actions", {"action_type": "SendCtrlAltDel"})
 
 
-def snapshot(api: Api, spec: VmSpec, take: SnapshotOutput) -> ImageFiles:
+def snapshot(api: Api, spec: VmSpec, output: SnapshotOutput) -> ImageFiles:
     """The paused guest is in two fsynced files of the right size; its disks are fsynced.
 
     Raises:
         Broken: `snapshot_incomplete`, accepted, but a file is missing or of the wrong size.
     """
     size_bytes = spec.mem_mib << 20
-    if not take.held(size_bytes):
-        take.hold(size_bytes)
-    take.use()
+    if not output.room_reserved(size_bytes):
+        output.reserve(size_bytes)
+    output.consume_reservation()
     request = {
         "snapshot_type": "Full",
         "snapshot_path": "/snapshot/vmstate",
         "mem_file_path": "/snapshot/memory",
     }
     timeout_s = _VCPU_TIMEOUT_S + spec.mem_mib / _SLOWEST_DISK_MIB_S
-    with take.writing_back():
+    with output.writing_back():
         api.put("/snapshot/create", request, timeout_s=timeout_s)
-    files = ImageFiles(take.taken("vmstate"), take.taken("memory", size_bytes))
+    files = ImageFiles(output.collect("vmstate"), output.collect("memory", size_bytes))
     for drive in spec.drives:
         if not drive.shared:  # what the guest sleeps with must be there when it wakes
             _sync_disk(drive.source)

@@ -11,15 +11,13 @@ from functools import partial
 
 from worker.errors import Broken, HostdError, Transient
 from worker.host.disks.fscrypt import EncryptedDirectory
-from worker.host.firecracker import clock, marks
-from worker.host.firecracker import guest_calls as guest
-from worker.host.firecracker import vmm_record as record
+from worker.host.firecracker import clock, guest_calls, marks, vmm_record
 from worker.host.firecracker.api.client import Api
 from worker.host.firecracker.finder import Finder
 from worker.host.firecracker.jail.files import disk_errors
 from worker.host.firecracker.jail.jail import Jail
 from worker.host.firecracker.jail.snapshot_output import SnapshotOutput
-from worker.host.firecracker.launch import exited
+from worker.host.firecracker.launch import exit_error
 from worker.model.names import InstanceRef, Layout
 from worker.ports import ImageFiles, VmmState, VmSpec
 
@@ -31,17 +29,17 @@ class GuestControl:
         self._layout = layout
         self._finder = finder
         self._jail = jail
-        self._clocks = clock.Clocks()
+        self._clocks = clock.GuestClocks()
 
-    def state(self, ref: InstanceRef, *, anew: bool) -> VmmState:
+    def state(self, ref: InstanceRef, *, fresh: bool) -> VmmState:
         """See `Vmm.state`."""
-        vmm = self._finder.hold(ref)
+        vmm = self._finder.open_vmm(ref)
         if vmm is None:
             return VmmState.GONE
         with vmm:
             try:
-                with self._finder.conversation(ref, partial(self._jail, ref), vmm) as api:
-                    return api.state(anew=anew)
+                with self._finder.connect(ref, partial(self._jail, ref), vmm) as api:
+                    return api.state(fresh=fresh)
             except HostdError:
                 if vmm.alive():
                     raise
@@ -49,13 +47,13 @@ class GuestControl:
 
     def ask_to_stop(self, ref: InstanceRef, *, timeout_s: float) -> bool:
         """See `Vmm.ask_to_stop`; a VMM that refuses or does not answer is not waited for."""
-        vmm = self._finder.hold(ref)
+        vmm = self._finder.open_vmm(ref)
         if vmm is None:
             return True
         with vmm:
             try:
-                with self._finder.conversation(ref, partial(self._jail, ref), vmm) as api:
-                    guest.ask_to_stop(api)
+                with self._finder.connect(ref, partial(self._jail, ref), vmm) as api:
+                    guest_calls.ask_to_stop(api)
             except HostdError:
                 timeout_s = 0.0
             gone = vmm.wait(timeout_s=timeout_s)
@@ -66,35 +64,35 @@ class GuestControl:
     def boot(self, spec: VmSpec) -> None:
         """See `Vmm.boot`."""
         with self._with(spec.ref) as api:
-            guest.boot(api, spec)
-            api.became(VmmState.RUNNING)
+            guest_calls.boot(api, spec)
+            api.assume_state(VmmState.RUNNING)
 
     def pause(self, ref: InstanceRef) -> None:
         """See `Vmm.pause`."""
         marks.before_pause(self._layout.runtime(ref))
         with self._with(ref) as api:
-            guest.pause(api)
+            guest_calls.pause(api)
 
     def resume(self, ref: InstanceRef) -> None:
         """See `Vmm.resume`."""
         marks.before_resume(self._layout.runtime(ref))
         with self._with(ref) as api:
-            guest.resume(api)
-            api.became(VmmState.RUNNING)
+            guest_calls.resume(api)
+            api.assume_state(VmmState.RUNNING)
 
-    def taking(self, spec: VmSpec) -> SnapshotOutput:
+    def snapshot_output(self, spec: VmSpec) -> SnapshotOutput:
         """The way of the guest's snapshots out of its jail."""
-        cabinet = EncryptedDirectory.of(self._layout, spec.ref.tenant_id)
-        return SnapshotOutput(self._jail(spec.ref), spec.uid, cabinet)
+        directory = EncryptedDirectory.of(self._layout, spec.ref.tenant_id)
+        return SnapshotOutput(self._jail(spec.ref), spec.uid, directory)
 
     def snapshot(self, spec: VmSpec) -> ImageFiles:
         """See `Vmm.snapshot`; a refusal on a full disk is Transient `no_space`."""
         jail = self._jail(spec.ref)
         try:
             with self._with(spec.ref) as api, disk_errors():
-                files = guest.snapshot(api, spec, self.taking(spec))
+                files = guest_calls.snapshot(api, spec, self.snapshot_output(spec))
         except Broken as error:
-            if error.code != "broken/vmm_refused" or not guest.disk_full(jail):
+            if error.code != "broken/vmm_refused" or not guest_calls.disk_full(jail):
                 raise
             raise Transient("no_space", error.message, path=str(jail.home)) from error
         marks.after_snapshot(self._layout.runtime(spec.ref))
@@ -105,15 +103,15 @@ class GuestControl:
         runtime = self._layout.runtime(spec.ref)
         marks.put(runtime, marks.RESTORED)
         with (
-            self._clocks.choice(spec.ref, record.version_of(runtime)) as forward,
+            self._clocks.advance(spec.ref, vmm_record.version_of(runtime)) as forward,
             self._with(spec.ref) as api,
         ):
-            guest.load(api, clock_realtime=forward)
+            guest_calls.load(api, clock_realtime=forward)
 
     @contextmanager
     def _with(self, ref: InstanceRef) -> Iterator[Api]:
-        vmm = self._finder.hold(ref)
+        vmm = self._finder.open_vmm(ref)
         if vmm is None:
-            raise exited("Firecracker", None, self._layout.runtime(ref))
-        with vmm, self._finder.conversation(ref, partial(self._jail, ref), vmm) as api:
+            raise exit_error("Firecracker", None, self._layout.runtime(ref))
+        with vmm, self._finder.connect(ref, partial(self._jail, ref), vmm) as api:
             yield api

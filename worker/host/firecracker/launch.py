@@ -21,7 +21,7 @@ _FORKS_END_S: Final = 0.5
 _KILL_TIMEOUT_S: Final = 5.0
 
 
-class Start:
+class Launch:
     """One start of one VMM; `deadline` is monotonic time in seconds."""
 
     def __init__(
@@ -32,7 +32,7 @@ class Start:
         self._runtime = runtime
         self._deadline = deadline
 
-    def launch(self, argv: tuple[str, ...]) -> None:
+    def begin(self, argv: tuple[str, ...]) -> None:
         """The jailer is on its way."""
         processes.adopt_orphans()  # else nobody would learn the VMM's exit code
         self._program = Path(argv[0]).name
@@ -74,30 +74,30 @@ class Start:
         # Popen.wait(timeout) polls with growing pauses of up to 50 ms; a pidfd does not.
         with Process(jail_process.pid, os.pidfd_open(jail_process.pid)) as process:
             if not process.wait(timeout_s=self._left_s()):
-                raise self._late("the jailer did not finish")
+                raise self._timed_out("the jailer did not finish")
         if code := jail_process.wait():
-            raise exited("the jailer", code, self._runtime)
+            raise exit_error("the jailer", code, self._runtime)
 
     def _await_pid(self) -> Process:
         while True:
             # Looked at before the file: the jailer writes it, and only then ends.
             empty = bool(self._join_files) and not jailer.members(self._join_files)
-            pid = pid_in(self._jail.pid_file)
+            pid = read_pid(self._jail.pid_file)
             if pid is not None:
-                return self._held(pid)
+                return self._open_member(pid)
             if empty:
-                raise exited("the jailer", None, self._runtime)
+                raise exit_error("the jailer", None, self._runtime)
             self._pause("the jailer wrote no pid file")
 
-    def _held(self, pid: int) -> Process:
+    def _open_member(self, pid: int) -> Process:
         vmm = processes.hold(pid)
         if vmm is None:
-            raise exited("Firecracker", None, self._runtime)
+            raise exit_error("Firecracker", None, self._runtime)
         if jailer.is_member(pid, self._join_files):
             return vmm
         with vmm:
             if not vmm.alive():
-                raise exited("Firecracker", self._exit_code(vmm), self._runtime)
+                raise exit_error("Firecracker", self._exit_code(vmm), self._runtime)
         raise Broken(
             "cgroup",
             f"the VMM's process {pid} is not in its control group",
@@ -108,7 +108,7 @@ class Start:
     def _await_api(self, vmm: Process) -> None:
         while not api.listening(self._jail.root):
             if not vmm.alive():
-                raise exited("Firecracker", self._exit_code(vmm), self._runtime)
+                raise exit_error("Firecracker", self._exit_code(vmm), self._runtime)
             self._pause("Firecracker's API did not come up")
 
     def _exit_code(self, vmm: Process) -> int | None:
@@ -131,13 +131,13 @@ class Start:
 
     def _pause(self, what: str) -> None:
         if self._left_s() <= 0:
-            raise self._late(what)
+            raise self._timed_out(what)
         time.sleep(_POLL_S)
 
     def _left_s(self) -> float:
         return self._deadline - time.monotonic()
 
-    def _late(self, what: str) -> Transient:
+    def _timed_out(self, what: str) -> Transient:
         return Transient(
             "vmm_timeout",
             f"{what} in time; it was killed",
@@ -146,7 +146,7 @@ class Start:
         )
 
 
-def pid_in(path: Path) -> int | None:
+def read_pid(path: Path) -> int | None:
     """The number in a pid file; None if it is missing, still empty, or no plain file.
 
     The directory is the VMM's: what is there may be a symlink, or a FIFO to block on.
@@ -160,7 +160,7 @@ def pid_in(path: Path) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def runs(jail: Jail, identity: Identity) -> bool:
+def runs_program(jail: Jail, identity: Identity) -> bool:
     """Whether the process executes the jail's program; for a script, an interpreter's exe."""
     program = jail.root / jail.exec_name
     try:
@@ -173,11 +173,11 @@ def runs(jail: Jail, identity: Identity) -> bool:
     return script or (seen.st_dev, seen.st_ino) == (identity.exe_dev, identity.exe_ino)
 
 
-def exited(who: str, code: int | None, runtime: Path) -> Broken:
+def exit_error(who: str, code: int | None, runtime: Path) -> Broken:
     """The error for a VMM or jailer that ended by itself."""
     return Broken(
         "vmm_exited",
-        f"{who} ended by itself: {jailer.meaning(code)}",
+        f"{who} ended by itself: {jailer.describe_exit(code)}",
         hint="the log tail says why; `hostd doctor` checks the host",
         exit_code=code,
         log=logs.tail(runtime),

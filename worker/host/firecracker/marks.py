@@ -10,7 +10,7 @@ import contextlib
 from pathlib import Path
 from typing import Final
 
-TOLD: Final = "agent.told"
+NOTIFIED: Final = "agent.notified"
 READY: Final = "agent.ready"
 RESTORED: Final = "vsock.restored"
 RESUMED: Final = "vsock.resumed"  # paused and resumed, with no snapshot between
@@ -37,7 +37,7 @@ def drop(runtime: Path, *marks: str) -> None:
 def before_pause(runtime: Path) -> None:
     """The guest is about to be paused, and will have to be told when it runs again."""
     put(runtime, _PAUSED)
-    drop(runtime, TOLD)
+    drop(runtime, NOTIFIED)
 
 
 def before_resume(runtime: Path) -> None:

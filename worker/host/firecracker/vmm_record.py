@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
-from worker.linux import procfs as small_files
+from worker.linux import procfs
 from worker.linux.processes import Identity
 
 _STARTED = "spawn.json"
@@ -20,7 +20,7 @@ _VMM = "vmm.json"
 _PID = "fc.pid"
 
 
-class Started(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class StartIntent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A jailer is about to be started; whatever comes of it is in this control group."""
 
     boot_id: str
@@ -58,28 +58,28 @@ class VmmRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         )
 
 
-T = TypeVar("T", Started, VmmRecord)
+T = TypeVar("T", StartIntent, VmmRecord)
 
 
-def put_started(runtime: Path, started: Started) -> None:
+def write_intent(runtime: Path, intent: StartIntent) -> None:
     """The intent to start is on record, and no older VMM is."""
     (runtime / _VMM).unlink(missing_ok=True)
     (runtime / _PID).unlink(missing_ok=True)
-    _write(runtime / _STARTED, msgspec.json.encode(started))
+    _write(runtime / _STARTED, msgspec.json.encode(intent))
 
 
-def started(runtime: Path) -> Started | None:
+def read_intent(runtime: Path) -> StartIntent | None:
     """The intent on record; None if there is none that can be read."""
-    return _read(runtime / _STARTED, Started)
+    return _read(runtime / _STARTED, StartIntent)
 
 
-def put_vmm(runtime: Path, record: VmmRecord) -> None:
+def write_vmm(runtime: Path, record: VmmRecord) -> None:
     """The VMM is on record; `fc.pid` beside it is for people and the reference's tools."""
     _write(runtime / _PID, b"%d\n" % record.pid)
     _write(runtime / _VMM, msgspec.json.encode(record))
 
 
-def vmm(runtime: Path) -> VmmRecord | None:
+def read_vmm(runtime: Path) -> VmmRecord | None:
     """The VMM on record; None if there is none that can be read."""
     return _read(runtime / _VMM, VmmRecord)
 
@@ -91,18 +91,18 @@ def exists(runtime: Path) -> bool:
 
 def version_of(runtime: Path) -> str:
     """The version of the VMM on record, as it reported it; empty if there is none."""
-    known = vmm(runtime)
+    known = read_vmm(runtime)
     return "" if known is None else known.version
 
 
 def _read(path: Path, kind: type[T]) -> T | None:
     try:
-        return msgspec.json.decode(small_files.read(path), type=kind)
+        return msgspec.json.decode(procfs.read(path), type=kind)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
 
 
 def _write(path: Path, content: bytes) -> None:
     aside = path.with_name(f".{path.name}.new")
-    small_files.write(aside, content)
+    procfs.write(aside, content)
     aside.rename(path)

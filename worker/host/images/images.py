@@ -15,8 +15,7 @@ from enqueue.documents import Compression
 from worker.errors import Broken, Conflict, Lost
 from worker.host.disks.fscrypt import EncryptedDirectory
 from worker.host.firecracker.jail.scan import instance_directories
-from worker.host.images import generation
-from worker.host.images import unpack as unpacking
+from worker.host.images import generation, unpack
 from worker.host.images.compression import UnreadableError
 from worker.linux import files as durable
 from worker.linux import sparse
@@ -50,7 +49,7 @@ class DiskImages:
         directory = self._published(ref)
         if not directory.is_dir():
             return None
-        self.cabinet(ref).unlock(directory)
+        self.encrypted_directory(ref).unlock(directory)
         manifest = generation.read(directory)
         faults = generation.faults(directory, manifest)
         if manifest is None or faults:
@@ -68,8 +67,8 @@ class DiskImages:
         directory = self._published(ref)
         return generation.faults(directory, generation.read(directory), thorough=True)
 
-    def anything(self, ref: InstanceRef) -> bool:
-        """See `Images.anything`."""
+    def has_files(self, ref: InstanceRef) -> bool:
+        """See `Images.has_files`."""
         return bool(self._everything(ref))
 
     def reserved(self, ref: InstanceRef, request_id: str, size_bytes: int) -> bool:
@@ -98,7 +97,7 @@ class DiskImages:
         directory = self._partial(ref, request_id)
         if not directory.is_dir():
             return False
-        self.cabinet(ref).unlock(directory)
+        self.encrypted_directory(ref).unlock(directory)
         manifest = generation.read(directory)
         if manifest is None or manifest.get("request_id") != request_id:
             return False
@@ -156,7 +155,7 @@ class DiskImages:
     def usable(self, ref: InstanceRef) -> bool:
         """See `Images.usable`."""
         image = self.find(ref)
-        return image is not None and unpacking.usable(self._published(ref), image.manifest)
+        return image is not None and unpack.usable(self._published(ref), image.manifest)
 
     def make_usable(self, ref: InstanceRef) -> None:
         """See `Images.make_usable`.
@@ -168,7 +167,7 @@ class DiskImages:
         if image is None:
             raise _no_image(ref)
         try:
-            unpacking.make_usable(self._published(ref), image.manifest)
+            unpack.make_usable(self._published(ref), image.manifest)
         except UnreadableError as error:
             raise _damaged(ref, str(error)) from error
 
@@ -213,7 +212,7 @@ class DiskImages:
         for path in self._unpublished(ref):
             durable.remove(path)
 
-    def cabinet(self, ref: InstanceRef) -> EncryptedDirectory:
+    def encrypted_directory(self, ref: InstanceRef) -> EncryptedDirectory:
         """What the instance's images are put under."""
         return EncryptedDirectory.of(self._layout, ref.tenant_id)
 
@@ -229,7 +228,7 @@ class DiskImages:
         partial.parent.chmod(0o700)
         durable.remove(partial)
         durable.make_directory(partial, mode=0o700)
-        self.cabinet(ref).protect(partial)
+        self.encrypted_directory(ref).protect(partial)
 
     def _unpublished(self, ref: InstanceRef) -> list[Path]:
         return [path for path in self._everything(ref) if path.name != _SLEEP]

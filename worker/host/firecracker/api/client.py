@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from worker.errors import Broken, Transient
-from worker.host.firecracker.api import lazy as late
+from worker.host.firecracker.api import lazy
 from worker.linux import processes
 from worker.ports import VmmState
 
@@ -47,7 +47,7 @@ class Api:
         self._seen: tuple[float, VmmState] | None = None  # when, on the monotonic clock
         self._directory = _open_run(jail_root)
         try:
-            self._transport = late.one_connection(
+            self._transport = lazy.one_connection(
                 f"/proc/self/fd/{self._directory}/{SOCKET_NAME}", self._check_peer
             )
         except BaseException:
@@ -84,22 +84,22 @@ class Api:
         self._seen = at_s, _STATES[answer["state"]]
         return answer
 
-    def state(self, *, anew: bool = True) -> VmmState:
-        """What the VMM says it does.
+    def state(self, *, fresh: bool = True) -> VmmState:
+        """The VMM's state, as it reports it.
 
-        Unless `anew`, what it said just now will do if nothing was asked of it since: a VMM changes
-        its state only when told to, and that it lives is for its pidfd to say.  So the look after
-        one step serves the look before the next, a round trip each.
+        Unless `fresh`, an answer of the last 20 ms serves if no other call was made since: a VMM
+        changes its state only when asked to, and its pidfd says whether it lives.  So the look
+        after one step serves the look before the next, which saves a round trip each.
 
         Raises:
             Transient: `vmm_timeout`.
             Broken: `vmm_refused`.
         """
-        if not anew and self._seen is not None and time.monotonic() - self._seen[0] < _JUST_NOW_S:
+        if not fresh and self._seen is not None and time.monotonic() - self._seen[0] < _JUST_NOW_S:
             return self._seen[1]
         return _STATES[self.instance()["state"]]
 
-    def became(self, state: VmmState) -> None:
+    def assume_state(self, state: VmmState) -> None:
         """What the VMM accepted just now put its guest into this state: it accepts a boot or a
         resume only once each vCPU has said that it runs (`resume_vcpus` in
         src/vmm/src/vstate/vm.rs)."""
@@ -136,9 +136,9 @@ class Api:
         self, calls: Sequence[tuple[str, str, Mapping[str, Any] | None]], timeout_s: float
     ) -> list[Any]:
         self._seen = None
-        httpx = late.httpx()
+        httpx = lazy.httpx()
         requests = [
-            httpx.Request(method, late.url(path), json=body, extensions={"timeout_s": timeout_s})
+            httpx.Request(method, lazy.url(path), json=body, extensions={"timeout_s": timeout_s})
             for method, path, body in calls
         ]
         answers = self._transport.handle_requests(requests)

@@ -42,25 +42,25 @@ class JailFile:
     source: Path
     access: Access
     read_only: bool
-    making: bool = False  # its disk may still be formatted, aside
+    unfinished: bool = False  # its disk may still be formatted, aside
 
     @property
-    def there(self) -> Path:
+    def current_path(self) -> Path:
         """Where its bytes are now."""
-        if self.making and not os.path.lexists(self.source):
+        if self.unfinished and not os.path.lexists(self.source):
             return aside(self.source)
         return self.source
 
 
 def files_of(
-    spec: VmSpec, image: ImageFiles | None = None, making: frozenset[str] = frozenset()
+    spec: VmSpec, image: ImageFiles | None = None, unfinished: frozenset[str] = frozenset()
 ) -> tuple[JailFile, ...]:
     """What a guest's jail holds."""
     files = [JailFile(KERNEL, spec.kernel, Access.SHARED, read_only=True)]
     for drive in spec.drives:
         access = Access.SHARED if drive.shared else Access.PRIVATE
-        unfinished = drive.id in making
-        files.append(JailFile(drive.id, drive.source, access, drive.read_only, unfinished))
+        being_made = drive.id in unfinished
+        files.append(JailFile(drive.id, drive.source, access, drive.read_only, being_made))
     if image is not None:
         files.append(JailFile(VMSTATE, image.vmstate, Access.IMAGE, read_only=True))
         files.append(JailFile(MEMORY, image.memory, Access.IMAGE, read_only=True))
@@ -72,7 +72,7 @@ def log_of(runtime: Path) -> JailFile:
     return JailFile(LOG, runtime / LOG, Access.PRIVATE, read_only=False)
 
 
-def place(file: JailFile, target: Path, uid: int) -> Path:
+def install(file: JailFile, target: Path, uid: int) -> Path:
     """The file is at `target` for a VMM of this uid and gid; returns the resolved source.
 
     Raises:
@@ -80,9 +80,10 @@ def place(file: JailFile, target: Path, uid: int) -> Path:
         OSError: the kernel refused.
     """
     try:
+        path = file.current_path
         # Only where it must be: a link is made to the file itself, and a look at each directory
         # above it takes longer than the link.
-        source = file.there.resolve(strict=True) if file.there.is_symlink() else file.there
+        source = path.resolve(strict=True) if path.is_symlink() else path
         seen = source.stat()
     except FileNotFoundError as error:
         raise _missing(file) from error
@@ -92,7 +93,7 @@ def place(file: JailFile, target: Path, uid: int) -> Path:
         os.chown(target, uid, uid)
         target.chmod(0o400 if file.read_only else 0o600)
     elif stat.S_ISREG(seen.st_mode):
-        _place_regular(file, source, target, uid, seen.st_mode)
+        _install_regular(file, source, target, uid, seen.st_mode)
     else:
         raise _missing(file)
     return source
@@ -120,7 +121,7 @@ def disk_errors() -> Iterator[None]:
         raise Transient("no_space", f"no room left: {error}", path=error.filename) from error
 
 
-def _place_regular(file: JailFile, source: Path, target: Path, uid: int, mode: int) -> None:
+def _install_regular(file: JailFile, source: Path, target: Path, uid: int, mode: int) -> None:
     match file.access:
         case Access.SHARED if not mode & stat.S_IROTH:
             _copy(source, target)

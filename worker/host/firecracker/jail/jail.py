@@ -17,9 +17,8 @@ from typing import Final
 
 import msgspec
 
-from worker.host.firecracker.jail.files import JailFile, place
-from worker.linux import mounts
-from worker.linux import procfs as small_files
+from worker.host.firecracker.jail.files import JailFile, install
+from worker.linux import mounts, procfs
 from worker.ports import VmSpec
 
 _BUILDING: Final = ".building"
@@ -104,16 +103,16 @@ class Jail:
             if target.parent != root:
                 target.parent.mkdir(exist_ok=True)
                 target.parent.chmod(0o755)  # whatever the umask: the VMM must pass
-            source = place(file, target, spec.uid)
+            source = install(file, target, spec.uid)
             entries[file.name] = (_inode(source), _inode(target))
         manifest = Manifest(spec=spec, entries=entries)
-        small_files.write(building / "jail.json", encode(manifest))
+        procfs.write(building / "jail.json", encode(manifest))
         self.home.parent.mkdir(mode=0o700)
         building.rename(self.home)
 
     def _manifest(self) -> Manifest | None:
         try:
-            return decode(small_files.read(self.home / "jail.json"))
+            return decode(procfs.read(self.home / "jail.json"))
         except (FileNotFoundError, msgspec.DecodeError):
             return None
 
@@ -133,7 +132,7 @@ def decode(raw: bytes) -> Manifest:
     return msgspec.json.decode(raw, type=Manifest, dec_hook=lambda kind, text: kind(text))
 
 
-def standing(base: Path, instance_id: str) -> Jail | None:
+def find_jail(base: Path, instance_id: str) -> Jail | None:
     """The jail below `base`, whatever its VMM's program was called; None if there is none.
 
     The name differs from the configured one after an upgrade to a binary of another name.
@@ -143,7 +142,7 @@ def standing(base: Path, instance_id: str) -> Jail | None:
     return None
 
 
-def stands(base: Path, instance_id: str) -> bool:
+def jail_exists(base: Path, instance_id: str) -> bool:
     """Whether a jail of that instance is below `base`, whole or in the making."""
     if os.path.lexists(base / _BUILDING):
         return True
@@ -177,7 +176,7 @@ def _matches(root: Path, file: JailFile, recorded: tuple[Inode, Inode]) -> bool:
     # After a reboot a bind-mounted disk shows as the empty file that it was mounted on, and a
     # block device's number may be another tenant's disk.
     try:
-        source, entry = file.there.stat(), (root / file.name).lstat()
+        source, entry = file.current_path.stat(), (root / file.name).lstat()
     except FileNotFoundError:
         return False
     found = (source.st_dev, source.st_ino), (entry.st_dev, entry.st_ino)

@@ -13,8 +13,7 @@ from typing import Final
 
 from worker.host.firecracker.jail.files import LOG
 from worker.host.firecracker.jail.jail import Jail
-from worker.linux import processes
-from worker.linux import procfs as small_files
+from worker.linux import processes, procfs
 from worker.ports import VmSpec
 
 _NO_FILE: Final = 2048
@@ -47,7 +46,7 @@ _MEANINGS: Final = {
 }
 
 
-def meaning(code: int | None) -> str:
+def describe_exit(code: int | None) -> str:
     """An exit code in words; None is one that nobody could learn."""
     if code is None:
         return "unknown"
@@ -85,7 +84,7 @@ def launch(
     """The jailer, started inside the control group.
 
     With `--daemonize` it ends as soon as it has forked; until then it reports to `log`, and holds
-    a lock on it, so that `launching` sees it even before it has joined its group.
+    a lock on it, so that `is_launching` sees it even before it has joined its group.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
     out = os.open(log, flags, 0o600)
@@ -106,7 +105,7 @@ def launch(
         os.close(out)
 
 
-def launching(log: Path) -> bool:
+def is_launching(log: Path) -> bool:
     """Whether a jailer that was started with this log has not yet become a daemon or ended."""
     try:
         fd = os.open(log, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -126,7 +125,7 @@ def members(join_files: tuple[Path, ...]) -> frozenset[int]:
     pids: set[int] = set()
     for file in join_files:
         try:
-            pids.update(map(int, small_files.read(file).split()))
+            pids.update(map(int, procfs.read(file).split()))
         except OSError:  # removed; ENODEV while the kernel takes it down
             continue
     return frozenset(pids)

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from worker.host.firecracker import vmm_record as record
-from worker.host.firecracker.jail.jail import stands
+from worker.host.firecracker import vmm_record
+from worker.host.firecracker.jail.jail import jail_exists
 from worker.linux.mountinfo import unescaped
 from worker.model.names import InstanceRef, Layout
 
@@ -27,7 +27,8 @@ def jails_in(layout: Layout) -> frozenset[InstanceRef]:
     return frozenset(
         ref
         for ref in instance_directories(layout)
-        if stands(layout.jail_base(ref), ref.instance_id) or record.exists(layout.runtime(ref))
+        if jail_exists(layout.jail_base(ref), ref.instance_id)
+        or vmm_record.exists(layout.runtime(ref))
     )
 
 

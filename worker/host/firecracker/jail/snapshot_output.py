@@ -38,17 +38,16 @@ _VMSTATE_ROOM_BYTES: Final = 16 << 20
 class SnapshotOutput:
     """Takes what a VMM of this uid writes to its jail's `snapshot/`.
 
-    `cabinet` makes the directories that the guest's memory goes through encrypted ones, where the
-    tenant has a key.
+    `encryption` encrypts the directories that hold the guest's memory, if the tenant has a key.
     """
 
-    def __init__(self, jail: Jail, uid: int, cabinet: EncryptedDirectory | None = None) -> None:
+    def __init__(self, jail: Jail, uid: int, encryption: EncryptedDirectory | None = None) -> None:
         self._jail = jail
         self._uid = uid
-        self._cabinet = cabinet
+        self._encryption = encryption
         self._target = jail.home / "taken"
 
-    def held(self, memory_bytes: int) -> bool:
+    def room_reserved(self, memory_bytes: int) -> bool:
         """Whether room for a memory of that size is held, and nothing else is there."""
         try:
             with self._source() as source:
@@ -59,14 +58,14 @@ class SnapshotOutput:
         whole = stat.S_ISREG(seen.st_mode) and seen.st_size == memory_bytes
         return alone and whole and os.path.lexists(self._target / _ROOM)
 
-    def hold(self, memory_bytes: int) -> None:
+    def reserve(self, memory_bytes: int) -> None:
         """Room is held for a new snapshot; nothing is left of an earlier one.
 
         Raises:
             Transient: `no_space`.
             Conflict: `storage_not_encrypted`.
         """
-        self.clear()
+        self.reset()
         with self._source() as source, files.held(self._jail.home, memory_bytes):
             fd = os.open(_MEMORY, _NEW, 0o600, dir_fd=source)
             try:
@@ -81,7 +80,7 @@ class SnapshotOutput:
             finally:
                 os.close(fd)
 
-    def use(self) -> None:
+    def consume_reservation(self) -> None:
         """What is held is the snapshot's now."""
         (self._target / _ROOM).unlink(missing_ok=True)
 
@@ -96,7 +95,7 @@ class SnapshotOutput:
         finally:
             os.close(fd)
 
-    def clear(self) -> None:
+    def reset(self) -> None:
         """Empty directories, and nothing left of an earlier snapshot."""
         self.release()
         with _directory(self._jail.root) as root:
@@ -114,7 +113,7 @@ class SnapshotOutput:
             with contextlib.suppress(FileNotFoundError, IsADirectoryError):
                 os.unlink("snapshot", dir_fd=root)
 
-    def taken(self, name: str, size_bytes: int | None = None) -> Path:
+    def collect(self, name: str, size_bytes: int | None = None) -> Path:
         """The file, moved, durable in content, and of that size (None: not empty).
 
         Raises:
@@ -142,8 +141,8 @@ class SnapshotOutput:
             yield source
 
     def _encrypt(self, directory: Path) -> None:
-        if self._cabinet is not None:
-            self._cabinet.protect(directory)
+        if self._encryption is not None:
+            self._encryption.protect(directory)
 
     def _check(self, name: str, seen: os.stat_result, size_bytes: int | None) -> None:
         plain = stat.S_ISREG(seen.st_mode) and seen.st_nlink == 1 and seen.st_uid == self._uid
