@@ -7,7 +7,6 @@ changes an instance's status and runtime fields.  Keys that hostd does not know 
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -18,11 +17,6 @@ Status = Literal["created", "ready", "running", "warm", "sleeping", "stopped", "
 Compression = Literal["none", "lz4", "zstd"]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
-
-
-def written_time(at_s: float) -> str:
-    """Unix time in seconds as the documents have it: `2026-01-31T04:00:00Z`."""
-    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Quotas(msgspec.Struct, frozen=True, kw_only=True):

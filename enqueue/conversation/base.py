@@ -9,10 +9,11 @@ from typing import Final
 from enqueue.conversation import operations as dialogue
 from enqueue.conversation.job import NotAfter, SealedRequest, seal
 from enqueue.conversation.operations import Cancellation, Run
-from enqueue.conversation.sansio import Clock, Talk
+from enqueue.conversation.sansio import Talk
 from enqueue.requests import Request
 from enqueue.results import Result
 from enqueue.signing import Signer
+from enqueue.times import Clock
 
 DEFAULT_ISSUER: Final = "agentd"
 DEFAULT_QUEUE_LIMIT: Final = 10_000
@@ -45,7 +46,7 @@ class ClientBase:
         Raises:
             BadRequest: one of them breaks the protocol; nothing is sent.
         """
-        now_ms = self.clock.wall_ms()
+        now_ms = self.clock.now_ms()
         orders: list[SealedRequest] = []
         for item in items:
             request, request_id = item if isinstance(item, tuple) else (item, None)

@@ -8,7 +8,7 @@ import secrets
 import uuid
 import zlib
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -29,6 +29,7 @@ from enqueue.envelope import (
 from enqueue.errors import BadRequest
 from enqueue.requests import HostName, Request, RequestId, describe, op_of
 from enqueue.signing import Signer
+from enqueue.times import format_rq
 
 RETENTION_S: Final = 7 * 24 * 3600  # how long a job outlives its `not_after`
 # hostd takes no timeout from Redis; stock tools want a number.
@@ -141,7 +142,7 @@ def unseal(data: bytes) -> SealedRequest | None:
 
 def job_hash(order: SealedRequest, *, now_ms: int) -> dict[str, str | bytes | int]:
     """The job as RQ 3 stores it (`Job.to_dict`), its `data` uncompressed, which RQ reads too."""
-    issued = utc_format(now_ms)
+    issued = format_rq(now_ms)
     blank = ("started_at", "ended_at", "last_heartbeat", "worker_name", "group_id")
     callbacks = (f"{event}_callback_name" for event in ("success", "failure", "stopped"))
     return {
@@ -154,12 +155,6 @@ def job_hash(order: SealedRequest, *, now_ms: int) -> dict[str, str | bytes | in
         "timeout": DISPLAYED_TIMEOUT_S,
         **dict.fromkeys((*blank, *callbacks), ""),
     }
-
-
-def utc_format(unix_ms: int) -> str:
-    """A time as RQ writes it (`rq.utils.utcformat`)."""
-    moment = datetime.fromtimestamp(unix_ms / 1000, tz=UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def answer(order: SealedRequest, entry: dict[bytes, bytes]) -> results.Result:

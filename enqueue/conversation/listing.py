@@ -8,10 +8,11 @@ from typing import Any, Final, Literal, get_args
 import msgspec
 
 from enqueue import keys
-from enqueue.conversation.job import answer, unseal, utc_format
+from enqueue.conversation.job import answer, unseal
 from enqueue.conversation.sansio import Talk, as_list, as_text, entries, reading
 from enqueue.conversation.scripts import Command, fields_of
 from enqueue.results import Failed
+from enqueue.times import format_rq
 
 JobState = Literal["queued", "deferred", "started", "failed", "canceled", "finished"]
 JOB_STATES: Final[tuple[JobState, ...]] = get_args(JobState)
@@ -117,7 +118,7 @@ def _line(host: str, job_id: str, hash_: object, last: object) -> JobLine | None
 def _time_of(last: object) -> str:
     """When the last result was told: ids of a stream begin with Unix milliseconds (XADD)."""
     found = as_list(last)
-    return utc_format(int(as_text(found[0][0]).partition("-")[0])) if found else ""
+    return format_rq(int(as_text(found[0][0]).partition("-")[0])) if found else ""
 
 
 def _event(entry: Any) -> Event:

@@ -10,7 +10,6 @@ from typing import Any, Final, Literal
 from enqueue import keys
 from enqueue.conversation.job import SealedRequest, answer, unseal
 from enqueue.conversation.sansio import (
-    Clock,
     LinkDown,
     Refusal,
     RoundTrip,
@@ -46,6 +45,7 @@ from enqueue.errors import (
 )
 from enqueue.requests import describe
 from enqueue.results import Result
+from enqueue.times import Clock
 
 SLICE_S: Final = 2.0  # a waiter looks this often whether its job still exists
 RECONNECT_S: Final = 0.2
@@ -81,7 +81,7 @@ def enqueueing(orders: Sequence[SealedRequest], *, limit: int, clock: Clock) -> 
     if not orders:
         return []
     host = orders[0].host
-    command = enqueue_command(orders, limit=limit, now_ms=clock.wall_ms())
+    command = enqueue_command(orders, limit=limit, now_ms=clock.now_ms())
     reply = yield from scripted(ENQUEUE, command)
     if _is_full(reply):
         raise QueueFull(_full(host, reply[1], limit))
@@ -97,7 +97,7 @@ def retrying(run: Run, *, limit: int, clock: Clock) -> Talk[Run]:
     """
     order = run.order
     token = secrets.token_hex(8)
-    command = retry_command(order, token=token, limit=limit, now_ms=clock.wall_ms())
+    command = retry_command(order, token=token, limit=limit, now_ms=clock.now_ms())
     reply = yield from scripted(RETRY, command)
     if _is_full(reply):
         raise QueueFull(_full(order.host, reply[1], limit))
@@ -180,7 +180,7 @@ def cancelling(host: str, request_id: str, *, clock: Clock) -> Talk[Cancellation
     Raises:
         QueueUnavailable: Redis did not answer in time.
     """
-    reply = yield from scripted(CANCEL, cancel_command(host, request_id, now_ms=clock.wall_ms()))
+    reply = yield from scripted(CANCEL, cancel_command(host, request_id, now_ms=clock.now_ms()))
     match as_text(reply[0]):
         case "cancelled" | "unknown" as outcome:
             return outcome
@@ -214,7 +214,7 @@ def _look(run: Run, block_s: float) -> Talk[tuple[dict[bytes, bytes] | None, str
 
 def _sending_again(run: Run, *, limit: int, clock: Clock) -> Talk[Run]:
     order = run.order
-    if clock.wall_ms() >= order.body.not_after_ms:
+    if clock.now_ms() >= order.body.not_after_ms:
         raise RequestExpired(
             f"request {order.request_id} on {order.host} is gone from Redis and its not_after has "
             "passed; whether it was carried out, the host knows (hostctl events)"

@@ -6,8 +6,7 @@ the replies, and returns its outcome.  `client.py` and `aio.py` run the same one
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -54,18 +53,6 @@ T = TypeVar("T")
 # What Redis sends has no static type; whoever asks knows the shape.
 Replies = list[Any]
 Talk = Generator[RoundTrip | Sleep, Replies, T]
-
-
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """`wall_ms` is Unix time; `monotonic` counts seconds."""
-
-    wall: Callable[[], float] = time.time
-    monotonic: Callable[[], float] = time.monotonic
-
-    def wall_ms(self) -> int:
-        """Unix milliseconds."""
-        return round(self.wall() * 1000)
 
 
 def advance(talk: Talk[T], outcome: Replies | LinkDown) -> RoundTrip | Sleep:

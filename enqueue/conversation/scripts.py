@@ -9,7 +9,8 @@ from importlib import resources
 from typing import Final
 
 from enqueue import keys
-from enqueue.conversation.job import RETENTION_S, SealedRequest, job_hash, utc_format
+from enqueue.conversation.job import RETENTION_S, SealedRequest, job_hash
+from enqueue.times import format_rq
 
 Argument = str | bytes | int
 Command = tuple[Argument, ...]
@@ -80,7 +81,7 @@ def retry_command(order: SealedRequest, *, token: str, limit: int, now_ms: int) 
         [host.queue, keys.job(job_id)],
         [
             *(limit, host.intermediate, keys.QUEUES, job_id, keys.results(job_id)),
-            *(RETENTION_S, token, utc_format(now_ms), host.failed),
+            *(RETENTION_S, token, format_rq(now_ms), host.failed),
         ],
     )
 

@@ -16,7 +16,7 @@ from enqueue.hostctl import acl_files
 from enqueue.hostctl.output import Printer
 from enqueue.requests import Request, TenantId, TenantNet, bridge_name
 from enqueue.results import Failed, Result
-from enqueue.times import moment
+from enqueue.times import format_rq, parse_time
 
 PROGRESS_S = 0.5
 FOLLOW_S = 5.0
@@ -175,7 +175,7 @@ def _retried(
 
 def _dead_letters(options: argparse.Namespace, client: HostClient) -> list[str]:
     try:
-        since = moment(options.since) if options.since else ""
+        since = format_rq(parse_time(options.since)) if options.since else ""
     except ValueError as error:
         raise Unusable(f"--since: {error}") from None
     failed = client.jobs(host=options.host, states=["failed"], limit=ALL)

@@ -25,6 +25,7 @@ from enqueue.requests import (
 )
 from enqueue.results import Pong, Result
 from enqueue.signing import Verifier
+from enqueue.times import Clock
 from tests.fakes.agents import FakeAgents
 from tests.fakes.cgroups import FakeCgroups
 from tests.fakes.disks import FakeDisks
@@ -50,7 +51,6 @@ from worker.scheduling.locks import Locks
 from worker.scheduling.suspects import suspects_at_start
 from worker.scheduling.turns import Turns
 from worker.scheduling.waits import Backoff, ReleaseKeys, ReplyNow, Turn, Wait
-from worker.steps.engine import Clock
 
 HOST = "h1"
 NOW_S = 1_800_000_000.0

@@ -11,9 +11,10 @@ import pytest
 from enqueue import HostClient, keys
 from enqueue.conversation import operations as dialogue
 from enqueue.conversation.listing import Event
-from enqueue.conversation.sansio import Clock, LinkDown, RoundTrip, Sleep
+from enqueue.conversation.sansio import LinkDown, RoundTrip, Sleep
 from enqueue.errors import QueueUnavailable, RequestExpired, WaitTimeout
 from enqueue.requests import Ping
+from enqueue.times import Clock
 from tests.fixtures.background import Background
 from tests.fixtures.fake_consumer import DONE, FAILED, FakeConsumer
 from tests.fixtures.proxy import Proxy

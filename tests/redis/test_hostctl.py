@@ -200,7 +200,7 @@ def test_retrying_what_failed_since_a_time_and_only_saying_so(
     assert queue.lrange(KEYS.queue, 0, -1) == [b"host-a_r-1"]
     code, _, err = hostctl("retry", "--op", "SleepInstance", "--since", "yesterday")
     assert code == 2
-    assert "'yesterday' is no time" in err
+    assert "'yesterday' is neither a time" in err
     code, _, err = hostctl("retry", "r-1", "--since", "1h")
     assert code == 2
     assert "--since goes with --op" in err

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from enqueue import HostClient
-from enqueue.conversation.sansio import Clock
 from enqueue.requests import Request, StartInstance, StopInstance
 from enqueue.results import Done, Failed, Result
+from enqueue.times import Clock
 from tests.fixtures.worker import BOUND_S, HOST, HostdProcess, eventually, ids
 from worker.model.names import InstanceRef
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
+from enqueue.times import Clock
 from worker.errors import Broken, Conflict, Transient
 from worker.ports import Host
-from worker.steps.engine import Clock, Outcome, execute
+from worker.steps.engine import Outcome, execute
 from worker.steps.step import IrrevocableError, Step
 
 

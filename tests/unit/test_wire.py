@@ -18,7 +18,6 @@ from enqueue.conversation.job import (
     new_request_id,
     seal,
     unseal,
-    utc_format,
 )
 from enqueue.envelope import decode_body, decode_call
 from enqueue.errors import BadRequest
@@ -39,6 +38,7 @@ from enqueue.requests import (
 )
 from enqueue.results import Done, Failed, Pong, Result, StepReport
 from enqueue.signing import Signer, Verifier
+from enqueue.times import format_rq
 
 NOW_MS = 1_800_000_000_123
 DAY_MS = 86_400_000
@@ -299,8 +299,8 @@ def test_times_are_written_as_rq_writes_them() -> None:
     from rq.utils import utcformat, utcparse
 
     moment = datetime.fromtimestamp(NOW_MS / 1000, tz=UTC)
-    assert utc_format(NOW_MS) == utcformat(moment)
-    assert utcparse(utc_format(NOW_MS)) == moment
+    assert format_rq(NOW_MS) == utcformat(moment)
+    assert utcparse(format_rq(NOW_MS)) == moment
 
 
 def test_a_stored_job_is_read_back_plain_or_compressed() -> None:

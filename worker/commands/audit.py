@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from enqueue.documents import written_time
 from enqueue.requests import LABEL_PATTERN
+from enqueue.times import format_iso
 from worker.host.records import audit_log as audit
 from worker.model.names import Layout
 
@@ -43,7 +43,7 @@ def _tenants(layout: Layout, wanted: Wanted) -> list[str]:
 
 
 def _of_tenant(directory: Path, wanted: Wanted) -> Iterator[dict[str, Any]]:
-    since = written_time(wanted.since_ms / 1000)
+    since = format_iso(wanted.since_ms)
     for line in audit.lines(directory / "audit.log"):
         entry = _decoded(line)
         if entry is None or str(entry["timestamp"]) < since:

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from enqueue.requests import Request
 from enqueue.results import Done, Failed
-from worker.commands.host_view import HostView, format_utc
+from enqueue.times import format_utc
+from worker.commands.host_view import HostView
 from worker.drain import policy as plans
 from worker.drain.admission import NEW_WORK
 from worker.drain.policy import Drain, Guest

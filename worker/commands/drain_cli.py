@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
+from enqueue.times import parse_duration
+from worker.commands.arguments import readable
 from worker.commands.output import print_json, show, show_facts
 from worker.config import load
-
-_LENGTH: Final = re.compile(r"\A(\d+)([smhd]?)\Z")
-_UNIT_S: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-
-def seconds(text: str) -> float:
-    """The seconds of `90`, `90s`, `15m` or `2h`.
-
-    Raises:
-        argparse.ArgumentTypeError: it is none of these.
-    """
-    if (length := _LENGTH.match(text)) is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no length of time (90s, 15m, 2h)")
-    return float(int(length[1]) * _UNIT_S[length[2]])
 
 
 def add_to(commands: Any) -> None:
@@ -33,7 +20,9 @@ def add_to(commands: Any) -> None:
         "drain", help="take no new work, and put away what runs; again: another deadline"
     )
     what = drain.add_mutually_exclusive_group(required=True)
-    what.add_argument("--deadline", type=seconds, metavar="D", help="for all of it: 90s, 15m, 2h")
+    what.add_argument(
+        "--deadline", type=readable(parse_duration), metavar="D", help="for all of it: 90s, 15m, 2h"
+    )
     what.add_argument("--status", action="store_true", help="show how far it has come")
     drain.add_argument("--strategy", choices=("sleep", "stop"), default="sleep")
     drain.set_defaults(command=_drain)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from worker.config import Config
 from worker.errors import StartupError
@@ -50,10 +49,3 @@ def open_host(config: Config) -> Iterator[HostView]:
             ledger=ledger,
             locks=Locks(config.paths.runtime / "lock", timeout_s=1.0),
         )
-
-
-def format_utc(at_ms: int | None) -> str:
-    """Unix milliseconds as a person reads them, in UTC."""
-    if at_ms is None:
-        return "-"
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from enqueue.times import parse_time
+from worker.commands.arguments import readable
 from worker.commands.output import print_json, show, show_facts
-from worker.commands.times import moment_ms
 from worker.config import load
 
 _SINCE = "a time (2026-11-24T02:30:00Z) or an age (90m, 12h, 7d)"
@@ -20,7 +21,7 @@ def add_to(commands: Any) -> None:
     audit = commands.add_parser("audit", help="what happened to instances, from tenants' logs")
     audit.add_argument("--tenant")
     audit.add_argument("--instance")
-    audit.add_argument("--since", type=moment_ms, default=0, metavar="T", help=_SINCE)
+    audit.add_argument("--since", type=readable(parse_time), default=0, metavar="T", help=_SINCE)
     audit.set_defaults(command=_audit)
     recover = commands.add_parser("recover", help="repair what hostd does not repair by itself")
     recover.add_argument(
@@ -44,7 +45,7 @@ def _add_ledger(commands: Any) -> None:
     one.add_argument("request_id")
     one.set_defaults(command=_one)
     export = of_ledger.add_parser("export", help="every request, a JSON document a line")
-    export.add_argument("--since", type=moment_ms, default=0, metavar="T", help=_SINCE)
+    export.add_argument("--since", type=readable(parse_time), default=0, metavar="T", help=_SINCE)
     export.set_defaults(command=_export)
     backup = of_ledger.add_parser("backup", help="a checked copy, while hostd runs")
     backup.add_argument("file", type=Path)

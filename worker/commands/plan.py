@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from enqueue.documents import written_time
 from enqueue.requests import InstanceRequest, NetworkRequest, SetupNetwork, TeardownNetwork
+from enqueue.times import format_iso
 from worker.commands.host_view import HostView
 from worker.plans.action import action_for
 from worker.plans.choose import instance_plan
@@ -42,7 +42,7 @@ def _network(view: HostView, request: NetworkRequest) -> Plan:
 
 
 def _instance(view: HostView, request: InstanceRequest) -> Plan:
-    at = written_time(time.time())
+    at = format_iso(time.time() * 1000)
     facts = instance_facts(request, view.host, layout=view.settings.layout, at=at)
     action = action_for(request, facts)
     with view.ledger.rehearsal():

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 import uuid
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from enqueue.times import format_iso
 from worker.config import Config
 from worker.errors import HostdError, StartupError
 from worker.ledger.checks import faults
@@ -104,7 +104,7 @@ def _filled(ledger: Ledger, host: Host, marker: LedgerMarker | None, now_ms: int
 
 def _moved_aside(path: Path, now_ms: int) -> str | None:
     """Where the old ledger lies now.  The file first: a WAL without it is never read."""
-    stamp = datetime.fromtimestamp(now_ms / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
+    stamp = format_iso(now_ms).replace("-", "").replace(":", "")
     target = path.with_name(f"{path.name}.damaged-{stamp}")
     moved = False
     for end in ("", "-wal", "-shm"):

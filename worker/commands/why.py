@@ -7,8 +7,9 @@ from typing import Any
 
 from enqueue.requests import describe
 from enqueue.results import Done, Failed
+from enqueue.times import format_utc
 from worker.commands.drain import waits_for_undrain
-from worker.commands.host_view import HostView, format_utc
+from worker.commands.host_view import HostView
 from worker.commands.sweep import found
 from worker.errors import Conflict, HostdError
 from worker.ledger.entries import LedgerEntry

@@ -15,6 +15,7 @@ from typing import Final
 
 from enqueue.keys import HostKeys
 from enqueue.results import Pong
+from enqueue.times import Clock
 from worker.config import Config
 from worker.daemon import startup as recover
 from worker.daemon.clock_sync import await_clock
@@ -42,7 +43,6 @@ from worker.scheduling.executors import Executors
 from worker.scheduling.host_lock import host_lock, make_directories
 from worker.scheduling.locks import Locks
 from worker.scheduling.suspects import suspects_at_start
-from worker.steps.engine import Clock
 from worker.sweep.history import SweepHistory
 from worker.sweep.state_guard import is_same_state
 from worker.sweep.sweeper import Sweeper
@@ -150,7 +150,7 @@ class Hostd:
             publish=self.publisher,
             executors=self.executors,
             metrics=metrics,
-            clock=Clock(wall=time.time, monotonic=time.monotonic),
+            clock=Clock(),
             pong=self._pong,
             random=random.random,
             suspicion=suspects_at_start(self.ledger),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import re
 import zlib
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -13,6 +12,7 @@ import msgspec
 from enqueue import envelope
 from enqueue.requests import describe
 from enqueue.results import Failed, Result, encode_result
+from enqueue.times import format_rq
 from worker.request.context import Delivery
 
 RESULT_SUCCESSFUL: Final = 1  # rq.results.Result.Type
@@ -24,8 +24,8 @@ def outcome_fields(status: str, began_s: float, ended_s: float, worker_name: str
     """How a job ended; times are Unix seconds."""
     return {
         "status": status,
-        "started_at": rq_time(began_s),
-        "ended_at": rq_time(ended_s),
+        "started_at": format_rq(began_s * 1000),
+        "ended_at": format_rq(ended_s * 1000),
         "worker_name": worker_name,
     }
 
@@ -55,15 +55,10 @@ def stream_fields(result: Result, worker_name: str) -> dict[Any, Any]:
     return fields
 
 
-def rq_time(wall_s: float) -> str:
-    """As `rq.utils.utcformat` writes it."""
-    return datetime.fromtimestamp(wall_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
 def _time_or(given: bytes, wall_s: float) -> str:
     """A time of RQ's as it came, if stock tools can read it."""
     text = given.decode("ascii", "replace")
-    return text if RQ_TIME.fullmatch(text) else rq_time(wall_s)
+    return text if RQ_TIME.fullmatch(text) else format_rq(wall_s * 1000)
 
 
 def _description(call: bytes) -> str:

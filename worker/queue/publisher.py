@@ -21,9 +21,10 @@ from redis.exceptions import RedisError
 
 from enqueue import keys
 from enqueue.results import Failed, Result
+from enqueue.times import format_rq
 from worker.config import WorkerConfig
 from worker.ledger.ledger import Ledger
-from worker.queue.job_fields import outcome_fields, rq_time, stream_fields, whole_job
+from worker.queue.job_fields import outcome_fields, stream_fields, whole_job
 from worker.queue.transaction import executed
 from worker.request.context import Delivery
 
@@ -73,7 +74,7 @@ class RedisPublisher:
         """See `worker.request.context.Publisher`."""
         if self._away:
             return True
-        now = rq_time(self._wall())
+        now = format_rq(self._wall() * 1000)
         job = keys.job(delivery.id)
         try:
             with self._redis.pipeline(transaction=True) as pipe:

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from enqueue.documents import written_time
 from enqueue.requests import (
     DestroyInstance,
     InstanceRequest,
@@ -27,6 +26,7 @@ from enqueue.requests import (
     op_of,
 )
 from enqueue.results import Failed, Result
+from enqueue.times import format_iso
 from worker.errors import Broken, HostdError, Transient
 from worker.ledger.entries import LedgerEntry
 from worker.model.names import InstanceRef
@@ -163,7 +163,7 @@ def _planned(order: VerifiedRequest, entry: LedgerEntry, ctx: Context) -> Planne
 
 
 def _planned_instance(request: InstanceRequest, entry: LedgerEntry, ctx: Context) -> Planned:
-    at = written_time(ctx.clock.wall())
+    at = format_iso(ctx.clock.now_ms())
     facts = replace(
         instance_facts(request, ctx.host, layout=ctx.settings.layout, at=at),
         retry_of_failed_run=entry.runs > 1 and _may_be_had_again(entry.result),

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from enqueue.keys import job_id
 from enqueue.results import Pong, Result
+from enqueue.times import Clock
 from worker.config import Config
 from worker.ledger.ledger import Ledger
 from worker.model.names import InstanceRef
@@ -19,7 +20,6 @@ from worker.scheduling.executors import Executors
 from worker.scheduling.locks import Locks
 from worker.scheduling.suspects import CrashSuspects
 from worker.scheduling.unreconciled import Unreconciled
-from worker.steps.engine import Clock
 
 
 @dataclass(frozen=True, slots=True)

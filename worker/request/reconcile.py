@@ -10,8 +10,8 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Final, assert_never
 
-from enqueue.documents import written_time
 from enqueue.requests import StopInstance
+from enqueue.times import format_iso
 from worker.errors import HostdError
 from worker.ledger.ledger import Change
 from worker.model.names import InstanceRef
@@ -118,7 +118,7 @@ def _due(facts: InstanceFacts, told: str | None) -> tuple[Finding, str | None]:
 
 
 def _facts(ref: InstanceRef, ctx: Context) -> InstanceFacts:
-    at = written_time(ctx.clock.wall())
+    at = format_iso(ctx.clock.now_ms())
     # As for a Stop: what cannot be read is a fact, and no failure.
     look = StopInstance(tenant_id=ref.tenant_id, pool_id=ref.pool_id, instance_id=ref.instance_id)
     return instance_facts(look, ctx.host, layout=ctx.settings.layout, at=at)

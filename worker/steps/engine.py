@@ -10,11 +10,12 @@ from __future__ import annotations
 import errno
 import logging
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from enqueue.results import StepReport
+from enqueue.times import Clock
 from worker.errors import Broken, HostdError, Transient
 from worker.ports import Host
 from worker.steps.step import IrrevocableError, Step
@@ -29,18 +30,6 @@ class Journal(Protocol):
     def finished(self, request_id: str, step: str, now_ms: int) -> None: ...
     def begun_steps(self, request_id: str) -> frozenset[str]: ...
     def undone(self, request_id: str, steps: Sequence[str]) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """Wall time in Unix seconds, and a monotonic clock in seconds."""
-
-    wall: Callable[[], float]
-    monotonic: Callable[[], float]
-
-    def now_ms(self) -> int:
-        """Unix time in milliseconds."""
-        return int(self.wall() * 1000)
 
 
 @dataclass(frozen=True, slots=True)
