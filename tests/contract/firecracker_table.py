@@ -127,7 +127,6 @@ NOT_STARTED: list[Row] = [
     ("PUT", "/vsock", {"guest_cid": 3, "uds_path": "v"}, None),
     ("PUT", "/vsock", {"guest_cid": 3, "uds_path": "v"}, None),
     ("PUT", "/entropy", {}, None),
-    ("GET", "/balloon", None, "Balloon config error: No balloon device found."),
     (
         "PUT",
         "/logger",
@@ -161,7 +160,6 @@ RUNNING: list[Row] = [
         "Create snapshot error: Cannot save the microVM state: Operation not allowed: "
         "save/restore unavailable while running",
     ),
-    ("PATCH", "/drives/root", {"drive_id": "root", "path_on_host": "disk"}, None),
     ("PATCH", "/vm", {"state": "Resumed"}, None),
     ("PATCH", "/vm", {"state": "Paused"}, None),
 ]

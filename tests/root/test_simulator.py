@@ -56,7 +56,7 @@ def test_eleventh_connection_is_turned_away_and_a_long_body_too(simulator: Simul
     for client in clients:
         client.connect(str(vmm.api))
     assert clients[10].recv(16).startswith(b"HTTP/1.1 503")
-    clients[0].sendall(b"PUT /mmds HTTP/1.1\r\nContent-Length: 51201\r\n\r\n")
+    clients[0].sendall(b"PUT /vsock HTTP/1.1\r\nContent-Length: 51201\r\n\r\n")
     reply = clients[0].recv(4096)
     assert reply.startswith(b"HTTP/1.1 400 ")
     assert b"size 51201 is larger than the limit of 51200" in reply

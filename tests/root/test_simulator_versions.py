@@ -66,7 +66,7 @@ def test_programs_and_api_tell_version_and_format(simulator: Simulator, version:
     assert told(simulator.jailer, "--version") == f"Jailer v{version}"
     assert told(simulator.firecracker, "--snapshot-version") == f"v{FORMATS[version]}"
     vmm = simulator.start("a")
-    assert vmm.ok("GET", "/version") == {"firecracker_version": version}
+    assert vmm.ok("GET", "/")["vmm_version"] == version
 
 
 def test_version_before_1_12_is_not_emulated(simulator: Simulator) -> None:

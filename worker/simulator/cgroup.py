@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from worker.simulator.words import JailerFault, told
+from worker.simulator.errors import JailerFault, jailer_errors
 
 
 def _mounts(kind: str) -> list[tuple[str, list[str]]]:
@@ -21,7 +21,7 @@ def _unified() -> str:
 
 
 def _write(path: str, text: str) -> None:
-    with told(f"Failed to write to {path}"), open(path, "w", encoding="ascii") as file:
+    with jailer_errors(f"Failed to write to {path}"), open(path, "w", encoding="ascii") as file:
         file.write(text)
 
 
@@ -42,7 +42,7 @@ def join_parent(parent: str) -> None:
     )
     group = f"{_unified()}/{parent}"
     if os.path.exists(group):
-        with told(f"Failed to move process to cgroup ({group})"):
+        with jailer_errors(f"Failed to move process to cgroup ({group})"):
             _write(f"{group}/cgroup.procs", str(os.getpid()))
 
 

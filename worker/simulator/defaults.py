@@ -1,4 +1,4 @@
-"""What `GET /vm/config` shows of fields that were not given."""
+"""What `GET /vm/config` shows for fields that were not given."""
 
 from __future__ import annotations
 
@@ -28,10 +28,3 @@ INTERFACE = {
     "tx_rate_limiter": None,
 }
 BOOT_SOURCE = {"kernel_image_path": "", "initrd_path": None, "boot_args": None}
-BALLOON = {
-    "amount_mib": 0,
-    "deflate_on_oom": False,
-    "stats_polling_interval_s": 0,
-    "free_page_hinting": False,
-    "free_page_reporting": False,
-}

@@ -7,7 +7,7 @@ import os
 import struct
 from typing import Any
 
-from worker.simulator.words import ApiFault, FatalFault, refused
+from worker.simulator.errors import ApiFault, FatalFault, api_errors
 
 TUNSETIFF = 0x400454CA
 IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
@@ -33,7 +33,7 @@ def open_kernel(body: dict[str, Any]) -> None:
         ),
     ):
         if key in body:
-            with refused(f"Boot source error: {what}", join=""):
+            with api_errors(f"Boot source error: {what}", join=""):
                 os.close(os.open(body[key], os.O_RDONLY | os.O_CLOEXEC))
     if len(body.get("boot_args", "").encode()) > COMMAND_LINE_MAX:
         raise ApiFault(
@@ -49,7 +49,7 @@ def open_drive(drive: dict[str, Any], *, what: str, after: str = "", fatal: bool
         ApiFault: it cannot be opened; `what` and `after` surround the reason.
     """
     path, mode = drive["path_on_host"], os.O_RDONLY if drive["is_read_only"] else os.O_RDWR
-    with refused(f"{what}{BACKING}", after=f" {path}{after}", fatal=fatal):
+    with api_errors(f"{what}{BACKING}", after=f" {path}{after}", fatal=fatal):
         return os.open(path, mode | os.O_CLOEXEC)
 
 
@@ -66,7 +66,7 @@ def open_tap(name: str, *, fatal: bool = False) -> int:
         raise (FatalFault if fatal else ApiFault)(
             f"{where}Open tap device failed: Invalid interface name"
         )
-    with refused(f"{where}Open tap device failed: Couldn't open /dev/net/tun", fatal=fatal):
+    with api_errors(f"{where}Open tap device failed: Couldn't open /dev/net/tun", fatal=fatal):
         tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     request = struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
     hint = (
@@ -74,7 +74,7 @@ def open_tap(name: str, *, fatal: bool = False) -> int:
         "the network devices."
     )
     try:
-        with refused(
+        with api_errors(
             f"{where}Open tap device failed: Error while creating ifreq structure",
             after=hint,
             fatal=fatal,
@@ -96,7 +96,7 @@ def open_console(path: str | None, boot_args: str) -> int:
         return -1
     if path is None:
         return 1
-    with refused("Start microvm error: Failed to open the serial output"):
+    with api_errors("Start microvm error: Failed to open the serial output"):
         return os.open(
             path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o644
         )

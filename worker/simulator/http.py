@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 MAX_CONNECTIONS = 10
+LIMIT_BYTES = 51_200  # of a body: the default of --http-api-max-payload-size
 HEADER = "Server: Firecracker API\r\n"
 FULL = (
     f"HTTP/1.1 503\r\n{HEADER}Connection: close\r\nContent-Length: 40\r\n\r\n"
@@ -32,8 +33,8 @@ class BadRequest(Exception):
 class Connection:
     """One client; `requests` are those that have arrived in full."""
 
-    def __init__(self, client: socket.socket, limit: int) -> None:
-        self.client, self.limit = client, limit
+    def __init__(self, client: socket.socket) -> None:
+        self.client = client
         self.buffer = b""
         self.skip = 0
 
@@ -62,11 +63,11 @@ class Connection:
         except BadRequest:
             self.buffer = b""
             raise
-        if size > self.limit:
+        if size > LIMIT_BYTES:
             self.buffer, self.skip = b"", size - len(rest)
             raise BadRequest(
                 f"Request payload with size {size} is larger than the limit of "
-                f"{self.limit} allowed by server."
+                f"{LIMIT_BYTES} allowed by server."
             )
         if len(rest) < size:
             if expects:
@@ -76,12 +77,12 @@ class Connection:
         self.buffer = rest[size:]
         return Request(method, path, rest[:size])
 
-    def send(self, status: int, body: str | None = None, *, deprecated: bool = False) -> None:
+    def send(self, status: int, body: str | None = None) -> None:
         """The reply is on its way; a client that hung up is noticed at the next read."""
-        extra = "Deprecation: true\r\n" if deprecated else ""
+        extra = ""
         if body is not None:
             size = len(body.encode())
-            extra += f"Content-Type: application/json\r\nContent-Length: {size}\r\n"
+            extra = f"Content-Type: application/json\r\nContent-Length: {size}\r\n"
         head = f"HTTP/1.1 {status} \r\n{HEADER}Connection: keep-alive\r\n{extra}\r\n"
         try:
             self.client.sendall((head + (body or "")).encode())
@@ -128,8 +129,8 @@ def _headers(head: bytes) -> tuple[int, bool]:
 class Server:
     """Serves the bound socket, one request after the other, as the real one does."""
 
-    def __init__(self, listener: socket.socket, limit: int) -> None:
-        self.listener, self.limit = listener, limit
+    def __init__(self, listener: socket.socket) -> None:
+        self.listener = listener
         self.connections: dict[int, Connection] = {}
         self.poll = select.poll()
         self.poll.register(listener, select.POLLIN)
@@ -151,7 +152,7 @@ class Server:
             with client:
                 client.sendall(FULL.encode())
             return
-        self.connections[client.fileno()] = Connection(client, self.limit)
+        self.connections[client.fileno()] = Connection(client)
         self.poll.register(client, select.POLLIN)
 
     def _read(

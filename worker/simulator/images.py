@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from worker.simulator.devices import BUILD, open_console, open_drive, open_tap
+from worker.simulator.errors import ApiFault, FatalFault
 from worker.simulator.machine import Machine
 from worker.simulator.snapshot import (
     CREATE,
@@ -16,7 +17,6 @@ from worker.simulator.snapshot import (
     save_state,
 )
 from worker.simulator.vsock import Vsock
-from worker.simulator.words import ApiFault, FatalFault
 
 
 def create(machine: Machine, body: dict[str, Any]) -> None:
@@ -48,7 +48,6 @@ def create(machine: Machine, body: dict[str, Any]) -> None:
             "drives": list(machine.drives.values()),
             "interfaces": list(machine.interfaces.values()),
             "vsock": machine.vsock_config,
-            "balloon": machine.balloon,
             "entropy": machine.entropy,
         },
     )
@@ -85,7 +84,7 @@ def load(machine: Machine, body: dict[str, Any]) -> None:
     guest.all_touched = not dirty
     machine.config = state["config"] | {"track_dirty_pages": dirty}
     machine.boot_source = state["boot_source"]
-    machine.balloon, machine.entropy = state["balloon"], state["entropy"]
+    machine.entropy = state["entropy"]
     args = (machine.boot_source or {}).get("boot_args") or ""
     machine.adopt(guest, open_console(machine.serial_path, args))
     if body.get("resume_vm"):

@@ -15,8 +15,8 @@ from typing import NoReturn
 from worker.simulator import kernel
 from worker.simulator.arguments import BadArguments, instance_id_fault, parsed
 from worker.simulator.cgroup import add_groups, join_parent
+from worker.simulator.errors import JailerFault, jailer_errors
 from worker.simulator.faults import FILE_NAME, Faults, read_faults
-from worker.simulator.words import JailerFault, told
 
 MARK = b"hostd simulator launcher"
 DEVICES = (("/dev/net/tun", 10, 200), ("/dev/kvm", 10, 232), ("/dev/urandom", 1, 9))
@@ -68,7 +68,7 @@ class Jail:
 
 
 def _canonical(path: str) -> str:
-    with told(f"Failed to canonicalize path {path}"):
+    with jailer_errors(f"Failed to canonicalize path {path}"):
         return os.path.realpath(path, strict=True)
 
 
@@ -98,7 +98,7 @@ def _copy_program(jail: Jail) -> None:
         content, mode = source.read(), stat.S_IMODE(os.fstat(source.fileno()).st_mode)
     if MARK not in content:
         raise JailerFault(f"Failed to exec into Firecracker: {jail.exec_file} is no simulator")
-    with told(f"Failed to open {target}"):
+    with jailer_errors(f"Failed to open {target}"):
         copy = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, mode)
     if os.fstat(copy).st_nlink > 1:
         raise JailerFault(f"Detected hard link at: {target}")
@@ -112,7 +112,7 @@ def _enter_root(root: str) -> None:
     kernel.mount(None, "/", kernel.MS_SLAVE | kernel.MS_REC)
     kernel.mount(root, root, kernel.MS_BIND | kernel.MS_REC)
     os.chdir(root)
-    with told("Failed to create the jail root directory before pivoting root"):
+    with jailer_errors("Failed to create the jail root directory before pivoting root"):
         os.mkdir("old_root", 0o600)
     kernel.pivot_root(".", "old_root")
     os.chdir("/")
@@ -130,7 +130,7 @@ def _furnish(jail: Jail, userfault_minor: int | None) -> None:
         devices.append(("/dev/userfaultfd", 10, userfault_minor))
     for path, major, minor in devices:
         try:
-            with told(f"Failed to create {path} via mknod inside the jail"):
+            with jailer_errors(f"Failed to create {path} via mknod inside the jail"):
                 os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(major, minor))
                 os.chown(path, jail.uid, jail.gid)
         except JailerFault as fault:
@@ -162,7 +162,7 @@ def _daemonize(null: int) -> None:
 
 def _write_pid(jail: Jail, pid: int) -> None:
     path = f"/{jail.name}.pid"
-    with told(f"Failed to open file {path}"):
+    with jailer_errors(f"Failed to open file {path}"):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     os.write(file, str(pid).encode())
     os.close(file)
@@ -203,7 +203,7 @@ def run(jail: Jail, vmm: Vmm) -> NoReturn:
     os.makedirs(jail.root, exist_ok=True)
     _copy_program(jail)
     if jail.netns:
-        with told(f"Failed to open file {jail.netns}"):
+        with jailer_errors(f"Failed to open file {jail.netns}"):
             kernel.setns(jail.netns, kernel.CLONE_NEWNET)
     for kind, value in [(resource.RLIMIT_NOFILE, 2048), *jail.limits]:
         resource.setrlimit(kind, (value, value))

@@ -7,13 +7,12 @@ import threading
 import time
 from typing import Any
 
-from worker.simulator.defaults import BALLOON, BOOT_SOURCE, DRIVE, INTERFACE, MACHINE
+from worker.simulator.defaults import BOOT_SOURCE, DRIVE, INTERFACE, MACHINE
 from worker.simulator.devices import open_console, open_drive, open_kernel, open_log, open_tap
-from worker.simulator.extras import Extras
+from worker.simulator.errors import ApiFault
 from worker.simulator.faults import Faults
 from worker.simulator.guest import BOOTED, Guest
 from worker.simulator.vsock import Vsock
-from worker.simulator.words import ApiFault
 
 VCPUS_MAX = 32
 BLOCK = "Drive config error: Unable to create the virtio block device: "
@@ -34,11 +33,9 @@ class Machine:
         self.files: dict[str, int] = {}
         self.vsock_config: dict[str, Any] | None = None
         self.vsock: Vsock | None = None
-        self.balloon: dict[str, Any] | None = None
         self.entropy: dict[str, Any] | None = None
         self.serial_path: str | None = None
         self.guest: Guest | None = None
-        self.extras = Extras()
 
     def info(self) -> dict[str, Any]:
         """`GET /`."""
@@ -52,7 +49,7 @@ class Machine:
     def full_config(self) -> dict[str, Any]:
         """`GET /vm/config`."""
         return {
-            "balloon": self.balloon,
+            "balloon": None,
             "drives": list(self.drives.values()),
             "boot-source": self.boot_source or BOOT_SOURCE,
             "cpu-config": None,
@@ -63,8 +60,8 @@ class Machine:
             "network-interfaces": list(self.interfaces.values()),
             "vsock": self.vsock_config,
             "entropy": self.entropy,
-            "pmem": list(self.extras.pmem.values()),
-            "memory-hotplug": self.extras.hotplug,
+            "pmem": [],
+            "memory-hotplug": None,
         }
 
     def set_machine(self, body: dict[str, Any]) -> None:
@@ -110,19 +107,6 @@ class Machine:
         first = {name: drive} if drive["is_root_device"] else {}
         self.drives = first | self.drives | {name: drive}
 
-    def patch_drive(self, body: dict[str, Any]) -> None:
-        """Another file for a disk of the running guest."""
-        what, after = (
-            "Drive config error: Unable to patch the block device: ",
-            (" Please verify the request arguments."),
-        )
-        if body["drive_id"] not in self.drives:
-            raise ApiFault(f"{what}Failed perform action on device: Device not found{after}")
-        drive = self.drives[body["drive_id"]] | body
-        file = open_drive(drive, what=f"{what}Block: ", after=after)
-        self._keep(f"drive {drive['drive_id']}", file)
-        self.drives[drive["drive_id"]] = drive
-
     def put_interface(self, body: dict[str, Any]) -> None:
         """A network device; a former one of that id is dropped even if this one fails."""
         name = body["iface_id"]
@@ -143,12 +127,6 @@ class Machine:
         )
         self.vsock_config = {"guest_cid": body["guest_cid"], "uds_path": body["uds_path"]}
 
-    def set_balloon(self, body: dict[str, Any]) -> None:
-        """The balloon device."""
-        if body["amount_mib"] > self.config["mem_size_mib"]:
-            raise ApiFault("Balloon config error: Amount of pages requested is too large.")
-        self.balloon = BALLOON | body
-
     def boot(self) -> None:
         """The guest runs.
 
@@ -159,7 +137,6 @@ class Machine:
             raise ApiFault(
                 "Start microvm error: Cannot start microvm without kernel configuration."
             )
-        self.extras.open_all()
         console = open_console(self.serial_path, self.boot_source["boot_args"] or "")
         guest = Guest.booted(self.config["mem_size_mib"], self.faults.tick_ms / 1000)
         self.adopt(guest, console)

@@ -1,10 +1,8 @@
-"""The bodies that each version of the API takes; fields in the order of its own messages."""
+"""Bodies that each version of the API accepts; fields in the order of its own messages."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from worker.simulator.bodies import Kind, ListOf, OneOf, Scalar, Struct, Unsigned
+from worker.simulator.request_bodies import Kind, ListOf, OneOf, Scalar, Struct, Unsigned
 
 LEVELS = ("off", "error", "warn", "warning", "info", "debug", "trace")
 
@@ -91,14 +89,11 @@ def _interface(minor: int) -> Struct:
 
 
 def bodies(minor: int) -> dict[str, Kind]:
-    """The form of each request's body, by method and first path token, for version 1.`minor`."""
-    newer: dict[str, Any] = {"emit_id": YES_NO, "properties": ANY} if minor >= 17 else {}
+    """The form of each request's body, by method and first path token, in version 1.`minor`."""
     limited: dict[str, Kind] = {"rate_limiter": BUCKET} if minor >= 16 else {}
     return {
         "PUT actions": Struct(
-            "ActionBody",
-            "action_type",
-            action_type=OneOf("FlushMetrics", "InstanceStart", "SendCtrlAltDel"),
+            "ActionBody", "action_type", action_type=OneOf("InstanceStart", "SendCtrlAltDel")
         ),
         "PUT boot-source": Struct(
             "BootSourceConfig",
@@ -122,60 +117,11 @@ def bodies(minor: int) -> dict[str, Kind]:
             io_engine=OneOf("Sync", "Async"),
             socket=TEXT,
         ),
-        "PATCH drives": Struct(
-            "BlockDeviceUpdateConfig",
-            "drive_id",
-            drive_id=TEXT,
-            path_on_host=TEXT,
-            rate_limiter=LIMITER,
-        ),
         "PUT network-interfaces": _interface(minor),
-        "PATCH network-interfaces": Struct(
-            "NetworkInterfaceUpdateConfig",
-            "iface_id",
-            iface_id=TEXT,
-            rx_rate_limiter=LIMITER,
-            tx_rate_limiter=LIMITER,
-        ),
         "PUT vsock": Struct(
             "VsockDeviceConfig", "guest_cid uds_path", vsock_id=TEXT, guest_cid=U32, uds_path=TEXT
         ),
         "PUT entropy": Struct("EntropyDeviceConfig", "", rate_limiter=LIMITER),
-        "PUT balloon": Struct(
-            "BalloonDeviceConfig",
-            "amount_mib deflate_on_oom",
-            amount_mib=U32,
-            deflate_on_oom=YES_NO,
-            stats_polling_interval_s=U16,
-            free_page_hinting=YES_NO,
-            free_page_reporting=YES_NO,
-        ),
-        "PATCH balloon": Struct("BalloonUpdateConfig", "amount_mib", amount_mib=U32),
-        "PATCH balloon/statistics": Struct(
-            "BalloonUpdateStatsConfig", "stats_polling_interval_s", stats_polling_interval_s=U16
-        ),
-        "PATCH balloon/hinting/start": Struct("StartHintingCmd", "", acknowledge_on_stop=YES_NO),
-        "PATCH balloon/hinting/stop": ANY,
-        "PUT pmem": Struct(
-            "PmemConfig",
-            "id path_on_host",
-            id=TEXT,
-            path_on_host=TEXT,
-            root_device=YES_NO,
-            read_only=YES_NO,
-            rate_limiter=LIMITER,
-        ),
-        "PATCH pmem": Struct("PmemDeviceUpdateConfig", "id", id=TEXT, rate_limiter=LIMITER),
-        "PUT hotplug/memory": Struct(
-            "MemoryHotplugConfig",
-            "total_size_mib",
-            total_size_mib=SIZE,
-            block_size_mib=SIZE,
-            slot_size_mib=SIZE,
-        ),
-        "PATCH hotplug/memory": Struct(
-            "MemoryHotplugSizeUpdate", "requested_size_mib", requested_size_mib=SIZE
-        ),
         "PUT logger": Struct(
             "LoggerConfig",
             "",
@@ -185,20 +131,9 @@ def bodies(minor: int) -> dict[str, Kind]:
             show_log_origin=YES_NO,
             module=TEXT,
         ),
-        "PUT metrics": Struct("MetricsConfig", "metrics_path", metrics_path=PATH, **newer),
         "PUT serial": Struct("SerialConfig", "", serial_out_path=PATH, **limited),
         "PUT cpu-config": Struct(
             "CustomCpuTemplate", "", kvm_capabilities=ANY, cpuid_modifiers=ANY, msr_modifiers=ANY
-        ),
-        "PUT mmds": ANY,
-        "PATCH mmds": ANY,
-        "PUT mmds/config": Struct(
-            "MmdsConfig",
-            "network_interfaces",
-            version=OneOf("V1", "V2"),
-            network_interfaces=ListOf(TEXT),
-            ipv4_address=TEXT,
-            imds_compat=YES_NO,
         ),
         "PATCH vm": Struct("Vm", "state", state=OneOf("Paused", "Resumed")),
         "PUT snapshot/create": Struct(

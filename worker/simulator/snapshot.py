@@ -15,9 +15,9 @@ import time
 import zlib
 from typing import Any
 
+from worker.simulator.errors import ApiFault, FatalFault, api_errors
 from worker.simulator.faults import Faults
 from worker.simulator.guest import MIB, PAGE, Guest
-from worker.simulator.words import ApiFault, FatalFault, refused
 
 MAGIC = b"HSIMSTAT"
 MAP_NORESERVE = 0x4000  # linux/mman.h; Python has no name for it
@@ -35,7 +35,7 @@ def save_state(path: str, state: dict[str, Any]) -> None:
         ApiFault: the file cannot be written.
     """
     body = MAGIC + json.dumps(state).encode()
-    with refused(f"{CREATE}Cannot perform open on the snapshot backing file"):
+    with api_errors(f"{CREATE}Cannot perform open on the snapshot backing file"):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
         _write_at(file, body + zlib.crc32(body).to_bytes(8, "little"), 0)
@@ -44,13 +44,13 @@ def save_state(path: str, state: dict[str, Any]) -> None:
         os.close(file)
 
 
-def read_state(path: str, *, supported: str | None = None) -> dict[str, Any]:
+def read_state(path: str, *, supported: str) -> dict[str, Any]:
     """The state in the file; `supported` is the newest format that this version reads.
 
     Raises:
         FatalFault: unreadable, damaged, or of a format that this version does not read.
     """
-    with refused(f"{STATE}Failed to open snapshot file", fatal=True), open(path, "rb") as file:
+    with api_errors(f"{STATE}Failed to open snapshot file", fatal=True), open(path, "rb") as file:
         whole = file.read()
     if len(whole) < 8:
         raise FatalFault(f"{PARSE}IO Error: File too short to contain CRC")
@@ -58,10 +58,9 @@ def read_state(path: str, *, supported: str | None = None) -> dict[str, Any]:
     if zlib.crc32(body).to_bytes(8, "little") != trailer or not body.startswith(MAGIC):
         raise FatalFault(f"{PARSE}CRC64 validation failed")
     state: dict[str, Any] = json.loads(body[len(MAGIC) :])
-    if supported is not None:
-        found, known = (text.split(".") for text in (state["format"], supported))
-        if found[0] != known[0] or int(found[1]) > int(known[1]):
-            raise FatalFault(f"{PARSE}Invalid data version: {state['format']}")
+    found, known = (text.split(".") for text in (state["format"], supported))
+    if found[0] != known[0] or int(found[1]) > int(known[1]):
+        raise FatalFault(f"{PARSE}Invalid data version: {state['format']}")
     return state
 
 
@@ -74,13 +73,13 @@ def save_memory(path: str, guest: Guest, *, diff: bool, tracked: bool, faults: F
     Raises:
         ApiFault: the file cannot be written.
     """
-    with refused(f"{CREATE}Cannot perform open on the memory backing file"):
+    with api_errors(f"{CREATE}Cannot perform open on the memory backing file"):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         size = len(guest.memory)
         if os.fstat(file).st_size not in (0, size):
             os.ftruncate(file, 0)
-        with refused(f"{CREATE}Cannot perform set_length on the memory backing file"):
+        with api_errors(f"{CREATE}Cannot perform set_length on the memory backing file"):
             os.ftruncate(file, size)
         if faults.die_in_snapshot:
             os.ftruncate(file, size // 2)
@@ -90,7 +89,7 @@ def save_memory(path: str, guest: Guest, *, diff: bool, tracked: bool, faults: F
                 f"{CREATE}Cannot write memory file: Cannot dump memory: "
                 "No space left on device (os error 28)"
             )
-        with refused(f"{CREATE}Cannot write memory file: Cannot dump memory"):
+        with api_errors(f"{CREATE}Cannot write memory file: Cannot dump memory"):
             _dump(
                 file,
                 guest,
@@ -141,7 +140,7 @@ def load_guest(path: str, state: dict[str, Any], tick_s: float) -> Guest:
         FatalFault: the file is missing, too short, or not the memory that belongs to the state.
     """
     size = int(state["mem_size_mib"]) * MIB
-    with refused(f"{MEMORY}Failed to load guest memory", fatal=True):
+    with api_errors(f"{MEMORY}Failed to load guest memory", fatal=True):
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             if os.fstat(file).st_size < size:

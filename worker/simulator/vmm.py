@@ -10,22 +10,25 @@ import socket
 import sys
 import time
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from worker.simulator import kernel
-from worker.simulator.api import Answer, Api
+from worker.simulator.api import Api
 from worker.simulator.arguments import BadArguments, instance_id_fault, parsed
+from worker.simulator.errors import ApiFault, FatalFault, os_words
 from worker.simulator.faults import FILE_NAME, Faults, Rule, read_faults
 from worker.simulator.http import Connection, Request, Server, as_json
 from worker.simulator.journal import Journal
 from worker.simulator.machine import Machine
-from worker.simulator.metadata import TooLarge
-from worker.simulator.options import FLAGS, SINGLE
-from worker.simulator.schemas import LEVELS
-from worker.simulator.snapshot import read_state
-from worker.simulator.words import ApiFault, FatalFault, os_words
 
-OK, GENERIC, BAD_CONFIGURATION, BAD_ARGUMENTS = 0, 1, 152, 153
+OK, GENERIC, BAD_ARGUMENTS = 0, 1, 153
+FLAGS = frozenset({"version", "snapshot-version"})
+SINGLE = {
+    "api-sock": "/run/firecracker.socket",
+    "id": "anonymous-instance",
+    "log-path": None,
+    "level": "info",
+}
 # Not SIGBUS, SIGSEGV, SIGILL: a handler in Python returns to the faulting instruction, for ever.
 DEADLY = {signal.SIGXFSZ: 151, signal.SIGXCPU: 154, signal.SIGHUP: 156}
 
@@ -50,21 +53,13 @@ class Vmm:
         """
         faults = self.machine.faults
         self.journal.write(f"Running Firecracker v{faults.version}")
-        if "metrics-path" in self.found:
-            self.journal.open_metrics(self.found["metrics-path"][0])
         if faults.die_before_socket:
             raise SystemExit(faults.exit_code)
-        listener = None if "no-api" in self.found else self._bound(self.found["api-sock"][0])
-        if "config-file" in self.found:
-            self.api.configure_from(self.found["config-file"][0])
+        listener = self._bound(self.found["api-sock"][0])
         if faults.die_after_socket:
             raise SystemExit(faults.exit_code)
-        if listener is None:
-            while True:
-                signal.pause()
         self.journal.write("API server started.", thread="fc_api")
-        limit = int(self.found["http-api-max-payload-size"][0])
-        return Server(listener, limit).serve(self._handle)
+        return Server(listener).serve(self._handle)
 
     def _bound(self, path: str) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -97,10 +92,13 @@ class Vmm:
         rule = faults.rule(name, nth)
         if rule is not None and not (rule.after or rule.answered) and _spoils(rule, connection):
             return None
-        answer, fault = self.api.answer(*request)
+        try:
+            payload, fault = self.api.answer(*request), None
+        except ApiFault as refusal:
+            payload, fault = None, refusal
         if rule is not None and rule.after and _spoils(rule, connection):
             return None
-        code = self._reply(connection, answer, fault)
+        code = self._reply(connection, payload, fault)
         if rule is not None and rule.answered:
             _spoils(rule, connection)
         if faults.die_after_snapshot and name == "PUT /snapshot/create" and fault is None:
@@ -112,21 +110,20 @@ class Vmm:
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps([request.method, request.path, body]) + "\n")
 
-    def _reply(self, connection: Connection, answer: Answer, fault: ApiFault | None) -> int | None:
+    def _reply(self, connection: Connection, payload: Any, fault: ApiFault | None) -> int | None:
         if fault is not None:
-            return self._refuse(connection, fault, deprecated=answer.deprecated)
-        if answer.payload is None:
-            connection.send(204, deprecated=answer.deprecated)
+            return self._refuse(connection, fault)
+        if payload is None:
+            connection.send(204)
         else:
-            connection.send(200, as_json(answer.payload))
+            connection.send(200, as_json(payload))
         return None
 
-    def _refuse(self, connection: Connection, fault: ApiFault, *, deprecated: bool) -> int | None:
+    def _refuse(self, connection: Connection, fault: ApiFault) -> int | None:
         self.journal.write(
             f"Received Error. Status code: 400 Bad Request. Message: {fault}", thread="fc_api"
         )
-        status = 413 if isinstance(fault, TooLarge) else 400
-        connection.send(status, as_json({"fault_message": str(fault)}), deprecated=deprecated)
+        connection.send(400, as_json({"fault_message": str(fault)}))
         if isinstance(fault, FatalFault):
             self.journal.write(
                 "RunWithApiError error: Failed to build MicroVM: Loading snapshot failed.."
@@ -170,8 +167,6 @@ def _tell(found: dict[str, list[str]], faults: Faults) -> bool:
         print(f"Firecracker v{faults.version}\n")
     elif "snapshot-version" in found:
         print(f"v{faults.snapshot_version}")
-    elif "describe-snapshot" in found:
-        print(f"v{read_state(found['describe-snapshot'][0])['format']}")
     else:
         return False
     sys.stdout.flush()
@@ -184,8 +179,6 @@ def _configured(argv: list[str], faults: Faults, fault_file: str, journal: Journ
         raise BadArguments(
             f"Found argument '{extra[0]}' which wasn't expected, or isn't valid in this context."
         )
-    if "no-api" in found and "config-file" not in found:
-        raise BadArguments("Argument 'config-file' required, but not found.")
     if _tell(found, faults):
         return OK
     journal.name = found["id"][0]
@@ -193,15 +186,8 @@ def _configured(argv: list[str], faults: Faults, fault_file: str, journal: Journ
     if fault:
         journal.write(f"Invalid instance ID: {fault}")
         os.abort()  # the real one panics
-    level = found.get("level", ["info"])[0]
-    if level.lower() not in LEVELS:
-        journal.write(
-            "Invalid value for logger level: Failed to parse string to level filter: "
-            f"{level}.Possible values: [Error, Warning, Info, Debug]"
-        )
-        return BAD_CONFIGURATION
-    logging = {"level": level}
-    journal.configure(logging | ({"log_path": found["log-path"][0]} if "log-path" in found else {}))
+    if "log-path" in found:
+        journal.configure({"log_path": found["log-path"][0]})
     _take_signals()
     kernel.set_name("firecracker")
     kernel.forbid_new_privileges()

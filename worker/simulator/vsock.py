@@ -8,9 +8,9 @@ import socket
 import threading
 
 from worker.simulator.agent import serve
+from worker.simulator.errors import ApiFault, FatalFault, os_words
 from worker.simulator.faults import Faults
 from worker.simulator.guest import Guest
-from worker.simulator.words import ApiFault, FatalFault, os_words
 
 FIRST_HOST_PORT = 1 << 30
 COMMAND_MIN, COMMAND_MAX = 10, 32

@@ -7,19 +7,17 @@ from collections.abc import Callable
 from json.decoder import scanstring  # type: ignore[attr-defined]  # typeshed lacks it
 from typing import Any
 
+from worker.simulator.errors import ApiFault
+
 WHITE = " \t\r\n"
 PREFIX = "An error occurred when deserializing the json body of a request: "
 _decoder = json.JSONDecoder()
 
 
-class BadBody(Exception):
-    """The body is refused; the text is the fault message."""
-
-
-def _refuse(reason: str, text: str, at: int) -> BadBody:
+def _refuse(reason: str, text: str, at: int) -> ApiFault:
     line = text.count("\n", 0, at) + 1
     column = at - (text.rfind("\n", 0, at) + 1)
-    return BadBody(f"{PREFIX}{reason} at line {line} column {column}.")
+    return ApiFault(f"{PREFIX}{reason} at line {line} column {column}.")
 
 
 def _named(value: Any) -> str:
@@ -48,7 +46,7 @@ def _listed(names: list[str]) -> str:
 
 
 class Kind:
-    """A JSON value of one form; `read` returns it with the position after it."""
+    """A form of a JSON value; `read` returns the value and the position after it."""
 
     expected = ""
 
@@ -60,7 +58,7 @@ class Kind:
         """The value that starts at `at`.
 
         Raises:
-            BadBody: it has another form.
+            ApiFault: it has another form.
         """
         value, end = _decoder.raw_decode(text, at)
         if not self.holds(value):
@@ -69,7 +67,7 @@ class Kind:
 
 
 class Scalar(Kind):
-    """A string or a boolean; `check` names what else is wrong with it."""
+    """A string or a boolean; `check` returns what else is wrong with it, or None."""
 
     def __init__(
         self, expected: str, of: type, check: Callable[[Any], str | None] | None = None
@@ -88,7 +86,7 @@ class Scalar(Kind):
 
 
 class Unsigned(Kind):
-    """An integer of so many bits; a boolean is none."""
+    """An integer of `bits` bits; a boolean is not an integer."""
 
     def __init__(self, expected: str, bits: int) -> None:
         self.expected, self.bits = expected, bits
@@ -130,7 +128,7 @@ class ListOf(Kind):
 
 
 class Struct(Kind):
-    """An object of known fields in order; those in `required` must be there, null is absence."""
+    """An object of known fields in order; `required` ones must be present, null means absent."""
 
     def __init__(self, name: str, required: str, **fields: Kind) -> None:
         self.expected = f"struct {name}"
@@ -171,14 +169,14 @@ def read_body(kind: Kind, raw: bytes) -> Any:
     """The value in `raw`.
 
     Raises:
-        BadBody: not JSON, or of another form.
+        ApiFault: not JSON, or of another form.
     """
     try:
         text = raw.decode()
         json.loads(text)
     except UnicodeDecodeError as error:
-        raise BadBody(f"{PREFIX}invalid unicode code point.") from error
+        raise ApiFault(f"{PREFIX}invalid unicode code point.") from error
     except json.JSONDecodeError as error:
         reason = f"{error.msg[:1].lower()}{error.msg[1:]}"
-        raise BadBody(f"{PREFIX}{reason} at line {error.lineno} column {error.colno}.") from error
+        raise ApiFault(f"{PREFIX}{reason} at line {error.lineno} column {error.colno}.") from error
     return kind.read(text, _skip(text, 0))[0]

@@ -7,12 +7,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Where the C library of the real binaries, musl, words an error unlike glibc.
+# The real binaries are linked with musl, which words these errors unlike glibc.
 MUSL = {errno.EADDRINUSE: "Address in use", errno.EBUSY: "Resource busy"}
 
 
 class JailerFault(Exception):
-    """The jailer gives up; the text is its own."""
+    """The jailer gives up; the text is the real jailer's."""
 
 
 class ApiFault(Exception):
@@ -31,8 +31,8 @@ def os_words(error: OSError) -> str:
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
-    """OSErrors come out as JailerFault `what: why`."""
+def jailer_errors(what: str) -> Iterator[None]:
+    """Turns an OSError into JailerFault `what: why`."""
     try:
         yield
     except OSError as error:
@@ -40,8 +40,10 @@ def told(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def refused(what: str, *, join: str = ": ", after: str = "", fatal: bool = False) -> Iterator[None]:
-    """OSErrors come out as ApiFault, or FatalFault: `what`, `join`, why, `after`."""
+def api_errors(
+    what: str, *, join: str = ": ", after: str = "", fatal: bool = False
+) -> Iterator[None]:
+    """Turns an OSError into ApiFault, or FatalFault: `what`, `join`, why, `after`."""
     try:
         yield
     except OSError as error:
