@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         level=logging.DEBUG if arguments.verbose else logging.INFO,
         format="%(asctime)s %(levelname)s %(threadName)s %(message)s",
     )
-    for noisy in ("httpx", "httpcore", "rq.worker", "pyroute2"):
+    for noisy in ("rq.worker", "pyroute2"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         return int(arguments.command(arguments))

@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.contract.firecracker_table import (
@@ -27,7 +26,7 @@ from tests.contract.firecracker_table import (
     Row,
 )
 from tests.fixtures.simulator import Connection, eventually, halting_kernel, real_binaries
-from worker.host.firecracker.api.transport import OneConnection
+from worker.host.firecracker.api.transport import OneConnection, Request
 from worker.simulator import install
 
 
@@ -153,16 +152,11 @@ def test_calls_sent_in_one_piece_are_all_carried_out_and_answered_in_order(
     sent = [row for row in NOT_STARTED if row[1] != "/actions"]
     transport = OneConnection(str(program.api), check=lambda _: None)
     requests = [
-        httpx.Request(
-            method,
-            f"http://localhost{path}",
-            content=None if body is None else json.dumps(body),
-            extensions={"timeout_s": 20},
-        )
+        Request(method, path, None if body is None else json.dumps(body).encode())
         for method, path, body, _ in sent
     ]
-    for row, answer in zip(sent, transport.handle_requests(requests), strict=True):
-        told = answer.json()["fault_message"] if answer.status_code == 400 else None
+    for row, answer in zip(sent, transport.send(requests, 20), strict=True):
+        told = json.loads(answer.content)["fault_message"] if answer.status == 400 else None
         assert told == row[3], row
     transport.close()
 

@@ -100,9 +100,6 @@ class FakeVmm:
         """Another hostd on the same machine."""
         return type(self)(self.layout, self.machine)
 
-    def preload(self) -> None:
-        pass
-
     def trim_logs(self) -> None:
         pass  # its VMMs log nothing
 

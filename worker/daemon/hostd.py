@@ -248,7 +248,6 @@ class Hostd:
             ledger=self.ledger,
             retention_days=self.config.ledger.retention_days,
             claim=lambda: redis_host.refresh(self._redis, self._keys, self._owner),
-            warm=self.host.vmm.preload,
             settled=self._settled,
             trim=self.host.vmm.trim_logs,
             mark=self._mark,

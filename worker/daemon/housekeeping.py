@@ -26,7 +26,7 @@ PRUNE_S: Final = 3600.0
 class Housekeeping:
     """Heartbeat, owner key, what waits for Redis, who shows as deferred, and what is forgotten.
 
-    `claim` says again whose the host name is; `warm` loads what the first start would wait for;
+    `claim` says again whose the host name is;
     `settled` notes that every instance was looked at, once it was; `trim` keeps VMMs' logs small;
     `mark` says beside the ledger how far it has come; `drain` goes on with one.
     """
@@ -37,7 +37,6 @@ class Housekeeping:
     ledger: Ledger
     retention_days: int
     claim: Callable[[], None]
-    warm: Callable[[], None]
     settled: Callable[[], None]
     trim: Callable[[], None]
     mark: Callable[[], None]
@@ -48,7 +47,6 @@ class Housekeeping:
         shown: set[str] = set()
         next_beat = next_prune = next_trim = 0.0
         self.worker.connected.wait(BEAT_S)
-        self.warm()
         _spare_collections()
         while not self.worker.stopping.wait(1.0):
             if time.monotonic() >= next_prune:

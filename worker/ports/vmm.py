@@ -85,9 +85,6 @@ class Vmm(Protocol):
     Broken `vmm_exited` (it has ended; facts carry the exit code, where known, and a log tail).
     """
 
-    def preload(self) -> None:
-        """The first start need not wait for what is loaded late; for a worker that is idle."""
-
     def state(self, ref: InstanceRef, *, fresh: bool = False) -> VmmState:
         """What the VMM does; death is what its pidfd says, never a timed-out API.
 

@@ -11,7 +11,6 @@ import sys
 import traceback
 from pathlib import Path
 
-import httpx  # noqa: F401  loaded here, so that no child loads it
 import msgspec
 
 from tests.crash.process.entry import Order, run

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from worker.errors import Broken, Transient
 from worker.host.firecracker import guest_calls, vmm_record
-from worker.host.firecracker.api.lazy import warm
 from worker.host.firecracker.binary import Binary, Programs
 from worker.host.firecracker.finder import Finder
 from worker.host.firecracker.guest_control import GuestControl
@@ -57,10 +56,6 @@ class Firecracker:
         self._finder = Finder(layout, api_timeout_s=api_timeout_s, settle_s=spawn_timeout_s)
         self._guest = GuestControl(layout, self._finder, self._jail)
         self._launches: dict[InstanceRef, Launch] = {}  # launched by this hostd, not up yet
-
-    def preload(self) -> None:
-        """The first start need not wait for imports; for a worker that is up and idle."""
-        warm()
 
     # -------------------------------------------------------------- looking
 

@@ -11,13 +11,16 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+import h11
+import msgspec
+
 from worker.errors import Broken, Transient
-from worker.host.firecracker.api import lazy
+from worker.host.firecracker.api.transport import OneConnection, Request, Response
 from worker.linux import processes
 from worker.ports import VmmState
 
@@ -47,7 +50,7 @@ class Api:
         self._seen: tuple[float, VmmState] | None = None  # when, on the monotonic clock
         self._directory = _open_run(jail_root)
         try:
-            self._transport = lazy.one_connection(
+            self._transport = OneConnection(
                 f"/proc/self/fd/{self._directory}/{SOCKET_NAME}", self._check_peer
             )
         except BaseException:
@@ -136,27 +139,15 @@ class Api:
         self, calls: Sequence[tuple[str, str, Mapping[str, Any] | None]], timeout_s: float
     ) -> list[Any]:
         self._seen = None
-        httpx = lazy.httpx()
         requests = [
-            httpx.Request(method, lazy.url(path), json=body, extensions={"timeout_s": timeout_s})
+            Request(method, path, None if body is None else msgspec.json.encode(body))
             for method, path, body in calls
         ]
-        answers = self._transport.handle_requests(requests)
-        found: list[Any] = []
-        for method, path, _ in calls:
-            route = f"{method} {path}"
-            try:
-                answer = next(answers)
-            except httpx.TimeoutException as error:
-                raise Transient(
-                    "vmm_timeout", f"no answer to {route} within {timeout_s:g} s", route=route
-                ) from error
-            except httpx.TransportError as error:
-                raise Transient(
-                    "vmm_timeout", f"the connection broke at {route}: {error}", route=route
-                ) from error
-            found.append(_checked(route, answer.status_code, answer.content))
-        return found
+        answers = self._transport.send(requests, timeout_s)
+        return [
+            _checked(route, _received(route, answers, timeout_s))
+            for route in (f"{method} {path}" for method, path, _ in calls)
+        ]
 
     def _check_peer(self, connection: socket.socket) -> None:
         peer = processes.listener_of(connection)
@@ -182,11 +173,25 @@ def listening(jail_root: Path) -> bool:
         os.close(directory)
 
 
-def _checked(route: str, status: int, content: bytes) -> Any:
+def _received(route: str, answers: Iterator[Response], timeout_s: float) -> Response:
+    try:
+        return next(answers)
+    except TimeoutError as error:
+        raise Transient(
+            "vmm_timeout", f"no answer to {route} within {timeout_s:g} s", route=route
+        ) from error
+    except (OSError, h11.ProtocolError) as error:
+        raise Transient(
+            "vmm_timeout", f"the connection broke at {route}: {error}", route=route
+        ) from error
+
+
+def _checked(route: str, response: Response) -> Any:
+    status, content = response
     try:
         answer = json.loads(content) if content else None
     except ValueError:
-        # A fault that quotes the request's own bytes is not escaped, so it may be no JSON.
+        # A fault that quotes the request's bytes does not escape them: it may not be valid JSON.
         answer = content[:_MAX_QUOTED].decode(errors="replace")
     if status in (200, 204):
         return answer

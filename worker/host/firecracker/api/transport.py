@@ -1,26 +1,42 @@
-"""httpx's transport for one VMM: one connection over a Unix socket, kept; several requests at once.
+"""HTTP to one VMM: one kept connection over a Unix socket, on which several requests may be sent
+at once.
 
-httpx's own keeps a pool of connections with its locks and queues, and builds what TLS and proxies
-need: more than half of a call's time, for a server that is asked one thing at a time.  HTTP itself
-is h11's, as there.
+h11 does the protocol.  A client library on top of it keeps a pool of connections with its locks and
+queues, and builds what TLS and proxies need: more than half of a call's time, and megabytes of
+modules, for a server that gets one request at a time.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import h11
-import httpx
 
 _CHUNK_BYTES: Final = 1 << 16
 
 
-class OneConnection(httpx.BaseTransport):
-    """Requests go to whoever listens at `path`, if `check` returns; it sees the fresh socket.
+class Request(NamedTuple):
+    """One call; `content` is JSON, or None for a call without a body."""
 
-    Each request's extension `timeout_s` bounds the wait for each piece of its answer, in seconds.
+    method: str
+    path: str
+    content: bytes | None = None
+
+
+class Response(NamedTuple):
+    """The whole answer to one call."""
+
+    status: int
+    content: bytes
+
+
+class OneConnection:
+    """Sends requests to the server that listens at `path`.
+
+    `check` gets each new socket before anything is sent on it, and raises if the server is not the
+    right one.
     """
 
     def __init__(self, path: str, check: Callable[[socket.socket], None]) -> None:
@@ -29,43 +45,32 @@ class OneConnection(httpx.BaseTransport):
         self._socket: socket.socket | None = None
         self._received = b""
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """The whole answer.
+    def send(self, requests: Sequence[Request], timeout_s: float) -> Iterator[Response]:
+        """The answers in order, the requests having been sent in one piece (RFC 9112, 9.3.2).
+
+        The server works through all of them, even if it refuses one.  `timeout_s` bounds the wait
+        for each piece of an answer, in seconds.
 
         Raises:
-            httpx.TimeoutException, httpx.TransportError: there is none, or none that is whole.
+            TimeoutError: the next answer, or the rest of it, did not come in time.
+            OSError, h11.ProtocolError: the connection broke, or the answer is not valid HTTP.
         """
-        (answer,) = self.handle_requests([request])
-        return answer
-
-    def handle_requests(self, requests: Sequence[httpx.Request]) -> Iterator[httpx.Response]:
-        """The whole answers in order, the requests having been sent in one piece (RFC 9112, 9.3.2).
-
-        The server works through them whatever becomes of each.
-
-        Raises:
-            As `handle_request`, the error naming the request that has no answer.
-        """
-        asked, unread = requests[0], len(requests)
+        unread = len(requests)
         try:
-            connection = self._connected(asked.extensions["timeout_s"])
+            connection = self._connected(timeout_s)
             states = [h11.Connection(h11.CLIENT) for _ in requests]
-            self._send(connection, b"".join(map(_wire, states, requests)))
-            for state, asked in zip(states, requests, strict=True):
-                connection.settimeout(asked.extensions["timeout_s"])
+            self._send(connection, b"".join(map(_encode, states, requests)))
+            connection.settimeout(timeout_s)
+            for state in states:
                 answer = self._answer(connection, state)
                 unread -= 1
                 yield answer
-        except TimeoutError as error:
-            raise httpx.TimeoutException(str(error), request=asked) from error
-        except (OSError, h11.ProtocolError) as error:
-            raise httpx.TransportError(str(error), request=asked) from error
         finally:
-            if unread:  # else an answer that nobody read would be taken for the next one
+            if unread:  # otherwise an unread answer would be taken for that of the next request
                 self.close()
 
     def close(self) -> None:
-        """The connection is closed."""
+        """Closes the connection."""
         if self._socket is not None:
             self._socket.close()
         self._socket, self._received = None, b""
@@ -89,13 +94,13 @@ class OneConnection(httpx.BaseTransport):
     def _send(self, connection: socket.socket, raw: bytes) -> None:
         try:
             connection.sendall(raw)
-        except ConnectionError:  # who hangs up in the middle may have answered before
+        except ConnectionError:  # a server that closes in the middle may have answered before
             if not self._readable():
                 raise
 
     def _readable(self) -> bool:
-        """Whether an idle connection has something to read, as only one that was closed has."""
-        assert self._socket is not None  # noqa: S101  asked of a connection only
+        """Whether an idle connection has something to read, as only a closed one has."""
+        assert self._socket is not None  # noqa: S101  called for a connection only
         self._socket.settimeout(0)
         try:
             self._socket.recv(1, socket.MSG_PEEK)
@@ -105,13 +110,13 @@ class OneConnection(httpx.BaseTransport):
             return True
         return True
 
-    def _answer(self, connection: socket.socket, state: h11.Connection) -> httpx.Response:
+    def _answer(self, connection: socket.socket, state: h11.Connection) -> Response:
         state.receive_data(self._received or connection.recv(_CHUNK_BYTES))
-        head, content = None, b""
+        status, content = 0, b""
         while not isinstance(event := state.next_event(), h11.EndOfMessage):
             match event:
                 case h11.Response():
-                    head = event
+                    status = event.status_code
                 case h11.Data():
                     content += event.data
                 case h11.InformationalResponse():
@@ -119,17 +124,20 @@ class OneConnection(httpx.BaseTransport):
                 case h11.NEED_DATA:
                     state.receive_data(connection.recv(_CHUNK_BYTES))
                 case _:
-                    raise ConnectionError("the VMM hung up")
+                    raise ConnectionError("the VMM closed the connection")
         self._received = state.trailing_data[0]
         if state.their_state is not h11.DONE:  # this was its last answer
             self.close()
-        assert head is not None  # noqa: S101  h11 gives a head before any end
-        return httpx.Response(head.status_code, headers=list(head.headers), content=content)
+        return Response(status, content)
 
 
-def _wire(state: h11.Connection, request: httpx.Request) -> bytes:
-    head = h11.Request(
-        method=request.method, target=request.url.raw_path, headers=request.headers.raw
-    )
-    events = head, h11.Data(data=request.read()), h11.EndOfMessage()
+def _encode(state: h11.Connection, request: Request) -> bytes:
+    headers = [("Host", "localhost")]
+    if request.content is not None:
+        headers += [
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(request.content))),
+        ]
+    head = h11.Request(method=request.method, target=request.path, headers=headers)
+    events = head, h11.Data(data=request.content or b""), h11.EndOfMessage()
     return b"".join(state.send(event) or b"" for event in events)
