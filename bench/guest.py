@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,7 +22,7 @@ class Guest:
     firecracker: Path
     jailer: Path
     kernel: bytes
-    environment: dict[str, str]
+    settings: Mapping[str, object]  # of hostd's section [vmm]
 
 
 def choose(directory: Path, kernel: Path | None) -> Guest:
@@ -30,11 +31,11 @@ def choose(directory: Path, kernel: Path | None) -> Guest:
     if all(named) and os.access("/dev/kvm", os.R_OK | os.W_OK):
         firecracker, jailer = (Path(name or "") for name in named)
         image = (kernel or _counter(directory)).read_bytes()
-        names = {"HOSTD_VMM__FIRECRACKER": str(firecracker), "HOSTD_VMM__JAILER": str(jailer)}
-        return Guest("Firecracker", firecracker, jailer, image, names)
+        settings = {"firecracker": str(firecracker), "jailer": str(jailer)}
+        return Guest("Firecracker", firecracker, jailer, image, settings)
     firecracker, jailer = simulator.install(directory / "simulator")
-    simulate = {"HOSTD_VMM__SIMULATE": "true"}
-    return Guest("simulated VMM", firecracker, jailer, b"a stand-in needs no kernel", simulate)
+    kernel_image = b"a stand-in needs no kernel"
+    return Guest("simulated VMM", firecracker, jailer, kernel_image, {"simulate": True})
 
 
 def _counter(directory: Path) -> Path:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -56,8 +54,7 @@ def _round(
     before = ended()
     client.enqueue_many([request] * half, host=HOST)
     _at_least(before + 1, ended, box)
-    os.kill(box.pid("worker"), signal.SIGKILL)
-    box.end("worker")
+    box.kill("worker")
     told = ended()
     client.enqueue_many([request] * (number - half + told - before), host=HOST)
     began = time.perf_counter()

@@ -14,6 +14,7 @@ import pytest
 
 from tests.fixtures.worker import eventually
 from worker.demo import sandbox
+from worker.demo.cleanup import control_groups
 from worker.demo.proof import leftovers
 
 pytestmark = [pytest.mark.root, pytest.mark.redis, pytest.mark.slow]
@@ -99,4 +100,4 @@ def test_keep_leaves_dashboard_and_metrics_up_outside_the_namespace() -> None:
 
 
 def _guests() -> list[str]:
-    return [str(path) for path in sandbox.cgroup_directories() if path.name.startswith("i-")]
+    return [str(path) for path in control_groups(sandbox.CGROUP) if path.name.startswith("i-")]

@@ -14,7 +14,6 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from enqueue import signing
 from enqueue.client import HostClient, Ticket
 from enqueue.requests import (
     DestroyInstance,
@@ -33,10 +32,11 @@ from enqueue.results import Failed, Result
 from worker.demo import sandbox
 from worker.demo.documents import net, write_instance, write_tenant
 from worker.demo.interrupts import Interrupts
+from worker.demo.private_host import SandboxError
 from worker.demo.proof import leftovers
-from worker.demo.sandbox import HOST, Sandbox, SandboxError
+from worker.demo.sandbox import HOST, Sandbox
 from worker.demo.view import View
-from worker.model.names import InstanceRef, Layout
+from worker.model.names import InstanceRef
 
 TENANTS: Mapping[str, int] = {"acme": 10, "globex": 20}
 WAIT_S = 40.0
@@ -121,20 +121,15 @@ def play(box: Sandbox, choice: Choice, console: Console) -> int:
         PlayError: a request ended otherwise than it should.
         SandboxError: a part did not start.
     """
-    layout = Layout(box.state)
+    layout = box.layout
     for tenant, net_id in TENANTS.items():
         write_tenant(layout, tenant, net_id, kernel=choice.kernel)
     first = write_instance(layout, "acme", "i-00000001")
     second = write_instance(layout, "acme", "i-00000002")
     third = write_instance(layout, "globex", "i-00000003")
-    key = sandbox.BASE / "agentd.key"
-    signing.generate("agentd", private=key, public=sandbox.BASE / "keys" / "agentd.json")
     box.start_redis()
     box.start_worker()
-    with (
-        HostClient(box.redis_url, signer=signing.load_signer(key)) as client,
-        View(console) as view,
-    ):
+    with box.client() as client, View(console) as view:
         stage = Stage(client, view, box.interrupts)
         networks = [
             SetupNetwork(tenant_id=TenantId(tenant), net=net(id_))
@@ -160,9 +155,9 @@ def _kill_during_sleep(stage: Stage, box: Sandbox, ref: InstanceRef) -> None:
     """SIGKILL while Firecracker writes the image; the restarted worker finishes the sleep."""
     request = of(SleepInstance, ref)
     row, ticket = stage.ask(request)
-    memory = Layout(box.state).jail_base(ref)
+    memory = box.layout.jail_base(ref)
     _until(lambda: any(path.stat().st_size for path in memory.rglob("snapshot/mem*")))
-    pid = box.kill_worker()
+    pid = box.kill("worker")
     stage.view.note(f"worker {pid} killed (SIGKILL) while {ref.instance_id}'s image was written")
     box.start_worker()
     stage.view.note("worker started again")

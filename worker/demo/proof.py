@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from worker.demo.sandbox import BASE, cgroup_directories
+from worker.demo.cleanup import control_groups
+from worker.demo.sandbox import BASE, CGROUP
 from worker.host.firewall.firewall import Nft
 from worker.host.links.links import Netlink
 from worker.linux import mounts
@@ -22,7 +23,7 @@ def leftovers(namespace: NetworkNamespace | None = None, *, running: bool = Fals
     if namespace is not None:
         with namespace.entered():
             left += _in_network()
-    groups = [path for path in cgroup_directories() if not running or path.name.startswith("i-")]
+    groups = [path for path in control_groups(CGROUP) if not running or path.name.startswith("i-")]
     left += [f"control group {path}" for path in groups]
     left += [f"process {pid}" for pid in _processes(jailed_only=running)]
     left += [f"mount {path}" for path in mounts.below(BASE) if not running or "jail" in path.parts]
