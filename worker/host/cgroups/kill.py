@@ -60,6 +60,23 @@ def wait_for_end(directories: tuple[Path, ...], *, until: float) -> None:
         poll.poll(timeout_s * 1000)
 
 
+def kill_and_reap(directories: tuple[Path, ...], *, timeout_s: float) -> None:
+    """Kills every process of the group, waits for them at most `timeout_s` in all, reaps them."""
+    deadline = time.monotonic() + timeout_s
+    with ExitStack() as stack:
+        opened: list[processes.Process] = []
+        # Again each round: a process may have forked past the last look.
+        while (pids := members(directories)) and time.monotonic() < deadline:
+            found = (processes.hold(pid) for pid in pids)
+            opened += [stack.enter_context(process) for process in found if process is not None]
+            signal_all(directories)
+            for process in opened:
+                process.wait(timeout_s=deadline - time.monotonic())
+        # Only now: a zombie belongs to its parent until that one, too, has ended.
+        for process in opened:
+            process.exit_code()
+
+
 @contextmanager
 def _frozen(directories: tuple[Path, ...]) -> Iterator[None]:
     """What is in the v1 freezer does not fork while it is looked through (freezer-subsystem.rst).

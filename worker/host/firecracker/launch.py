@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from worker.errors import Broken, Transient
+from worker.host.cgroups.kill import kill_and_reap
 from worker.host.firecracker.api import client as api
 from worker.host.firecracker.jail import jailer, logs
 from worker.host.firecracker.jail.jail import Jail
@@ -66,7 +67,8 @@ class Launch:
         """Nothing of the start is left running."""
         self._jail_process.kill()
         self._jail_process.wait()
-        jailer.kill_members(self._join_files, timeout_s=_KILL_TIMEOUT_S)
+        groups = tuple(file.parent for file in self._join_files)
+        kill_and_reap(groups, timeout_s=_KILL_TIMEOUT_S)
         # The jailer's forks and the VMM before its exec, if they died before they were known.
         processes.reap_strays(self._program)
 

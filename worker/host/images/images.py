@@ -14,9 +14,9 @@ from typing import Any, Final
 from enqueue.documents import Compression
 from worker.errors import Broken, Conflict, Lost
 from worker.host.disks.fscrypt import EncryptedDirectory
-from worker.host.firecracker.jail.scan import instance_directories
 from worker.host.images import generation, unpack
 from worker.host.images.compression import UnreadableError
+from worker.host.records.directories import instance_directories
 from worker.linux import files as durable
 from worker.linux import sparse
 from worker.model.names import InstanceRef, Layout

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, assert_never
 
 from worker.errors import Broken, Conflict, Transient
-from worker.linux import mounts
+from worker.linux import mounts, sparse
 from worker.linux.files import aside
 from worker.ports import ImageFiles, VmSpec
 
@@ -124,7 +124,8 @@ def disk_errors() -> Iterator[None]:
 def _install_regular(file: JailFile, source: Path, target: Path, uid: int, mode: int) -> None:
     match file.access:
         case Access.SHARED if not mode & stat.S_IROTH:
-            _copy(source, target)
+            with source.open("rb") as reader, target.open("xb") as writer:
+                sparse.copy(reader.fileno(), writer.fileno())
             os.chown(target, 0, uid)
             target.chmod(0o440)
         case Access.SHARED:
@@ -147,29 +148,6 @@ def _link_or_bind(source: Path, target: Path, *, read_only: bool) -> None:
         if error.errno not in _NO_LINK:
             raise
         mounts.bind_file(source, target, read_only=read_only)
-
-
-def _copy(source: Path, target: Path) -> None:
-    """The bytes of `source` are in a new file, its holes still holes."""
-    with source.open("rb") as reader, target.open("xb") as writer:
-        size = os.fstat(reader.fileno()).st_size
-        writer.truncate(size)
-        at = 0
-        while (at := _next_data(reader.fileno(), at)) < size:
-            end = os.lseek(reader.fileno(), at, os.SEEK_HOLE)
-            os.lseek(writer.fileno(), at, os.SEEK_SET)
-            # Not copy_file_range(2), which refuses some pairs of file systems.
-            while at < end:
-                at += os.sendfile(writer.fileno(), reader.fileno(), at, end - at)
-
-
-def _next_data(fd: int, at: int) -> int:
-    try:
-        return os.lseek(fd, at, os.SEEK_DATA)
-    except OSError as error:
-        if error.errno != errno.ENXIO:  # only a hole, or nothing, is left
-            raise
-        return os.fstat(fd).st_size
 
 
 def _missing(file: JailFile) -> Conflict:

@@ -6,14 +6,12 @@ import fcntl
 import os
 import signal
 import subprocess
-import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
 from worker.host.firecracker.jail.files import LOG
 from worker.host.firecracker.jail.jail import Jail
-from worker.linux import processes, procfs
+from worker.linux import procfs
 from worker.ports import VmSpec
 
 _NO_FILE: Final = 2048
@@ -134,25 +132,3 @@ def members(join_files: tuple[Path, ...]) -> frozenset[int]:
 def is_member(pid: int, join_files: tuple[Path, ...]) -> bool:
     """Whether the process is in the group by every hierarchy."""
     return all(pid in members((file,)) for file in join_files)
-
-
-def kill_members(join_files: tuple[Path, ...], *, timeout_s: float) -> None:
-    """Every process of the group was sent SIGKILL, waited for, bounded in all, and reaped."""
-    deadline = time.monotonic() + timeout_s
-    with ExitStack() as held:
-        killed = []
-        # Again each time round: a process may have forked past the last look.
-        while (pids := members(join_files)) and time.monotonic() < deadline:
-            for pid in pids:
-                process = processes.hold(pid)
-                if process is None:
-                    continue
-                killed.append(held.enter_context(process))
-                # Looked at again: the pid may have been another's when it was opened.
-                if pid in members(join_files):
-                    process.signal(signal.SIGKILL)
-            for process in killed:
-                process.wait(timeout_s=deadline - time.monotonic())
-        # Only now: a zombie is its parent's until that one, too, has ended.
-        for process in killed:
-            process.exit_code()

@@ -1,25 +1,14 @@
-"""Instances' directories below the state directory, whether or not a document is in them."""
+"""Finds jails, and mounts in jails, below the state directory."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from worker.host.firecracker import vmm_record
 from worker.host.firecracker.jail.jail import jail_exists
+from worker.host.records.directories import instance_directories
 from worker.linux.mountinfo import unescaped
 from worker.model.names import InstanceRef, Layout
-
-
-def instance_directories(layout: Layout) -> Iterator[InstanceRef]:
-    """Every instance that has a directory; what has no name of hostd's form is passed over."""
-    for tenant in _directories(layout.state / "tenants"):
-        for pool in _directories(Path(tenant, "pools")):
-            for instance in _directories(Path(pool, "instances")):
-                ref = layout.owner(Path(instance))
-                if ref is not None:
-                    yield ref
 
 
 def jails_in(layout: Layout) -> frozenset[InstanceRef]:
@@ -45,12 +34,3 @@ def mounts_in_jails(layout: Layout) -> frozenset[InstanceRef]:
         if ref is not None and real.jail_base(ref) in Path(point).parents:
             found.add(ref)
     return frozenset(found)
-
-
-def _directories(directory: Path) -> list[str]:
-    """Paths of the directories in it, symlinks apart: those may lead anywhere."""
-    try:
-        with os.scandir(directory) as entries:
-            return sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
