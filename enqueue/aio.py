@@ -15,20 +15,19 @@ from typing import Self, TypeVar
 import redis.asyncio
 
 from enqueue.aio_link import AsyncLink
-from enqueue.conversation import listing
-from enqueue.conversation import operations as dialogue
+from enqueue.conversation import listing, operations
 from enqueue.conversation.base import (
     DEFAULT_ISSUER,
     DEFAULT_QUEUE_LIMIT,
     DEFAULT_TIMEOUT_S,
     ClientBase,
     Item,
-    TicketFacts,
+    TicketBase,
 )
 from enqueue.conversation.job import NotAfter
 from enqueue.conversation.listing import PENDING, Event, JobLine, JobState
-from enqueue.conversation.operations import Cancellation, Run
-from enqueue.conversation.sansio import LinkDown, Replies, RoundTrip, Sleep, Talk, advance
+from enqueue.conversation.operations import Cancellation
+from enqueue.conversation.sansio import Conversation, LinkDown, Replies, RoundTrip, Sleep, step
 from enqueue.requests import Request
 from enqueue.results import Result
 from enqueue.signing import Signer
@@ -36,7 +35,7 @@ from enqueue.signing import Signer
 T = TypeVar("T")
 
 
-class AsyncHostClient:
+class AsyncHostClient(ClientBase[AsyncLink]):
     """Enqueues requests from one event loop; arguments and errors are those of `HostClient`."""
 
     def __init__(
@@ -49,9 +48,9 @@ class AsyncHostClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         hosts: Mapping[str, str] | None = None,
     ) -> None:
-        self.writer = ClientBase(signer, issuer, queue_limit)
-        self._default = AsyncLink(url_or_redis, timeout_s)
-        self._links = {host: AsyncLink(url, timeout_s) for host, url in (hosts or {}).items()}
+        links = {host: AsyncLink(url, timeout_s) for host, url in (hosts or {}).items()}
+        default = AsyncLink(url_or_redis, timeout_s)
+        super().__init__(default, links, signer=signer, issuer=issuer, queue_limit=queue_limit)
 
     async def __aenter__(self) -> Self:
         return self
@@ -66,7 +65,7 @@ class AsyncHostClient:
 
     async def aclose(self) -> None:
         """Closes the connections that the client opened."""
-        for link in (self._default, *self._links.values()):
+        for link in self._all_links():
             await link.aclose()
 
     async def enqueue(
@@ -96,69 +95,63 @@ class AsyncHostClient:
         trace: str | None = None,
     ) -> list[AsyncTicket]:
         """As `HostClient.enqueue_many`."""
-        talk = self.writer.enqueueing(
+        conversation = self._enqueue(
             items, host=host, not_after=not_after, issuer=issuer, trace=trace
         )
-        return [AsyncTicket(self, run) for run in await self.converse(host, talk)]
+        return [AsyncTicket(self, run) for run in await self.run(host, conversation)]
 
     async def ticket(self, request_id: str, *, host: str) -> AsyncTicket:
         """As `HostClient.ticket`."""
-        return AsyncTicket(self, await self.converse(host, dialogue.attaching(host, request_id)))
+        return AsyncTicket(self, await self.run(host, operations.find(host, request_id)))
 
     async def cancel(self, request_id: str, *, host: str) -> Cancellation:
         """As `HostClient.cancel`."""
-        return await self.converse(host, self.writer.cancelling(host, request_id))
+        return await self.run(host, self._cancel(host, request_id))
 
     async def jobs(
         self, *, host: str, states: Sequence[JobState] = PENDING, limit: int = 100
     ) -> list[JobLine]:
         """As `HostClient.jobs`."""
-        return await self.converse(host, listing.jobs(host, states, limit=limit))
+        return await self.run(host, listing.jobs(host, states, limit=limit))
 
     async def events(self, *, host: str, after: str = "0", wait_s: float = 0.0) -> list[Event]:
         """As `HostClient.events`."""
-        return await self.converse(host, listing.events(host, after=after, wait_s=wait_s))
+        return await self.run(host, listing.events(host, after=after, wait_s=wait_s))
 
-    async def converse(self, host: str, talk: Talk[T]) -> T:
+    async def run(self, host: str, conversation: Conversation[T]) -> T:
         """The outcome of a conversation with the Redis of `host`."""
-        link = self._links.get(host, self._default)
+        link = self._link(host)
         try:
-            step = next(talk)
+            wanted = next(conversation)
             while True:
-                step = advance(talk, await _performed(step, link))
+                wanted = step(conversation, await _perform(wanted, link))
         except StopIteration as stop:
             outcome: T = stop.value
             return outcome
 
 
-async def _performed(step: RoundTrip | Sleep, link: AsyncLink) -> Replies | LinkDown:
-    if isinstance(step, Sleep):
-        await asyncio.sleep(step.seconds)
+async def _perform(wanted: RoundTrip | Sleep, link: AsyncLink) -> Replies | LinkDown:
+    if isinstance(wanted, Sleep):
+        await asyncio.sleep(wanted.seconds)
         return []
     try:
-        return await link.exchange(step)
+        return await link.round_trip(wanted)
     except LinkDown as down:
         return down
 
 
-class AsyncTicket(TicketFacts):
-    """A request on a host's queue."""
-
-    def __init__(self, client: AsyncHostClient, run: Run) -> None:
-        super().__init__(run)
-        self._client = client
+class AsyncTicket(TicketBase[AsyncHostClient]):
+    """A request on a host's queue; waits for one run of it."""
 
     async def wait(self, timeout_s: float) -> Result:
-        """As `Ticket.wait`; cancelling it does not cancel the request."""
-        talk = self._client.writer.waiting(self._run, timeout_s)
-        result = await self._client.converse(self.host, talk)
+        """As `Ticket.wait`.  Cancelling this task does not cancel the request."""
+        result = await self._client.run(self.host, self._wait(timeout_s))
         self._run = self._run.ended(result)
         return result
 
     async def retry(self) -> AsyncTicket:
         """As `Ticket.retry`."""
-        talk = self._client.writer.retrying(self._run)
-        return AsyncTicket(self._client, await self._client.converse(self.host, talk))
+        return AsyncTicket(self._client, await self._client.run(self.host, self._retry()))
 
     async def cancel(self) -> Cancellation:
         """As `Ticket.cancel`."""
@@ -166,4 +159,4 @@ class AsyncTicket(TicketFacts):
 
     async def status(self) -> str | None:
         """As `Ticket.status`."""
-        return await self._client.converse(self.host, dialogue.status_of(self._run.order))
+        return await self._client.run(self.host, self._status())

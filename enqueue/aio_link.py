@@ -9,14 +9,13 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from enqueue.conversation.base import MAX_CONNECTIONS
 from enqueue.conversation.sansio import Replies, RoundTrip
 from enqueue.conversation.scripts import Command
-from enqueue.link import link_down, refusal, refused_whole
+from enqueue.link import error_reply, link_down, nothing_executed, redis_options
 
 
 class AsyncConnection(Protocol):
-    """What is used of redis-py's connections."""
+    """The part of redis-py's connections that is used here."""
 
     async def disconnect(self, nowait: bool = False) -> None: ...
     def pack_commands(self, commands: Sequence[Command]) -> list[bytes]: ...
@@ -30,18 +29,18 @@ class AsyncLink:
     def __init__(self, url_or_redis: str | redis.asyncio.Redis, timeout_s: float) -> None:
         self.timeout_s = timeout_s
         self._owned = isinstance(url_or_redis, str)
-        self._redis = opened(url_or_redis, timeout_s)
+        self._redis = _open(url_or_redis, timeout_s)
 
     async def aclose(self) -> None:
-        """Closes the connections unless they are somebody else's."""
+        """Closes the connections, unless the caller gave a `redis.asyncio.Redis`."""
         if self._owned:
             await self._redis.aclose()
 
-    async def exchange(self, ask: RoundTrip) -> Replies:
-        """The replies to one round trip.
+    async def round_trip(self, trip: RoundTrip) -> Replies:
+        """The replies to the commands.
 
         Raises:
-            LinkDown: there are none.
+            LinkDown: not all replies arrived.
         """
         pool = self._redis.connection_pool
         try:
@@ -50,41 +49,33 @@ class AsyncLink:
             raise link_down(error, sent=False) from None
         try:
             connection: AsyncConnection = pooled
-            return await self._talk(connection, ask)
+            return await self._send(connection, trip)
         finally:
             await pool.release(pooled)
 
-    async def _talk(self, connection: AsyncConnection, ask: RoundTrip) -> Replies:
-        within_s = self.timeout_s + ask.blocks_s
+    async def _send(self, connection: AsyncConnection, trip: RoundTrip) -> Replies:
+        within_s = self.timeout_s + trip.blocks_s
         try:
-            packed = connection.pack_commands(ask.commands)
+            packed = connection.pack_commands(trip.commands)
             await connection.send_packed_command(packed, check_health=False)
-            return [await _reply(connection, within_s) for _ in ask.commands]
+            return [await _reply(connection, within_s) for _ in trip.commands]
         except (redis.RedisError, OSError) as error:
             await connection.disconnect(nowait=True)
-            raise link_down(error, sent=not refused_whole(error)) from None
+            raise link_down(error, sent=not nothing_executed(error)) from None
         except BaseException:
-            await connection.disconnect(nowait=True)  # replies may still be under way
+            await connection.disconnect(nowait=True)  # the replies may still arrive on it
             raise
 
 
-def opened(url_or_redis: str | redis.asyncio.Redis, timeout_s: float) -> redis.asyncio.Redis:
-    """The client of a URL; see `enqueue.link.opened`."""
+def _open(url_or_redis: str | redis.asyncio.Redis, timeout_s: float) -> redis.asyncio.Redis:
     if not isinstance(url_or_redis, str):
         return url_or_redis
-    return redis.asyncio.Redis.from_url(
-        url_or_redis,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        max_connections=MAX_CONNECTIONS,
-        protocol=2,
-        driver_info=None,
-    )
+    retry = Retry(NoBackoff(), 0)
+    return redis.asyncio.Redis.from_url(url_or_redis, retry=retry, **redis_options(timeout_s))
 
 
 async def _reply(connection: AsyncConnection, within_s: float) -> object:
     try:
         return await connection.read_response(disable_decoding=True, timeout=within_s)
     except redis.ResponseError as error:
-        return refusal(error)
+        return error_reply(error)

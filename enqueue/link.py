@@ -1,9 +1,9 @@
-"""One round trip with one Redis, and what is known when it fails."""
+"""One round trip with one Redis, and what is known if it fails."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import redis
 from redis.backoff import NoBackoff
@@ -11,12 +11,12 @@ from redis.exceptions import MasterDownError, NoScriptError
 from redis.retry import Retry
 
 from enqueue.conversation.base import MAX_CONNECTIONS
-from enqueue.conversation.sansio import LinkDown, Refusal, Replies, RoundTrip
+from enqueue.conversation.sansio import ErrorReply, LinkDown, Replies, RoundTrip
 from enqueue.conversation.scripts import Command
 
 
 class Connection(Protocol):
-    """What is used of redis-py's connections."""
+    """The part of redis-py's connections that is used here."""
 
     def disconnect(self) -> None: ...
     def pack_commands(self, commands: Sequence[Command]) -> list[bytes]: ...
@@ -25,29 +25,29 @@ class Connection(Protocol):
 
 
 class Link:
-    """One Redis.  A `redis.Redis` that was given stays its giver's to close.
+    """One Redis, given by its URL or as a `redis.Redis`, which the caller closes.
 
     Raises:
-        ValueError: the URL is none.
+        ValueError: the URL is invalid.
     """
 
     def __init__(self, url_or_redis: str | redis.Redis, timeout_s: float) -> None:
         self.timeout_s = timeout_s
         self._owned = isinstance(url_or_redis, str)
-        self._redis = opened(url_or_redis, timeout_s)
+        self._redis = _open(url_or_redis, timeout_s)
 
     def close(self) -> None:
-        """Closes the connections unless they are somebody else's."""
+        """Closes the connections, unless the caller gave a `redis.Redis`."""
         if self._owned:
             self._redis.close()
 
-    def exchange(self, ask: RoundTrip) -> Replies:
-        """The replies to one round trip.
+    def round_trip(self, trip: RoundTrip) -> Replies:
+        """The replies to the commands.
 
         Raises:
-            LinkDown: there are none.
+            LinkDown: not all replies arrived.
         """
-        # The pool hands out open connections: it looks whether the server has closed one.
+        # The pool hands out open connections: it checks whether the server has closed one.
         pool = self._redis.connection_pool
         try:
             pooled = pool.get_connection()
@@ -55,61 +55,66 @@ class Link:
             raise link_down(error, sent=False) from None
         try:
             connection = cast("Connection", pooled)  # redis-py leaves half of it untyped
-            return self._talk(connection, ask)
+            return self._send(connection, trip)
         finally:
             pool.release(pooled)
 
-    def _talk(self, connection: Connection, ask: RoundTrip) -> Replies:
-        within_s = self.timeout_s + ask.blocks_s
+    def _send(self, connection: Connection, trip: RoundTrip) -> Replies:
+        within_s = self.timeout_s + trip.blocks_s
         try:
-            packed = connection.pack_commands(ask.commands)
+            packed = connection.pack_commands(trip.commands)
             connection.send_packed_command(packed, check_health=False)
-            return [_reply(connection, within_s) for _ in ask.commands]
+            return [_reply(connection, within_s) for _ in trip.commands]
         except (redis.RedisError, OSError) as error:
             connection.disconnect()
-            raise link_down(error, sent=not refused_whole(error)) from None
+            raise link_down(error, sent=not nothing_executed(error)) from None
         except BaseException:
-            connection.disconnect()  # replies may still be under way
+            connection.disconnect()  # the replies may still arrive on it
             raise
 
 
-def opened(url_or_redis: str | redis.Redis, timeout_s: float) -> redis.Redis:
-    """The client of a URL, with bounded waits and no retries of its own."""
+def _open(url_or_redis: str | redis.Redis, timeout_s: float) -> redis.Redis:
     if not isinstance(url_or_redis, str):
         return url_or_redis
-    return redis.Redis.from_url(
-        url_or_redis,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        # A lost round trip is repeated by the dialogue, which says what may have been stored.
-        retry=Retry(NoBackoff(), 0),
-        max_connections=MAX_CONNECTIONS,
-        protocol=2,
-        # Spares two CLIENT SETINFO per connection, which an ACL may forbid.
-        driver_info=None,
-    )
+    retry = Retry(NoBackoff(), 0)
+    return redis.Redis.from_url(url_or_redis, retry=retry, **redis_options(timeout_s))
+
+
+def redis_options(timeout_s: float) -> dict[str, Any]:
+    """Options of a client with bounded waits.  Give it a `Retry` that never retries.
+
+    The conversation repeats a lost round trip, because it must report what may have been stored.
+    """
+    return {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "max_connections": MAX_CONNECTIONS,
+        "protocol": 2,
+        # Saves two CLIENT SETINFO per connection, which an ACL may forbid.
+        "driver_info": None,
+    }
 
 
 def _reply(connection: Connection, within_s: float) -> object:
     try:
         return connection.read_response(disable_decoding=True, timeout=within_s)
     except redis.ResponseError as error:
-        return refusal(error)
+        return error_reply(error)
 
 
-def refusal(error: redis.ResponseError) -> Refusal:
+def error_reply(error: redis.ResponseError) -> ErrorReply:
     """The error reply as a value.
 
     Raises:
-        ResponseError: the server is no master now; a new connection may find the one that is.
+        ResponseError: the server is not a master now; a new connection may reach the one that is.
     """
-    if refused_whole(error):
+    if nothing_executed(error):
         raise error
-    return Refusal(str(error), unknown_script=isinstance(error, NoScriptError))
+    return ErrorReply(str(error), unknown_script=isinstance(error, NoScriptError))
 
 
-def refused_whole(error: Exception) -> bool:
-    """Whether the server surely did nothing, for it is a replica, or still loading.
+def nothing_executed(error: Exception) -> bool:
+    """Whether the server certainly executed nothing, because it is a replica or still loading.
 
     A master that becomes a replica ends blocking commands with `-UNBLOCKED` (Redis, blocked.c).
     """
@@ -119,6 +124,6 @@ def refused_whole(error: Exception) -> bool:
 
 
 def link_down(error: Exception, *, sent: bool) -> LinkDown:
-    """The failure in the terms of a dialogue."""
-    slow = isinstance(error, (redis.TimeoutError, TimeoutError))
-    return LinkDown(f"Redis is away: {error}", sent=sent, slow=slow)
+    """A failure of redis-py or of the socket, for the conversation."""
+    timed_out = isinstance(error, (redis.TimeoutError, TimeoutError))
+    return LinkDown(f"Redis is unavailable: {error}", sent=sent, timed_out=timed_out)

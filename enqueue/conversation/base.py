@@ -1,15 +1,14 @@
-"""What the two clients share: how they write requests, and what a ticket tells without asking."""
+"""What both clients share: where each host's Redis is, and how conversations are begun."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Generic, TypeVar
 
-from enqueue.conversation import operations as dialogue
-from enqueue.conversation.job import NotAfter, SealedRequest, seal
+from enqueue.conversation import operations
+from enqueue.conversation.job import NotAfter, seal
 from enqueue.conversation.operations import Cancellation, Run
-from enqueue.conversation.sansio import Talk
+from enqueue.conversation.sansio import Conversation
 from enqueue.requests import Request
 from enqueue.results import Result
 from enqueue.signing import Signer
@@ -20,19 +19,35 @@ DEFAULT_QUEUE_LIMIT: Final = 10_000
 DEFAULT_TIMEOUT_S: Final = 5.0
 MAX_CONNECTIONS: Final = 1024  # each waiting ticket holds one
 
-Item = Request | tuple[Request, str]
+Item = Request | tuple[Request, str]  # a request, or a request and its id
+
+Link = TypeVar("Link")
 
 
-@dataclass(frozen=True, slots=True)
-class ClientBase:
-    """Writes one issuer's requests; a queue takes up to `queue_limit` of them."""
+class ClientBase(Generic[Link]):
+    """A client without its calls: `default` links to every host that is not in `links`."""
 
-    signer: Signer | None
-    issuer: str
-    queue_limit: int
-    clock: Clock = field(default_factory=Clock)
+    def __init__(
+        self,
+        default: Link,
+        links: Mapping[str, Link],
+        *,
+        signer: Signer | None,
+        issuer: str,
+        queue_limit: int,
+    ) -> None:
+        self.clock = Clock()
+        self.queue_limit = queue_limit
+        self._default, self._links = default, links
+        self._signer, self._issuer = signer, issuer
 
-    def enqueueing(
+    def _all_links(self) -> list[Link]:
+        return [self._default, *self._links.values()]
+
+    def _link(self, host: str) -> Link:
+        return self._links.get(host, self._default)
+
+    def _enqueue(
         self,
         items: Iterable[Item],
         *,
@@ -40,67 +55,71 @@ class ClientBase:
         not_after: NotAfter,
         issuer: str | None,
         trace: str | None,
-    ) -> Talk[list[Run]]:
-        """The conversation that stores requests, or `(request, request_id)`, in order.
-
-        Raises:
-            BadRequest: one of them breaks the protocol; nothing is sent.
-        """
+    ) -> Conversation[list[Run]]:
         now_ms = self.clock.now_ms()
-        orders: list[SealedRequest] = []
-        for item in items:
-            request, request_id = item if isinstance(item, tuple) else (item, None)
-            order = seal(
+        sealed = [
+            seal(
                 request,
                 host=host,
                 request_id=request_id,
                 not_after=not_after,
-                issuer=self.issuer if issuer is None else issuer,
+                issuer=self._issuer if issuer is None else issuer,
                 trace=trace,
-                signer=self.signer,
+                signer=self._signer,
                 now_ms=now_ms,
             )
-            orders.append(order)
-        return dialogue.enqueueing(orders, limit=self.queue_limit, clock=self.clock)
+            for request, request_id in map(_with_id, items)
+        ]
+        return operations.enqueue(sealed, limit=self.queue_limit, clock=self.clock)
 
-    def waiting(self, run: Run, timeout_s: float) -> Talk[Result]:
-        """The conversation that ends with the run's result."""
-        return dialogue.waiting(run, timeout_s, limit=self.queue_limit, clock=self.clock)
-
-    def retrying(self, run: Run) -> Talk[Run]:
-        """The conversation that runs a failed request again."""
-        return dialogue.retrying(run, limit=self.queue_limit, clock=self.clock)
-
-    def cancelling(self, host: str, request_id: str) -> Talk[Cancellation]:
-        """The conversation that cancels a request if it waits."""
-        return dialogue.cancelling(host, request_id, clock=self.clock)
+    def _cancel(self, host: str, request_id: str) -> Conversation[Cancellation]:
+        return operations.cancel(host, request_id, clock=self.clock)
 
 
-class TicketFacts:
-    """Which request a ticket is for."""
+def _with_id(item: Item) -> tuple[Request, str | None]:
+    return item if isinstance(item, tuple) else (item, None)
 
-    def __init__(self, run: Run) -> None:
+
+Client = TypeVar("Client", bound=ClientBase[Any])
+
+
+class TicketBase(Generic[Client]):
+    """A ticket without its calls: which run of which request it is for."""
+
+    def __init__(self, client: Client, run: Run) -> None:
+        self._client = client
         self._run = run
 
     @property
     def request_id(self) -> str:
         """The idempotency key."""
-        return self._run.order.request_id
+        return self._run.sealed.request_id
 
     @property
     def job_id(self) -> str:
         """RQ's id of the job."""
-        return self._run.order.job_id
+        return self._run.sealed.job_id
 
     @property
     def host(self) -> str:
-        """The host that is asked."""
-        return self._run.order.host
+        """The host that the request is addressed to."""
+        return self._run.sealed.host
 
     @property
     def request(self) -> Request:
-        """What is asked."""
-        return self._run.order.body.request
+        """The request itself."""
+        return self._run.sealed.body.request
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.request_id} on {self.host}>"
+
+    def _wait(self, timeout_s: float) -> Conversation[Result]:
+        client = self._client
+        return operations.wait(self._run, timeout_s, limit=client.queue_limit, clock=client.clock)
+
+    def _retry(self) -> Conversation[Run]:
+        client = self._client
+        return operations.retry(self._run, limit=client.queue_limit, clock=client.clock)
+
+    def _status(self) -> Conversation[str | None]:
+        return operations.status(self._run.sealed)

@@ -1,4 +1,4 @@
-"""Requests and results as they stand in Redis: everything about them that needs no connection."""
+"""Requests and results as RQ stores them in Redis."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from enqueue import keys, results
-from enqueue.conversation.validation import readable
+from enqueue.conversation.validation import explain
 from enqueue.envelope import (
     DEFAULT_LIFETIME_MS,
     MAX_BYTES,
@@ -31,8 +31,8 @@ from enqueue.requests import HostName, Request, RequestId, describe, op_of
 from enqueue.signing import Signer
 from enqueue.times import format_rq
 
-RETENTION_S: Final = 7 * 24 * 3600  # how long a job outlives its `not_after`
-# hostd takes no timeout from Redis; stock tools want a number.
+RETENTION_S: Final = 7 * 24 * 3600  # a job is kept this long after its `not_after`
+# hostd ignores the timeout in Redis; stock tools need a number.
 DISPLAYED_TIMEOUT_S: Final = 3600
 MAX_REASON_BYTES: Final = 64 * 1024
 
@@ -41,14 +41,14 @@ NotAfter = datetime | float | None
 
 @dataclass(frozen=True, slots=True)
 class SealedRequest:
-    """A request ready to be stored: `data` is RQ's, `body` what was encoded in it."""
+    """A request that is ready to be stored: `data` is RQ's field, `body` what it encodes."""
 
     body: Body
     data: bytes
 
     @property
     def host(self) -> str:
-        """Whom it is for."""
+        """The host that it is addressed to."""
         return self.body.host
 
     @property
@@ -58,7 +58,7 @@ class SealedRequest:
 
     @property
     def job_id(self) -> str:
-        """RQ's id of it."""
+        """RQ's id of the job."""
         return keys.job_id(self.body.host, self.body.request_id)
 
 
@@ -81,7 +81,7 @@ def seal(
     signer: Signer | None,
     now_ms: int,
 ) -> SealedRequest:
-    """The request, checked, encoded and signed.
+    """The request, checked, encoded and signed; unsigned if `signer` is None.
 
     Raises:
         BadRequest: a field breaks the protocol.
@@ -99,8 +99,8 @@ def seal(
     try:
         raw = encode_body(body)
     except (TypeError, ValueError, OverflowError) as error:
-        raise BadRequest(readable(error, body)) from None
-    body = decode_body(raw)  # what the host will read, should `request` be no struct of ours
+        raise BadRequest(explain(error, body)) from None
+    body = decode_body(raw)  # as the host will read it, even if `request` was not our struct
     if signer is None:
         return SealedRequest(body, encode_call(raw))
     return SealedRequest(body, encode_call(raw, key_id=signer.key_id, sig=signer.sign(raw)))
@@ -129,9 +129,9 @@ def _lifetime_ms(seconds: float) -> int:
 
 
 def unseal(data: bytes) -> SealedRequest | None:
-    """The request in a stored job's `data`; None if it is none of this protocol.
+    """The request in a stored job's `data`; None if it is not a request of this protocol.
 
-    RQ's own tools compress what they put back, so `data` may be zlib.
+    RQ's own tools compress a job that they save, so `data` may be zlib.
     """
     try:
         raw = data if data[:1] == b"[" else zlib.decompressobj().decompress(data, MAX_BYTES)
@@ -140,16 +140,16 @@ def unseal(data: bytes) -> SealedRequest | None:
         return None
 
 
-def job_hash(order: SealedRequest, *, now_ms: int) -> dict[str, str | bytes | int]:
-    """The job as RQ 3 stores it (`Job.to_dict`), its `data` uncompressed, which RQ reads too."""
+def job_hash(sealed: SealedRequest, *, now_ms: int) -> dict[str, str | bytes | int]:
+    """The job as RQ 3 stores it (`Job.to_dict`), but `data` uncompressed, which RQ can read too."""
     issued = format_rq(now_ms)
     blank = ("started_at", "ended_at", "last_heartbeat", "worker_name", "group_id")
     callbacks = (f"{event}_callback_name" for event in ("success", "failure", "stopped"))
     return {
         "status": "queued",
-        "data": order.data,
-        "origin": keys.HostKeys(order.host).queue_name,
-        "description": describe(order.body.request),
+        "data": sealed.data,
+        "origin": keys.HostKeys(sealed.host).queue_name,
+        "description": describe(sealed.body.request),
         "created_at": issued,
         "enqueued_at": issued,
         "timeout": DISPLAYED_TIMEOUT_S,
@@ -157,21 +157,21 @@ def job_hash(order: SealedRequest, *, now_ms: int) -> dict[str, str | bytes | in
     }
 
 
-def answer(order: SealedRequest, entry: dict[bytes, bytes]) -> results.Result:
+def read_result(sealed: SealedRequest, entry: dict[bytes, bytes]) -> results.Result:
     """The result in an entry of RQ's result stream.
 
-    What is no result of hostd's, as when a stock tool failed the job, becomes a `Failed` of code
-    `broken/no_result`: whether the request was carried out is then not known.
+    If the entry is not hostd's, as when a stock tool failed the job, the result is a `Failed` with
+    code `broken/no_result`: it is then unknown whether the request was executed.
     """
     try:
         return results.decode_result(base64.b64decode(entry[b"return_value"], validate=True))
     except (KeyError, binascii.Error, msgspec.DecodeError, UnicodeDecodeError):
         return results.Failed(
-            op=op_of(order.body.request),
+            op=op_of(sealed.body.request),
             code="broken/no_result",
             failure_class="broken",
             message=f"the job ended without hostd's result: {_reason(entry)}",
-            hint="look at the host, then retry; the host knows what was done",
+            hint="check the instance on the host, then retry",
         )
 
 

@@ -1,4 +1,4 @@
-"""What the client and Redis say to each other: enqueue, wait, run again, look up."""
+"""The conversations of a client: enqueue, retry, find, wait, cancel."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from enqueue import keys
-from enqueue.conversation.job import SealedRequest, answer, unseal
+from enqueue.conversation.job import SealedRequest, read_result, unseal
 from enqueue.conversation.sansio import (
+    Conversation,
+    ErrorReply,
     LinkDown,
-    Refusal,
     RoundTrip,
     Sleep,
-    Talk,
     as_list,
     as_text,
     entries,
-    reading,
-    scripted,
+    read,
+    refused,
+    run_script,
 )
 from enqueue.conversation.scripts import (
     CANCEL,
@@ -30,8 +31,8 @@ from enqueue.conversation.scripts import (
     cancel_command,
     enqueue_command,
     fields_of,
+    parse_stored,
     retry_command,
-    stored,
 )
 from enqueue.envelope import canonical
 from enqueue.errors import (
@@ -47,7 +48,7 @@ from enqueue.requests import describe
 from enqueue.results import Result
 from enqueue.times import Clock
 
-SLICE_S: Final = 2.0  # a waiter looks this often whether its job still exists
+SLICE_S: Final = 2.0  # a waiter checks this often whether its job still exists
 RECONNECT_S: Final = 0.2
 ENDED: Final = frozenset({"finished", "failed", "canceled", "stopped"})
 
@@ -58,10 +59,10 @@ Cancellation = Literal["cancelled", "running", "ended", "unknown"]
 class Run:
     """One run of a request: its result is the first one in the stream after the id `after`.
 
-    `result` is there already if the run had ended when it was asked for.
+    `result` is set if the run had already ended when it was looked up.
     """
 
-    order: SealedRequest
+    sealed: SealedRequest
     after: bytes
     result: Result | None = None
 
@@ -69,83 +70,82 @@ class Run:
         """The same run with its result."""
         return replace(self, result=result)
 
+    def __str__(self) -> str:
+        return f"request {self.sealed.request_id} on {self.sealed.host}"
 
-def enqueueing(orders: Sequence[SealedRequest], *, limit: int, clock: Clock) -> Talk[list[Run]]:
-    """The runs of orders for one host, stored and pushed in order if they were not there.
+
+def enqueue(
+    requests: Sequence[SealedRequest], *, limit: int, clock: Clock
+) -> Conversation[list[Run]]:
+    """The runs of requests to one host; those that were not stored are stored and pushed in order.
 
     Raises:
         QueueFull: none was stored.
         QueueUnavailable: Redis did not answer in time.
         RequestIdReused: an id names another request; the others are stored.
     """
-    if not orders:
+    if not requests:
         return []
-    host = orders[0].host
-    command = enqueue_command(orders, limit=limit, now_ms=clock.now_ms())
-    reply = yield from scripted(ENQUEUE, command)
-    if _is_full(reply):
-        raise QueueFull(_full(host, reply[1], limit))
-    return [_run(order, stored(as_list(item))) for order, item in zip(orders, reply, strict=True)]
+    command = enqueue_command(requests, limit=limit, now_ms=clock.now_ms())
+    reply = yield from run_script(ENQUEUE, command)
+    _check_limit(reply, requests[0].host, limit)
+    items = zip(requests, reply, strict=True)
+    return [_run(sealed, parse_stored(as_list(item))) for sealed, item in items]
 
 
-def retrying(run: Run, *, limit: int, clock: Clock) -> Talk[Run]:
+def retry(run: Run, *, limit: int, clock: Clock) -> Conversation[Run]:
     """The new run of a request that failed.
 
     Raises:
         NotRetryable: it did not fail.
-        QueueFull, QueueUnavailable: as in `enqueueing`.
+        QueueFull, QueueUnavailable: as in `enqueue`.
     """
-    order = run.order
-    token = secrets.token_hex(8)
-    command = retry_command(order, token=token, limit=limit, now_ms=clock.now_ms())
-    reply = yield from scripted(RETRY, command)
-    if _is_full(reply):
-        raise QueueFull(_full(order.host, reply[1], limit))
+    sealed, token = run.sealed, secrets.token_hex(8)
+    command = retry_command(sealed, token=token, limit=limit, now_ms=clock.now_ms())
+    reply = yield from run_script(RETRY, command)
+    _check_limit(reply, sealed.host, limit)
     if reply[0] == b"gone":
-        (again,) = yield from enqueueing([order], limit=limit, clock=clock)
+        (again,) = yield from enqueue([sealed], limit=limit, clock=clock)
         return again
     if reply[0] == b"retried":
-        return Run(order, reply[1])
-    raise NotRetryable(
-        f"request {order.request_id} on {order.host} is {as_text(reply[0])}; only a failed one "
-        "can be run again"
-    )
+        return Run(sealed, reply[1])
+    raise NotRetryable(f"{run} is {as_text(reply[0])}; only a failed one can be run again")
 
 
-def attaching(host: str, request_id: str) -> Talk[Run]:
-    """The latest run of a request that is stored already.
+def find(host: str, request_id: str) -> Conversation[Run]:
+    """The latest run of a request that is already stored.
 
     Raises:
         UnknownRequest: Redis holds no such request.
         QueueUnavailable: Redis did not answer in time.
     """
     job_id = keys.job_id(host, request_id)
-    # One transaction: a result between two reads would be waited for in vain.
-    replies = yield from reading(
+    # One transaction: `wait` would miss a result published between two reads.
+    replies = yield from read(
         ("MULTI",),
         ("HMGET", keys.job(job_id), "status", "data"),
         ("XREVRANGE", keys.results(job_id), "+", "-", "COUNT", 1),
         ("EXEC",),
     )
     (status, data), found = as_list(replies[-1])
-    order = unseal(data) if data else None
-    if order is None or order.job_id != job_id:
+    sealed = unseal(data) if data else None
+    if sealed is None or sealed.job_id != job_id:
         raise UnknownRequest(
             f"no request {request_id} on {host}: it was never enqueued, or Redis has dropped it; "
             "enqueueing it again with this id is safe"
         )
     after, fields = found[0] if found else (b"0-0", None)
     entry = fields_of(fields) if as_text(status) in ENDED else None
-    return _run(order, Stored(as_text(status), after, data, entry))
+    return _run(sealed, Stored(as_text(status), after, data, entry))
 
 
-def waiting(run: Run, timeout_s: float, *, limit: int, clock: Clock) -> Talk[Result]:
+def wait(run: Run, timeout_s: float, *, limit: int, clock: Clock) -> Conversation[Result]:
     """The result of this run.
 
-    A job that Redis has lost is stored again, byte for byte: the host knows what it has done.
+    A job that Redis has lost is stored again with the same bytes: the host's ledger recognizes it.
 
     Raises:
-        WaitTimeout: there is none after `timeout_s`.
+        WaitTimeout: no result after `timeout_s`.
         RequestExpired: Redis has lost the job and it is too late to send it again.
         RequestIdReused: Redis has lost the job, and its id now names another request.
         QueueUnavailable: Redis refuses to be read.
@@ -154,33 +154,31 @@ def waiting(run: Run, timeout_s: float, *, limit: int, clock: Clock) -> Talk[Res
     while run.result is None:
         left_s = max(0.0, deadline - clock.monotonic())
         try:
-            entry, status = yield from _look(run, min(SLICE_S, left_s))
+            entry, status = yield from _poll(run, min(SLICE_S, left_s))
             if entry is not None:
-                return answer(run.order, entry)
+                return read_result(run.sealed, entry)
             seen = f"its job is {status or 'gone'}"
             if status is None:
-                run = yield from _sending_again(run, limit=limit, clock=clock)
+                run = yield from _enqueue_again(run, limit=limit, clock=clock)
         except (LinkDown, QueueFull) as error:
             seen = str(error)
             yield Sleep(min(RECONNECT_S, left_s))
         if run.result is None and clock.monotonic() >= deadline:
-            order = run.order
             raise WaitTimeout(
-                f"request {order.request_id} on {order.host} has no result yet: {seen}; "
-                "it goes on, waiting again is safe"
+                f"{run} has no result yet: {seen}; the request continues, waiting again is safe"
             )
     return run.result
 
 
-def cancelling(host: str, request_id: str, *, clock: Clock) -> Talk[Cancellation]:
-    """What came of cancelling a request: `cancelled` if it waited, and now will not be begun.
+def cancel(host: str, request_id: str, *, clock: Clock) -> Conversation[Cancellation]:
+    """`cancelled` if the request waited: it will not start.
 
-    What is `running` is let end; of `unknown` ones Redis holds nothing.
+    `running` and `ended` requests are not changed; Redis holds no `unknown` ones.
 
     Raises:
         QueueUnavailable: Redis did not answer in time.
     """
-    reply = yield from scripted(CANCEL, cancel_command(host, request_id, now_ms=clock.now_ms()))
+    reply = yield from run_script(CANCEL, cancel_command(host, request_id, now_ms=clock.now_ms()))
     match as_text(reply[0]):
         case "cancelled" | "unknown" as outcome:
             return outcome
@@ -188,63 +186,67 @@ def cancelling(host: str, request_id: str, *, clock: Clock) -> Talk[Cancellation
             return "ended" if status in ENDED else "running"
 
 
-def status_of(order: SealedRequest) -> Talk[str | None]:
-    """RQ's status of the job; None if Redis does not hold it."""
-    (status,) = yield from reading(("HGET", keys.job(order.job_id), "status"))
-    return None if status is None else as_text(status)
+def status(sealed: SealedRequest) -> Conversation[str | None]:
+    """RQ's status of the job; None if Redis does not hold it.
+
+    Raises:
+        QueueUnavailable: Redis did not answer in time.
+    """
+    (found,) = yield from read(("HGET", keys.job(sealed.job_id), "status"))
+    return None if found is None else as_text(found)
 
 
-def _look(run: Run, block_s: float) -> Talk[tuple[dict[bytes, bytes] | None, str | None]]:
-    job_id = run.order.job_id
+def _poll(run: Run, block_s: float) -> Conversation[tuple[dict[bytes, bytes] | None, str | None]]:
+    """The entry of the run's result, if published, and the job's status, if the job exists."""
+    job_id = run.sealed.job_id
     block_ms = int(block_s * 1000)
-    block = ("BLOCK", block_ms) if block_ms else ()  # BLOCK 0 is for ever
-    read: Command = (
+    block = ("BLOCK", block_ms) if block_ms else ()  # BLOCK 0 never ends
+    read_results: Command = (
         *("XREAD", "COUNT", 1, *block),
         *("STREAMS", keys.results(job_id), run.after),
     )
-    status: Command = ("HGET", keys.job(job_id), "status")
-    replies = yield RoundTrip((read, status), blocks_s=block_s)
+    read_status: Command = ("HGET", keys.job(job_id), "status")
+    replies = yield RoundTrip((read_results, read_status), blocks_s=block_s)
     for reply in replies:
-        if isinstance(reply, Refusal):
-            raise QueueUnavailable(f"Redis refuses: {reply.text}", may_be_stored=True)
+        if isinstance(reply, ErrorReply):
+            raise refused(reply, may_be_stored=True)
     found = entries(replies[0])
     entry = fields_of(found[0][1]) if found else None
     return entry, None if replies[1] is None else as_text(replies[1])
 
 
-def _sending_again(run: Run, *, limit: int, clock: Clock) -> Talk[Run]:
-    order = run.order
-    if clock.now_ms() >= order.body.not_after_ms:
+def _enqueue_again(run: Run, *, limit: int, clock: Clock) -> Conversation[Run]:
+    if clock.now_ms() >= run.sealed.body.not_after_ms:
         raise RequestExpired(
-            f"request {order.request_id} on {order.host} is gone from Redis and its not_after has "
-            "passed; whether it was carried out, the host knows (hostctl events)"
+            f"{run} is gone from Redis and its not_after has passed; only the host knows whether "
+            "it was executed (hostctl events)"
         )
     try:
-        (again,) = yield from enqueueing([order], limit=limit, clock=clock)
+        (again,) = yield from enqueue([run.sealed], limit=limit, clock=clock)
     except QueueUnavailable as error:
         raise LinkDown(str(error), sent=error.may_be_stored) from None
     return again
 
 
-def _run(order: SealedRequest, found: Stored) -> Run:
-    if found.data and found.data != order.data:
+def _run(sealed: SealedRequest, found: Stored) -> Run:
+    run = Run(sealed, found.after)
+    if found.data and found.data != sealed.data:
         other = unseal(found.data)
-        if other is None or canonical(other.body) != canonical(order.body):
+        if other is None or canonical(other.body) != canonical(sealed.body):
             raise RequestIdReused(
-                f"request id {order.request_id} on {order.host} already names another request"
-                + (f": {_told(other)}" if other else "")
+                f"request id {sealed.request_id} on {sealed.host} already names another request"
+                + (f": {_describe(other)}" if other else "")
             )
-    run = Run(order, found.after)
-    return run.ended(answer(order, found.entry)) if found.entry else run
+    return run.ended(read_result(sealed, found.entry)) if found.entry else run
 
 
-def _told(order: SealedRequest) -> str:
-    return f"{describe(order.body.request)}, issued by {order.body.issuer}"
+def _describe(sealed: SealedRequest) -> str:
+    return f"{describe(sealed.body.request)}, issued by {sealed.body.issuer}"
 
 
-def _is_full(reply: list[Any]) -> bool:
-    return len(reply) == 2 and reply[0] == b"full"
-
-
-def _full(host: str, depth: object, limit: int) -> str:
-    return f"the queue of {host} holds {depth} requests and may hold {limit}; nothing was stored"
+def _check_limit(reply: list[Any], host: str, limit: int) -> None:
+    if len(reply) == 2 and reply[0] == b"full":
+        raise QueueFull(
+            f"the queue of {host} holds {reply[1]} requests, its limit is {limit}; "
+            "nothing was stored"
+        )

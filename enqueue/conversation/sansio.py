@@ -1,7 +1,7 @@
-"""One round trip after another, without the talking.
+"""Sans-I/O: conversations with Redis, without a connection.
 
-A conversation with Redis is a generator: it yields a `RoundTrip` or a `Sleep`, is sent
-the replies, and returns its outcome.  `client.py` and `aio.py` run the same ones.
+A conversation is a generator: it yields a `RoundTrip` or a `Sleep`, receives the replies, and
+returns its outcome.  `client.py` and `aio.py` run the same conversations.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from enqueue.errors import QueueUnavailable
 
 @dataclass(frozen=True, slots=True)
 class RoundTrip:
-    """Commands for one round trip; Redis may hold the reply back for `blocks_s` on purpose."""
+    """Commands for one round trip; Redis may block for up to `blocks_s` before it replies."""
 
     commands: tuple[Command, ...]
     blocks_s: float = 0.0
@@ -24,13 +24,13 @@ class RoundTrip:
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """Nothing is to be said for so long."""
+    """Nothing is sent for this many seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class ErrorReply:
     """An error in place of a reply."""
 
     text: str
@@ -40,78 +40,91 @@ class Refusal:
 class LinkDown(Exception):
     """A round trip failed.
 
-    `sent`: Redis may have acted on the commands.  `slow`: the time allowed is used up.
+    `sent`: Redis may have executed the commands.  `timed_out`: no time is left to repeat them.
     """
 
-    def __init__(self, message: str, *, sent: bool, slow: bool = False) -> None:
+    def __init__(self, message: str, *, sent: bool, timed_out: bool = False) -> None:
         super().__init__(message)
         self.sent = sent
-        self.slow = slow
+        self.timed_out = timed_out
 
 
 T = TypeVar("T")
-# What Redis sends has no static type; whoever asks knows the shape.
-Replies = list[Any]
-Talk = Generator[RoundTrip | Sleep, Replies, T]
+Replies = list[Any]  # one per command; their shapes are Redis's
+Conversation = Generator[RoundTrip | Sleep, Replies, T]
 
 
-def advance(talk: Talk[T], outcome: Replies | LinkDown) -> RoundTrip | Sleep:
-    """What the conversation wants next, told how its last step went.
+def step(conversation: Conversation[T], outcome: Replies | LinkDown) -> RoundTrip | Sleep:
+    """What the conversation needs next, after the outcome of what it needed before.
 
     Raises:
-        StopIteration: it is over; the value is its outcome.
+        StopIteration: it has ended; the value is its outcome.
     """
-    return talk.throw(outcome) if isinstance(outcome, LinkDown) else talk.send(outcome)
+    if isinstance(outcome, LinkDown):
+        return conversation.throw(outcome)
+    return conversation.send(outcome)
 
 
-def reading(*commands: Command, blocks_s: float = 0.0) -> Talk[Replies]:
-    """The replies to commands that change nothing, asked for twice if need be.
+def read(*commands: Command, blocks_s: float = 0.0) -> Conversation[Replies]:
+    """The replies to commands that change nothing; one failed round trip is repeated.
 
     Raises:
-        QueueUnavailable: Redis did not answer in time, or refuses.
+        QueueUnavailable: Redis did not answer in time, or refused a command.
     """
     try:
-        return (yield from _asking(RoundTrip(commands, blocks_s)))
+        replies = yield from _repeated_once(RoundTrip(commands, blocks_s))
     except LinkDown as error:
         raise QueueUnavailable(str(error), may_be_stored=False) from None
-
-
-def _asking(ask: RoundTrip) -> Talk[Replies]:
-    try:
-        replies = yield ask
-    except LinkDown as error:
-        if error.slow:
-            raise
-        replies = yield ask
     for reply in replies:
-        if isinstance(reply, Refusal):
-            raise QueueUnavailable(f"Redis refuses: {reply.text}", may_be_stored=False)
+        if isinstance(reply, ErrorReply):
+            raise refused(reply, may_be_stored=False)
     return replies
 
 
-def scripted(script: Script, command: Command) -> Talk[list[Any]]:
-    """The script's reply.  The scripts are idempotent, so one lost round trip is repeated."""
+def _repeated_once(trip: RoundTrip) -> Conversation[Replies]:
+    try:
+        return (yield trip)
+    except LinkDown as error:
+        if error.timed_out:
+            raise
+    return (yield trip)
+
+
+def run_script(script: Script, command: Command) -> Conversation[list[Any]]:
+    """The script's reply.  One failed round trip is repeated: the scripts are idempotent.
+
+    Raises:
+        QueueUnavailable: Redis did not answer in time, or refused the script.
+    """
     commands: tuple[Command, ...] = (command,)
-    sent, attempts = False, 0
+    sent, failures = False, 0
     while True:
         try:
             replies = yield RoundTrip(commands)
         except LinkDown as error:
-            sent, attempts = sent or error.sent, attempts + 1
-            if error.slow or attempts == 2:
-                raise QueueUnavailable(_away(error, sent=sent), may_be_stored=sent) from None
+            sent, failures = sent or error.sent, failures + 1
+            if error.timed_out or failures == 2:
+                raise _unanswered(error, sent=sent) from None
             continue
-        refusals = [reply for reply in replies if isinstance(reply, Refusal)]
-        if not refusals:
+        errors = [reply for reply in replies if isinstance(reply, ErrorReply)]
+        if not errors:
             return as_list(replies[-1])
-        if not refusals[0].unknown_script or len(commands) > 1:
-            raise QueueUnavailable(f"Redis refuses: {refusals[0].text}", may_be_stored=sent)
+        if not errors[0].unknown_script or len(commands) > 1:
+            raise refused(errors[0], may_be_stored=sent)
         commands = (script.upload(), command)
 
 
-def _away(error: LinkDown, *, sent: bool) -> str:
+def _unanswered(error: LinkDown, *, sent: bool) -> QueueUnavailable:
     known = "may have been stored" if sent else "was not stored"
-    return f"{error}; the request {known}; enqueueing it again with the same id is safe"
+    return QueueUnavailable(
+        f"{error}; the request {known}; enqueueing it again with the same id is safe",
+        may_be_stored=sent,
+    )
+
+
+def refused(reply: ErrorReply, *, may_be_stored: bool) -> QueueUnavailable:
+    """The error for a command that Redis refused."""
+    return QueueUnavailable(f"Redis refused a command: {reply.text}", may_be_stored=may_be_stored)
 
 
 def as_list(reply: object) -> list[Any]:
@@ -121,7 +134,7 @@ def as_list(reply: object) -> list[Any]:
         QueueUnavailable: it is something else, as when a key has another type.
     """
     if not isinstance(reply, list):
-        raise QueueUnavailable(f"Redis sent {reply!r} in place of a list", may_be_stored=True)
+        raise QueueUnavailable(f"Redis sent {reply!r} instead of a list", may_be_stored=True)
     return reply
 
 
@@ -131,7 +144,7 @@ def as_text(value: object) -> str:
 
 
 def entries(reply: object) -> list[Any]:
-    """The entries of the one stream in the reply to XREAD."""
+    """The entries of the one stream in a reply to XREAD, each `[id, fields]`."""
     if not reply:
         return []
     # RESP3 sends a map of streams, RESP2 a list of pairs.

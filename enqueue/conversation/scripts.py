@@ -18,17 +18,17 @@ Command = tuple[Argument, ...]
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script's text and its SHA-1, by which Redis knows it."""
+    """A script's text, and its SHA-1, by which Redis knows it."""
 
     text: bytes
     sha: str
 
     @classmethod
     def load(cls, *names: str) -> Script:
-        """The script that the package's files of these names are, one after the other."""
+        """The script whose text is these files of `lua/`, one after the other."""
         directory = resources.files("enqueue") / "lua"
         text = b"\n".join((directory / name).read_bytes() for name in names)
-        # Redis names scripts by SHA-1; nothing is secured by it.
+        # Redis identifies scripts by SHA-1; no security depends on it.
         return cls(text, hashlib.sha1(text, usedforsecurity=False).hexdigest())
 
     def call(self, names: Sequence[str], arguments: Sequence[Argument]) -> Command:
@@ -47,7 +47,7 @@ CANCEL: Final = Script.load("cancel.lua")
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What Redis holds of a job.
+    """A job as Redis holds it.
 
     `status` is RQ's, or `new` if this call stored it; `after` is the id of its last result,
     `0-0` without one; `entry` has the fields of that result if the job has ended.
@@ -59,24 +59,24 @@ class Stored:
     entry: dict[bytes, bytes] | None = None
 
 
-def enqueue_command(orders: Sequence[SealedRequest], *, limit: int, now_ms: int) -> Command:
-    """One call of enqueue.lua for orders of one host."""
-    host = keys.HostKeys(orders[0].host)
-    hashes = [job_hash(order, now_ms=now_ms) for order in orders]
+def enqueue_command(requests: Sequence[SealedRequest], *, limit: int, now_ms: int) -> Command:
+    """One call of enqueue.lua, for requests to one host."""
+    host = keys.HostKeys(requests[0].host)
+    hashes = [job_hash(sealed, now_ms=now_ms) for sealed in requests]
     arguments: list[Argument] = [limit, host.intermediate, keys.QUEUES, 2 * len(hashes[0])]
-    for order, fields in zip(orders, hashes, strict=True):
-        ttl_s = max(0, order.body.not_after_ms - now_ms) // 1000 + RETENTION_S
-        arguments += [order.job_id, keys.results(order.job_id), ttl_s]
+    for sealed, fields in zip(requests, hashes, strict=True):
+        ttl_s = max(0, sealed.body.not_after_ms - now_ms) // 1000 + RETENTION_S
+        arguments += [sealed.job_id, keys.results(sealed.job_id), ttl_s]
         for name, value in fields.items():
             arguments += [name, value]
-    names = [host.queue, *(keys.job(order.job_id) for order in orders)]
+    names = [host.queue, *(keys.job(sealed.job_id) for sealed in requests)]
     return ENQUEUE.call(names, arguments)
 
 
-def retry_command(order: SealedRequest, *, token: str, limit: int, now_ms: int) -> Command:
+def retry_command(sealed: SealedRequest, *, token: str, limit: int, now_ms: int) -> Command:
     """One call of retry.lua."""
-    host = keys.HostKeys(order.host)
-    job_id = order.job_id
+    host = keys.HostKeys(sealed.host)
+    job_id = sealed.job_id
     return RETRY.call(
         [host.queue, keys.job(job_id)],
         [
@@ -92,7 +92,7 @@ def cancel_command(host_name: str, request_id: str, *, now_ms: int) -> Command:
     return CANCEL.call([host.queue, keys.job(job_id), host.canceled], [job_id, now_ms // 1000])
 
 
-def stored(item: Sequence[object]) -> Stored:
+def parse_stored(item: Sequence[object]) -> Stored:
     """One item of enqueue.lua's reply."""
     status, after, *rest = item
     data = _bytes(rest[0]) if rest else b""
@@ -101,7 +101,7 @@ def stored(item: Sequence[object]) -> Stored:
 
 
 def fields_of(flat: object) -> dict[bytes, bytes] | None:
-    """A stream entry's fields from the flat list that Redis sends."""
+    """A stream entry's fields, from the flat list that Redis sends; None if it is not one."""
     if not isinstance(flat, (list, tuple)):
         return None
     return {_bytes(name): _bytes(value) for name, value in zip(flat[::2], flat[1::2], strict=True)}

@@ -1,4 +1,4 @@
-"""What is wrong with a request, in words for its author."""
+"""Explains to the caller what is wrong with a request."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _WORDS: Final = {
 _LONGEST_SHOWN: Final = 80
 
 
-def readable(error: Exception, body: msgspec.Struct) -> str:
-    """`field: 'value' is wrong; what it must be`, for an error of encoding or decoding `body`."""
+def explain(error: Exception, body: msgspec.Struct) -> str:
+    """`field: 'value' is wrong; it must be ...`, for an error in encoding or decoding `body`."""
     text = str(error)
     found = re.fullmatch(r"(?P<rule>.*) - at `\$(?P<path>[^`]*)`", text, re.DOTALL)
     if found is None:
         return text
     path = found["path"].lstrip(".")
     name = path.removeprefix("request.")
-    return f"{name}: {_shown(_lookup(body, path))} is wrong; {_rule(found['rule'])}"
+    return f"{name}: {_shortened(_lookup(body, path))} is wrong; {_rule(found['rule'])}"
 
 
 def _lookup(value: Any, path: str) -> object:
@@ -34,7 +34,7 @@ def _lookup(value: Any, path: str) -> object:
     return value
 
 
-def _shown(value: object) -> str:
+def _shortened(value: object) -> str:
     text = repr(value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 

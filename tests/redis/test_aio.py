@@ -9,7 +9,7 @@ import pytest
 import redis.asyncio
 
 from enqueue import AsyncHostClient, keys
-from enqueue.conversation import operations as dialogue
+from enqueue.conversation import operations
 from enqueue.errors import NotRetryable, QueueUnavailable, RequestIdReused, WaitTimeout
 from enqueue.requests import Ping
 from tests.fixtures.fake_consumer import DONE, FAILED, FakeConsumer
@@ -153,7 +153,7 @@ def test_a_redis_that_does_not_answer_is_given_up(redis_server: RedisServer) -> 
 def test_a_waiter_outlives_a_restart_and_sends_a_lost_job_again(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dialogue, "SLICE_S", 0.05)
+    monkeypatch.setattr(operations, "SLICE_S", 0.05)
 
     async def story() -> None:
         async with AsyncHostClient(redis_server.url) as client:

@@ -107,7 +107,7 @@ def test_a_duplicate_of_an_ended_request_returns_what_is_stored(
 def test_a_full_queue_takes_nothing_of_a_batch(redis_server: RedisServer) -> None:
     with HostClient(redis_server.url, queue_limit=3) as client:
         client.enqueue_many([START, START], host=HOST)
-        with pytest.raises(QueueFull, match="holds 2 requests and may hold 3"):
+        with pytest.raises(QueueFull, match="holds 2 requests, its limit is 3"):
             client.enqueue_many([START, START], host=HOST)
     assert len(queued(redis_server)) == 2
 

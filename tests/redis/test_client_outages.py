@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from enqueue import HostClient, keys
-from enqueue.conversation import operations as dialogue
+from enqueue.conversation import operations
 from enqueue.conversation.listing import Event
 from enqueue.conversation.sansio import LinkDown, RoundTrip, Sleep
 from enqueue.errors import QueueUnavailable, RequestExpired, WaitTimeout
@@ -32,7 +31,7 @@ AWAY_S = 600.0
 @pytest.fixture
 def short_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiters look for their job more often, so that tests are quick."""
-    monkeypatch.setattr(dialogue, "SLICE_S", 0.05)
+    monkeypatch.setattr(operations, "SLICE_S", 0.05)
 
 
 def test_nothing_is_stored_when_nobody_listens(tmp_path: Path) -> None:
@@ -202,7 +201,7 @@ def test_a_waiter_is_told_that_redis_stays_away(
 ) -> None:
     ticket = host_client.enqueue(Ping(), host=HOST)
     redis_server.stop()
-    with pytest.raises(WaitTimeout, match="Redis is away"):
+    with pytest.raises(WaitTimeout, match="Redis is unavailable"):
         ticket.wait(SHORT_S)
 
 
@@ -212,19 +211,19 @@ def test_a_waiter_gives_up_on_an_absent_redis_no_sooner_than_it_was_told_to(
     ticket = host_client.enqueue(Ping(), host=HOST)
     now_s = 0.0
     clock = Clock(monotonic=lambda: now_s)
-    talk = dialogue.waiting(ticket._run, 3600, limit=1, clock=clock)
-    step, paused = next(talk), []
+    conversation = operations.wait(ticket._run, 3600, limit=1, clock=clock)
+    step, paused = next(conversation), []
     while now_s < AWAY_S:
         if isinstance(step, Sleep):
             now_s += step.seconds
             paused.append(step.seconds)
-            step = talk.send([])
+            step = conversation.send([])
         else:
-            step = talk.throw(LinkDown("Redis is away", sent=False))
-    assert max(paused) <= dialogue.RECONNECT_S
+            step = conversation.throw(LinkDown("Redis is unavailable", sent=False))
+    assert max(paused) <= operations.RECONNECT_S
     fake_consumer.answer(DONE)
     assert isinstance(step, RoundTrip)
-    talk.close()
+    conversation.close()
     assert ticket.wait(BOUND_S) == DONE
 
 
@@ -251,8 +250,8 @@ def test_a_lost_job_past_its_time_is_not_sent_again(
 ) -> None:
     ticket = host_client.enqueue(Ping(), host=HOST, not_after=60)
     redis_server.client().flushall()
-    late = host_client.writer.clock.wall() + 61
-    host_client.writer = replace(host_client.writer, clock=Clock(wall=lambda: late))
+    late = host_client.clock.wall() + 61
+    host_client.clock = Clock(wall=lambda: late)
     with pytest.raises(RequestExpired, match="its not_after has passed"):
         ticket.wait(BOUND_S)
     assert redis_server.client().dbsize() == 0

@@ -141,7 +141,7 @@ def test_a_job_deleted_while_it_runs_is_answered_all_the_same(hostd: HostdProces
 def past(hostd: HostdProcess, ticket: Ticket, *, seconds: int) -> None:
     """Puts the ticket's request that far into the past."""
     server = hostd.redis.client()
-    body = ticket._run.order.body
+    body = ticket._run.sealed.body
     data = server.hget(keys.job(ticket.job_id), "data")
     assert isinstance(data, bytes)
     for moment in (body.issued_at_ms, body.not_after_ms):

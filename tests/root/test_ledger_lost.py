@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +86,7 @@ def test_a_lost_ledger_is_rebuilt_by_hand_and_forgets_nothing_silently(
     assert isinstance(stop, Failed), "issued within the skew that is allowed"
     assert stop.code == "rejected/ledger_lost"
     ahead = Clock(wall=lambda: time.time() + SKEW_S)
-    client.writer = replace(client.writer, clock=ahead)
+    client.clock = ahead
     assert asked(client, StartInstance(**ids(ref)), "start-2").changed is False  # type: ignore[union-attr]  # Failed has none, and fails so
     assert isinstance(asked(client, StopInstance(**ids(ref)), "stop-2"), Done)
     hostd.restart()

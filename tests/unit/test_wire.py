@@ -13,9 +13,9 @@ from enqueue import results
 from enqueue.conversation.job import (
     NotAfter,
     SealedRequest,
-    answer,
     job_hash,
     new_request_id,
+    read_result,
     seal,
     unseal,
 )
@@ -104,9 +104,9 @@ def test_each_request_has_its_bytes(request_: Request, json: str) -> None:
         f'"issued_at_ms":{NOW_MS},"not_after_ms":{NOW_MS + DAY_MS},"trace":null,"request":{json}}}'
     )
     call = f'["hostd.execute",null,[{{"key_id":"","sig":"","body":{body}}}],{{}}]'
-    order = sealed(request_)
-    assert order.data == call.encode()
-    assert bytes(decode_call(order.data).body) == body.encode()
+    stored = sealed(request_)
+    assert stored.data == call.encode()
+    assert bytes(decode_call(stored.data).body) == body.encode()
     assert decode_body(body.encode()).request == request_
 
 
@@ -171,12 +171,12 @@ def test_the_signature_covers_the_exact_bytes_of_the_body() -> None:
 def test_each_result_has_its_bytes(result: Result, json: str) -> None:
     assert results.encode_result(result) == json.encode()
     entry = {b"type": b"1", b"return_value": base64.b64encode(json.encode())}
-    assert answer(sealed(), entry) == result
+    assert read_result(sealed(), entry) == result
 
 
 def test_a_result_of_a_newer_host_is_understood() -> None:
     raw = b'{"kind":"done","op":"Ping","changed":false,"state":"up","mood":"good"}'
-    assert answer(sealed(), {b"return_value": base64.b64encode(raw)}) == Done(
+    assert read_result(sealed(), {b"return_value": base64.b64encode(raw)}) == Done(
         op="Ping", changed=False, state="up"
     )
 
@@ -197,7 +197,7 @@ def test_a_result_of_a_newer_host_is_understood() -> None:
 def test_what_is_no_result_becomes_a_failure_that_says_so(
     entry: dict[bytes, bytes], reason: str
 ) -> None:
-    result = answer(sealed(), entry)
+    result = read_result(sealed(), entry)
     assert isinstance(result, Failed)
     assert (result.code, result.op) == ("broken/no_result", "StartInstance")
     assert reason in result.message
@@ -275,10 +275,10 @@ def test_a_bad_field_is_named_with_its_value(arguments: dict[str, object], messa
 
 
 def test_the_job_has_the_fields_of_rq() -> None:
-    order = sealed()
-    assert job_hash(order, now_ms=NOW_MS) == {
+    stored = sealed()
+    assert job_hash(stored, now_ms=NOW_MS) == {
         "status": "queued",
-        "data": order.data,
+        "data": stored.data,
         "origin": "hostd:host-a",
         "description": "StartInstance acme/workers/i-1a2b3c4d",
         "created_at": "2027-01-15T08:00:00.123000Z",
@@ -304,9 +304,9 @@ def test_times_are_written_as_rq_writes_them() -> None:
 
 
 def test_a_stored_job_is_read_back_plain_or_compressed() -> None:
-    order = sealed()
-    assert unseal(order.data) == order
-    assert unseal(zlib.compress(order.data)) == order
+    stored = sealed()
+    assert unseal(stored.data) == stored
+    assert unseal(zlib.compress(stored.data)) == stored
 
 
 @pytest.mark.parametrize(
