@@ -43,29 +43,29 @@ def story(delivery: Delivery, ctx: Context) -> Iterator[Wait]:
         return
     if isinstance(order.body.request, Ping):
         yield ReplyNow()
-        tell(order, delivery, pong(order, delivery, ctx), ctx, request_id=None)
+        publish(order, delivery, pong(order, delivery, ctx), ctx, request_id=None)
         return
     kind, entry = accepted(order, ctx)
     if kind is DeliveryKind.UNTOLD:  # perhaps being told at this moment, and asked for again
         yield ReplyNow()
-        ctx.publish.settle()
+        ctx.publisher.flush_pending()
         kind, entry = accepted(order, ctx)
     match kind:
         case DeliveryKind.NEW | DeliveryKind.RERUN if delivery.canceled:
             yield from refuse(order, entry, delivery, CANCELLED, ctx)
         case DeliveryKind.NEW:
-            yield from begin(order, entry, delivery, ctx)
+            yield from first_run(order, entry, delivery, ctx)
         case DeliveryKind.RERUN:
-            yield from run_again(order, entry, delivery, ctx)
+            yield from rerun(order, entry, delivery, ctx)
         case DeliveryKind.IN_FLIGHT if delivery.canceled:
             for victim, result in cancel_waiting({delivery.id}, ctx):
-                ctx.executors.submit(told(victim, result, ctx))
+                ctx.executors.submit(publish_story(victim, result, ctx))
         case DeliveryKind.IN_FLIGHT:
             log.info("%s is in flight already: this delivery is dropped", delivery.id)
         case DeliveryKind.UNTOLD | DeliveryKind.REPLAY:
-            yield from answered(order, entry, delivery, ctx)
+            yield from replay(order, entry, delivery, ctx)
         case DeliveryKind.REUSED:
-            yield from reused(order, delivery, ctx)
+            yield from refuse_reused(order, delivery, ctx)
 
 
 def pong(order: VerifiedRequest, delivery: Delivery, ctx: Context) -> Result:
@@ -79,7 +79,7 @@ def pong(order: VerifiedRequest, delivery: Delivery, ctx: Context) -> Result:
     return ctx.pong()
 
 
-def begin(
+def first_run(
     order: VerifiedRequest, entry: LedgerEntry, delivery: Delivery, ctx: Context
 ) -> Iterator[Wait]:
     """A first run; one that comes too late supersedes nothing."""
@@ -98,17 +98,17 @@ def fulfil(
     """From an accepted request to a told result; a restart takes unfinished ones up here."""
     request = order.body.request
     for victim, result in supersede(order, entry, ctx):
-        ctx.executors.submit(told(victim, result, ctx))
-    more = ctx.suspicion.keys(suspect=is_suspect(entry))
-    subject, half_done = InFlight(order, entry, delivery), not idle(entry, ctx)
-    turn = Turn({**keys_of(request), **more}, subject, half_done)
+        ctx.executors.submit(publish_story(victim, result, ctx))
+    more = ctx.suspects.keys(suspect=is_suspect(entry))
+    subject, interrupted = InFlight(order, entry, delivery), not idle(entry, ctx)
+    turn = Turn({**keys_of(request), **more}, subject, interrupted)
     yield turn
-    yield from outside(turn, ctx)
-    if ctx.publish.started(delivery) or not idle(entry, ctx):
+    yield from wait_for_admission(turn, ctx)
+    if ctx.publisher.mark_started(delivery) or not idle(entry, ctx):
         result = yield from carried_out(order, entry, delivery, turn, ctx)
     else:
         result = cancelled(order, ctx)
-    tell(order, delivery, result, ctx, request_id=entry.request_id)
+    publish(order, delivery, result, ctx, request_id=entry.request_id)
 
 
 def carried_out(
@@ -119,32 +119,32 @@ def carried_out(
     What `turn` has besides the request's own keys is held for a first attempt after a crash only.
     """
     if (danger := too_dangerous(entry, order.body.request)) is not None:
-        ctx.suspicion.cleared()
+        ctx.suspects.tried()
         return decide(order, refused(op_of(order.body.request), danger), ctx)
     if not is_suspect(entry) and (delay_ms := entry.not_before_ms - ctx.clock.now_ms()) > 0:
         yield Backoff(ctx.clock.monotonic() + delay_ms / 1000)
     outcome = attempt(order, entry, ctx)
     if is_suspect(entry):
-        ctx.suspicion.cleared()
+        ctx.suspects.tried()
         own = keys_of(order.body.request)
         yield ReleaseKeys(tuple(key for key in turn.keys if key not in own))
         turn = Turn(own, turn.subject)
     while isinstance(outcome, Backoff):
         entry = ctx.ledger.entry(entry.request_id)
         if may_end := idle(entry, ctx):
-            ctx.publish.put_off(delivery)
+            ctx.publisher.mark_postponed(delivery)
         yield outcome
         if may_end:
-            yield from outside(turn, ctx)
-        if not ctx.publish.started(delivery) and may_end:
+            yield from wait_for_admission(turn, ctx)
+        if not ctx.publisher.mark_started(delivery) and may_end:
             return cancelled(order, ctx)
         outcome = attempt(order, entry, ctx)
     return outcome
 
 
-def outside(turn: Turn, ctx: Context) -> Iterator[Wait]:
+def wait_for_admission(turn: Turn, ctx: Context) -> Iterator[Wait]:
     """The host began to drain while this waited: it waits on, without its keys."""
-    while ctx.executors.bars(turn):
+    while ctx.executors.is_barred(turn):
         yield turn
 
 
@@ -162,7 +162,7 @@ def accepted(order: VerifiedRequest, ctx: Context) -> tuple[DeliveryKind, Ledger
     )
 
 
-def tell(
+def publish(
     order: VerifiedRequest,
     delivery: Delivery,
     result: Result,
@@ -171,7 +171,7 @@ def tell(
     request_id: str | None,
 ) -> None:
     """The result goes out; it stays the same from here on."""
-    ctx.publish.tell(delivery, result, request_id=request_id)
+    ctx.publisher.publish(delivery, result, request_id=request_id)
     ctx.metrics.ended(result)
     say(describe(order.body.request), order.body.request_id, result)
 
@@ -179,21 +179,21 @@ def tell(
 def quarantined(delivery: Delivery, result: Result, ctx: Context) -> Iterator[Wait]:
     """A forged or malformed job is put aside with its reason; it never runs."""
     yield ReplyNow()
-    ctx.publish.quarantine(delivery, result)
+    ctx.publisher.quarantine(delivery, result)
     ctx.metrics.ended(result)
     say("quarantined", delivery.shown, result)
 
 
-def answered(
+def replay(
     order: VerifiedRequest, entry: LedgerEntry, delivery: Delivery, ctx: Context
 ) -> Iterator[Wait]:
     """The first run's result, again."""
     assert entry.result is not None  # noqa: S101  the ledger's states guarantee it
     yield ReplyNow()
-    tell(order, delivery, replayed(entry.result), ctx, request_id=entry.request_id)
+    publish(order, delivery, replayed(entry.result), ctx, request_id=entry.request_id)
 
 
-def run_again(
+def rerun(
     order: VerifiedRequest, entry: LedgerEntry, delivery: Delivery, ctx: Context
 ) -> Iterator[Wait]:
     """A run by hand, which must not undo a newer decision."""
@@ -219,10 +219,10 @@ def refuse(
     """An accepted request ends without a run."""
     result = decide(order, refused(op_of(order.body.request), error), ctx)
     yield ReplyNow()
-    tell(order, delivery, result, ctx, request_id=entry.request_id)
+    publish(order, delivery, result, ctx, request_id=entry.request_id)
 
 
-def reused(order: VerifiedRequest, delivery: Delivery, ctx: Context) -> Iterator[Wait]:
+def refuse_reused(order: VerifiedRequest, delivery: Delivery, ctx: Context) -> Iterator[Wait]:
     """The request id names another request, which stays as it was."""
     error = Rejected(
         "request_id_reused",
@@ -230,10 +230,10 @@ def reused(order: VerifiedRequest, delivery: Delivery, ctx: Context) -> Iterator
         hint="use a new request id",
     )
     yield ReplyNow()
-    tell(order, delivery, refused(op_of(order.body.request), error), ctx, request_id=None)
+    publish(order, delivery, refused(op_of(order.body.request), error), ctx, request_id=None)
 
 
-def told(victim: InFlight, result: Result, ctx: Context) -> Iterator[Wait]:
+def publish_story(victim: InFlight, result: Result, ctx: Context) -> Iterator[Wait]:
     """A result that another request has decided goes out."""
     yield ReplyNow()
-    tell(victim.order, victim.delivery, result, ctx, request_id=victim.entry.request_id)
+    publish(victim.order, victim.delivery, result, ctx, request_id=victim.entry.request_id)

@@ -27,15 +27,13 @@ class Sweeps:
 
     def __init__(self, world: World, *, remove: bool = True) -> None:
         self.world = world
-        self.sightings = SweepHistory(
-            world.directory / "sweep.json", boot_id="b", patience_s=GRACE_S
-        )
+        self.history = SweepHistory(world.directory / "sweep.json", boot_id="b", patience_s=GRACE_S)
         config = msgspec.structs.replace(
             world.context.config, sweep=SweepConfig(grace_s=GRACE_S, remove=remove)
         )
         self.same = True
         context = replace(world.context, config=config)
-        self.sweeper = Sweeper(context, self.sightings, lambda: self.same)
+        self.sweeper = Sweeper(context, self.history, lambda: self.same)
 
     def once(self) -> tuple[Orphan, ...]:
         """One sweep and the stories it made; what was left over before."""

@@ -45,7 +45,7 @@ from worker.ports import Artifacts, Host
 from worker.protocol.metrics import Metrics
 from worker.protocol.verification import Policy, verified
 from worker.request.context import Context, Delivery
-from worker.scheduling.admission import Admission, Barred
+from worker.scheduling.admission import Admission, IsBarred
 from worker.scheduling.executors import Executors
 from worker.scheduling.locks import Locks
 from worker.scheduling.suspects import suspects_at_start
@@ -78,7 +78,7 @@ class InlineExecutors:
         self._stories: dict[int, Iterator[Wait]] = {}
         self._subjects: dict[int, object] = {}
         self._ready: deque[int] = deque()
-        self._gate: Admission[int] = Admission()
+        self._admission: Admission[int] = Admission()
         self._in_line: set[int] = set()
         self._behind: set[int] = set()
         self._held: list[tuple[int, Wait]] | None = None
@@ -152,25 +152,25 @@ class InlineExecutors:
             case Turn(keys, subject):
                 self._subjects[number] = subject
                 self._give_up_turn(number)
-                if self._gate.stops(number, wait):
+                if self._admission.park(number, wait):
                     return
                 self._in_line.add(number)
                 if self._turns.admit(number, keys):
                     self._ready.append(number)
 
-    def close_gate(self, barred: Barred) -> None:
-        self._gate.close(barred)
+    def close_admission(self, barred: IsBarred) -> None:
+        self._admission.close(barred)
 
-    def open_gate(self) -> None:
-        for number, turn in self._gate.open():
+    def open_admission(self) -> None:
+        for number, turn in self._admission.open():
             self._place(number, turn)
 
-    def bars(self, turn: Turn) -> bool:
-        return self._gate.bars(turn)
+    def is_barred(self, turn: Turn) -> bool:
+        return self._admission.is_barred(turn)
 
     def _let_go(self, number: int) -> None:
         del self._stories[number]
-        self._gate.leave(number)
+        self._admission.remove(number)
         self._give_up_turn(number)
 
     def _give_up_turn(self, number: int) -> None:
@@ -185,13 +185,13 @@ class MemoryPublisher:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    def started(self, delivery: Delivery) -> bool:
+    def mark_started(self, delivery: Delivery) -> bool:
         return delivery.id not in self._world.cancelled
 
-    def put_off(self, delivery: Delivery) -> None:
+    def mark_postponed(self, delivery: Delivery) -> None:
         pass
 
-    def tell(self, delivery: Delivery, result: Result, *, request_id: str | None) -> None:
+    def publish(self, delivery: Delivery, result: Result, *, request_id: str | None) -> None:
         world = self._world
         events = world.ledger.untold_events()
         with world.fuse.effect("publish.tell"):
@@ -202,9 +202,9 @@ class MemoryPublisher:
         world.ledger.told([request_id] if request_id else [], events_upto=upto)
 
     def quarantine(self, delivery: Delivery, result: Result) -> None:
-        self.tell(delivery, result, request_id=None)
+        self.publish(delivery, result, request_id=None)
 
-    def settle(self) -> None:
+    def flush_pending(self) -> None:
         pass
 
 
@@ -303,13 +303,13 @@ class World:
             host=fused(host, self.fuse),
             ledger=self.ledger,
             locks=Locks(self.directory / "lock", timeout_s=0.05),
-            publish=MemoryPublisher(self),
+            publisher=MemoryPublisher(self),
             executors=cast("Executors", self.executors),
             metrics=Metrics(),
             clock=Clock(wall=lambda: self.now_s, monotonic=lambda: self.now_s - NOW_S),
             pong=lambda: PONG,
             random=lambda: 1.0,
-            suspicion=suspects_at_start(self.ledger),
+            suspects=suspects_at_start(self.ledger),
         )
         self.draining = DrainController(self.context)
 
@@ -319,10 +319,10 @@ class World:
         self.start()
         self.draining = DrainController(self.context, rebooted=rebooted)
         self.draining.resume()
-        recover.tell_decided(self.context)
-        recover.take_up_unfinished(self.context)
+        recover.publish_decided(self.context)
+        recover.resume_unfinished(self.context)
         recover.retry_sleeps(self.context)
-        recover.settle_all(self.context, rebooted=rebooted)
+        recover.reconcile_all(self.context, rebooted=rebooted)
         self.deliver()
 
     def deliver(self) -> None:

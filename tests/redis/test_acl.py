@@ -117,8 +117,8 @@ def everything(walled: Walled) -> None:
 
     def tell(delivery: Delivery) -> None:
         walled.publisher.deferred([delivery.id])
-        walled.publisher.started(delivery)
-        walled.publisher.tell(delivery, answers[delivery.id], request_id=None)
+        walled.publisher.mark_started(delivery)
+        walled.publisher.publish(delivery, answers[delivery.id], request_id=None)
 
     change = Change(instance_id="i-1a2b3c4d", tenant_id="a", pool_id="p", status="running")
     walled.ledger.decide("none", DONE, now_ms=1, events=[b'{"event":"x"}'], change=change)
@@ -136,10 +136,10 @@ def everything(walled: Walled) -> None:
     ended = Failed(
         op="StartInstance", code="conflict/cancelled", failure_class="conflict", message="-"
     )
-    walled.serve(lambda delivery: walled.publisher.tell(delivery, ended, request_id=None))
+    walled.serve(lambda delivery: walled.publisher.publish(delivery, ended, request_id=None))
     assert dropped[0].wait(2) == ended
-    walled.publisher.started(Delivery(dropped[0].job_id, b"x"))
-    walled.publisher.put_off(Delivery(dropped[0].job_id, b"x"))
+    walled.publisher.mark_started(Delivery(dropped[0].job_id, b"x"))
+    walled.publisher.mark_postponed(Delivery(dropped[0].job_id, b"x"))
     walled.client.jobs(
         host=HOST, states=["queued", "deferred", "started", "failed", "canceled", "finished"]
     )

@@ -34,14 +34,14 @@ def test_a_guest_that_ends_by_itself_is_noticed_recorded_announced_and_cleaned(
     assert taps(hostd) != []
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: document(hostd, ref)["status"] == "stopped", "its end is on record")
-    eventually(lambda: found(hostd, "settled") != [], "its end is announced")
-    (event,) = found(hostd, "settled")
+    eventually(lambda: found(hostd, "reconciled") != [], "its end is announced")
+    (event,) = found(hostd, "reconciled")
     assert (event["finding"], event["reason"]) == ("stopped", "guest_exited")
     assert event["ended"] == "killed by SIGKILL"
     assert taps(hostd) == []
     assert not hostd.layout.jail_base(ref).exists()
     assert document(hostd, ref)["firecracker_pid"] is None
-    assert "hostd_settled_total" in hostd.get("/metrics")
+    assert "hostd_reconciled_total" in hostd.get("/metrics")
     again = client.enqueue(StartInstance(**ids(ref)), host=HOST).wait(timeout_s=WAIT_S)
     assert isinstance(again, Done)
     assert again.changed
@@ -62,8 +62,8 @@ def test_a_guest_that_ends_while_hostd_is_away_is_settled_by_the_next_one(
     os.kill(pid, signal.SIGKILL)
     hostd.start()
     eventually(lambda: document(hostd, ref)["status"] == "stopped", "its end is on record")
-    eventually(lambda: len(found(hostd, "settled")) == 2, "both are settled")
-    reasons = {event["instance_id"]: event["reason"] for event in found(hostd, "settled")}
+    eventually(lambda: len(found(hostd, "reconciled")) == 2, "both are settled")
+    reasons = {event["instance_id"]: event["reason"] for event in found(hostd, "reconciled")}
     assert reasons == {"i-0000000a": "guest_exited", "i-0000000b": "hostd_restarted"}
     assert document(hostd, other)["status"] == "running"
     assert document(hostd, other)["firecracker_pid"] == living
@@ -84,7 +84,7 @@ def test_after_a_reboot_what_ran_is_stopped_and_what_slept_sleeps_on(hostd: Host
     hostd.start()
     eventually(lambda: settled(hostd), "every instance was looked at")
     assert document(hostd, ran)["status"] == "stopped"
-    (event,) = found(hostd, "settled")
+    (event,) = found(hostd, "reconciled")
     assert (event["instance_id"], event["reason"]) == ("i-0000000a", "host_restarted")
     assert document(hostd, slept)["status"] == "sleeping"
     woken = client.enqueue(WakeInstance(**ids(slept)), host=HOST).wait(timeout_s=WAIT_S)

@@ -289,10 +289,10 @@ def test_a_record_that_lies_is_put_right_though_nobody_saw_the_end(make_hostd: H
     ref = started(process, "i-0000000a")
     known = document(process, ref)
     os.kill(known["firecracker_pid"], signal.SIGKILL)
-    eventually(lambda: len(events(process, "settled")) == 1, "its end is on record")
+    eventually(lambda: len(events(process, "reconciled")) == 1, "its end is on record")
     path = process.layout.instance(ref) / "instance.json"
     path.write_bytes(msgspec.json.encode(known))
-    eventually(lambda: len(events(process, "settled")) == 2, "the lie is put right")
+    eventually(lambda: len(events(process, "reconciled")) == 2, "the lie is put right")
     assert document(process, ref)["status"] == "stopped"
 
 

@@ -32,7 +32,7 @@ class Line:
     def _story(self, name: str, ended: threading.Event) -> Iterator[Wait]:
         turn = Turn({KEY: EXCLUSIVE}, name)
         yield turn
-        while self.executors.bars(turn):
+        while self.executors.is_barred(turn):
             yield turn
         self.ran.append(name)
         ended.set()
@@ -51,12 +51,12 @@ def new(turn: Turn, parked: Collection[object]) -> bool:
 
 
 def test_what_is_parked_blocks_nobody_and_goes_on_in_its_order(line: Line) -> None:
-    line.executors.close_gate(new)
+    line.executors.close_admission(new)
     parked = [line.submit(f"new-{n}") for n in range(20)]
     assert line.submit("old").wait(BOUND_S)
     assert line.ran == ["old"]
     assert line.executors.waiting() != []
-    line.executors.open_gate()
+    line.executors.open_admission()
     assert all(ended.wait(BOUND_S) for ended in parked)
     assert line.ran == ["old", *(f"new-{n}" for n in range(20))]
 
@@ -64,20 +64,20 @@ def test_what_is_parked_blocks_nobody_and_goes_on_in_its_order(line: Line) -> No
 def test_what_waits_for_its_turn_when_the_gate_closes_goes_before_it(line: Line) -> None:
     with line.executors.batch():
         waiting = line.submit("new")
-        line.executors.close_gate(new)
+        line.executors.close_admission(new)
     after = line.submit("old")
     assert after.wait(BOUND_S)
     assert line.ran == ["old"]
-    line.executors.open_gate()
+    line.executors.open_admission()
     assert waiting.wait(BOUND_S)
 
 
 def test_what_is_parked_can_be_withdrawn(line: Line) -> None:
-    line.executors.close_gate(new)
+    line.executors.close_admission(new)
     line.submit("new-a")
     kept = line.submit("new-b")
     assert line.executors.withdraw(lambda subject: subject == "new-a") == ["new-a"]
-    line.executors.open_gate()
+    line.executors.open_admission()
     assert kept.wait(BOUND_S)
     assert line.ran == ["new-b"]
     assert line.executors.idle()

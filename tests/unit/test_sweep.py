@@ -32,9 +32,9 @@ from worker.sweep.orphans import (
     Kind,
     Records,
     Resource,
-    lies,
+    inconsistencies,
+    missing_confinement,
     orphans,
-    unfit,
 )
 from worker.sweep.removal import SweepContext, sweep_instance
 from worker.sweep.state_guard import accept_state, is_same_state
@@ -288,7 +288,7 @@ def test_a_record_that_says_it_runs_is_put_right_once_its_vmm_is_gone(world: Wor
     world.vmm.dies(ref)
     Sweeps(world).once()
     assert msgspec.json.decode(world.records.docs[ref])["status"] == "stopped"
-    (event,) = events_of(world, "settled")
+    (event,) = events_of(world, "reconciled")
     assert (event["before"], event["after"]) == ("running", "stopped")
 
 
@@ -298,7 +298,7 @@ def test_a_vmm_that_its_record_does_not_know_is_settled(world: World) -> None:
     world.records.docs[ref] = msgspec.json.encode(document | {"status": "ready"})
     Sweeps(world).once()
     assert world.vmm.state(ref) is VmmState.GONE
-    (event,) = events_of(world, "settled")
+    (event,) = events_of(world, "reconciled")
     assert event["reason"] == "stray_vmm"
 
 
@@ -332,7 +332,7 @@ def test_what_a_settlement_leaves_to_a_person_is_not_asked_for_again(world: Worl
     sweeps = Sweeps(world)
     for _ in range(4):
         sweeps.once()
-    assert [event["finding"] for event in events_of(world, "settled")] == ["left"]
+    assert [event["finding"] for event in events_of(world, "reconciled")] == ["left"]
 
 
 def test_an_instance_that_could_not_be_settled_is_tried_again(
@@ -344,9 +344,9 @@ def test_an_instance_that_could_not_be_settled_is_tried_again(
     with monkeypatch.context() as broken:
         broken.setattr(world.cgroups, "kill", busy)
         sweeps.once()
-        assert ref.instance_id in world.context.unsettled
+        assert ref.instance_id in world.context.unreconciled
     sweeps.once()
-    assert ref.instance_id not in world.context.unsettled
+    assert ref.instance_id not in world.context.unreconciled
     assert msgspec.json.decode(world.records.docs[ref])["status"] == "stopped"
 
 
@@ -419,7 +419,7 @@ def test_leftovers_come_in_the_order_of_removal() -> None:
 
 def test_which_records_lie() -> None:
     def told(record: Records) -> list[Inconsistency]:
-        return [lie for _, lie in lies(record)]
+        return [lie for _, lie in inconsistencies(record)]
 
     assert told(standing("running")) == [Inconsistency.NO_VMM]
     assert told(standing("stopped", vmm=True)) == [Inconsistency.STRAY_VMM]
@@ -427,7 +427,7 @@ def test_which_records_lie() -> None:
     assert told(standing("running", vmm=True)) == []
     assert told(standing("destroyed", vmm=True)) == []
     assert told(replace(standing("running"), busy=frozenset({GONE.instance_id}))) == []
-    assert list(unfit(standing("running", vmm=True, lacks="tap"))) == [(GONE, "tap")]
+    assert list(missing_confinement(standing("running", vmm=True, lacks="tap"))) == [(GONE, "tap")]
 
 
 def test_sightings_outlive_a_restart_but_not_a_boot(tmp_path: Path) -> None:
@@ -445,10 +445,10 @@ def test_sightings_outlive_a_restart_but_not_a_boot(tmp_path: Path) -> None:
 
 def test_after_a_long_pause_sightings_begin_anew(tmp_path: Path) -> None:
     left = orphans([CGROUP], Records())
-    sightings = SweepHistory(tmp_path / "sweep.json", boot_id="b", patience_s=GRACE_S)
-    sightings.update(left, 100.0)
-    sightings.update(left, 101.0 + GRACE_S)
-    assert sightings.due(left, 101.0 + GRACE_S, GRACE_S) == ()
+    history = SweepHistory(tmp_path / "sweep.json", boot_id="b", patience_s=GRACE_S)
+    history.update(left, 100.0)
+    history.update(left, 101.0 + GRACE_S)
+    assert history.due(left, 101.0 + GRACE_S, GRACE_S) == ()
 
 
 def test_a_damaged_file_of_sightings_is_none(tmp_path: Path) -> None:
@@ -471,7 +471,7 @@ def test_the_device_mappers_list_is_read_entry_by_entry() -> None:
 def test_a_broom_removes_only_what_is_due(world: World) -> None:
     leave_everything(world)
     context = world.context
-    broom = SweepContext(
+    sweep_context = SweepContext(
         context.host,
         world.ledger,
         context.locks,
@@ -479,7 +479,7 @@ def test_a_broom_removes_only_what_is_due(world: World) -> None:
         context.clock.now_ms,
         "operator",
     )
-    gone, problems = sweep_instance(GONE.instance_id, {("tap", "tn99i3"): 1.0}, broom)
+    gone, problems = sweep_instance(GONE.instance_id, {("tap", "tn99i3"): 1.0}, sweep_context)
     assert [one.key for one in gone] == [("tap", "tn99i3")]
     assert problems == []
     assert GONE.instance_id in world.cgroups.groups

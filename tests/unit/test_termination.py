@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from worker.daemon.signals import heard
+from worker.daemon.signals import call_on_stop
 
 BOUND_S = 10.0
 
@@ -24,7 +24,7 @@ def test_a_signal_is_heard_by_a_thread_while_the_main_thread_holds_the_lock(
             told.set()
 
     before = signal.getsignal(number)
-    with heard(call):
+    with call_on_stop(call):
         with lock:
             os.kill(os.getpid(), number)
             assert not told.wait(0)
@@ -42,7 +42,7 @@ def test_other_signals_are_not_taken_for_it() -> None:
 
     before = signal.signal(signal.SIGUSR1, lambda *_: heard_ones.append("another"))
     try:
-        with heard(call):
+        with call_on_stop(call):
             os.kill(os.getpid(), signal.SIGUSR1)
             os.kill(os.getpid(), signal.SIGTERM)
             assert told.wait(BOUND_S)

@@ -13,7 +13,7 @@ from worker.commands.host_view import HostView
 from worker.drain import policy as plans
 from worker.drain.admission import NEW_WORK
 from worker.drain.policy import Drain, Guest
-from worker.drain.store import noted, ref_of, running
+from worker.drain.store import load, ref_of, running_guests
 from worker.errors import Unreachable
 from worker.ledger.ledger import Ledger
 from worker.scheduling.locks import hostd_runs
@@ -29,7 +29,7 @@ def followed(view: HostView) -> Iterator[Drain]:
         Unreachable: no hostd runs.
     """
     missed = 0
-    while (known := noted(view.ledger)) is not None:
+    while (known := load(view.ledger)) is not None:
         yield known
         if known.phase == "drained" or (known.phase == "undrained" and _all_back(known, view)):
             return
@@ -44,8 +44,8 @@ def followed(view: HostView) -> Iterator[Drain]:
 
 def report(view: HostView) -> dict[str, Any]:
     """What the drain has come to, and what runs now."""
-    known = noted(view.ledger)
-    runs = [str(ref_of(guest)) for guest in running(view.host)]
+    known = load(view.ledger)
+    runs = [str(ref_of(guest)) for guest in running_guests(view.host)]
     if known is None:
         return {"drain": None, "phase": "none", "instances": [], "running": runs}
     return {
@@ -68,7 +68,7 @@ def rows(known: Drain, view: HostView) -> list[dict[str, Any]]:
 
 def waits_for_undrain(request: Request, ledger: Ledger) -> bool:
     """Whether the request waits because the host drains."""
-    drain = noted(ledger)
+    drain = load(ledger)
     return drain is not None and drain.in_force and isinstance(request, NEW_WORK)
 
 

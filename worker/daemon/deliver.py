@@ -38,7 +38,7 @@ def refuse(delivery: Delivery, reason: str, ctx: Context) -> None:
         return
     error = Forged("unreadable", reason, hint="see docs/runbook.md")
     log.warning("quarantined %s: %s", delivery.shown, reason)
-    ctx.publish.quarantine(delivery, refused("unknown", error))
+    ctx.publisher.quarantine(delivery, refused("unknown", error))
 
 
 def _goes_on(delivery: Delivery, ctx: Context) -> bool:

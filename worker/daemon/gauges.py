@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from enqueue.keys import HostKeys
 from worker.daemon.http import gauge
-from worker.drain.store import noted
+from worker.drain.store import load
 from worker.ledger.ledger import Ledger
 from worker.scheduling.executors import Executors
 
@@ -40,7 +40,7 @@ class Gauges:
         for status, number in self.ledger.statuses().items():
             states.add_metric([status], number)
         yield states
-        drain = noted(self.ledger)
+        drain = load(self.ledger)
         draining = drain is not None and drain.in_force
         yield gauge("hostd_draining", "1 while new work waits for `hostd undrain`.", draining)
         try:

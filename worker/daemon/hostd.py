@@ -22,9 +22,9 @@ from worker.daemon.clock_sync import await_clock
 from worker.daemon.deliver import refuse, submit
 from worker.daemon.gauges import Gauges
 from worker.daemon.housekeeping import Housekeeping
-from worker.daemon.http import HealthState, listening_socket, serve
-from worker.daemon.signals import heard
-from worker.daemon.vmm_watch import Watch
+from worker.daemon.http import LiveGauges, listening_socket, serve
+from worker.daemon.signals import call_on_stop
+from worker.daemon.vmm_watch import VmmWatch
 from worker.drain.controller import DrainController
 from worker.errors import HostdError, StartupError
 from worker.ledger.database import unusable_ledger
@@ -37,7 +37,7 @@ from worker.queue import connection as redis_host
 from worker.queue.consumer import BLOCK_S, HostWorker
 from worker.queue.publisher import RedisPublisher
 from worker.request.context import Context, Delivery
-from worker.request.reconcile import settle_one
+from worker.request.reconcile import reconcile_one
 from worker.request.supersede import InFlight
 from worker.scheduling.executors import Executors
 from worker.scheduling.host_lock import host_lock, make_directories
@@ -113,7 +113,7 @@ class Hostd:
         self.executors = Executors(
             config.worker.threads, answering=self.publisher.batch, fatal=self._die
         )
-        self.watch = Watch(self.host.vmm, self._vmm_ended)
+        self.watch = VmmWatch(self.host.vmm, self._vmm_ended)
         self._open.callback(self.watch.close)
         self._rebooted = self.ledger.noted(BOOT_ID) not in (None, self._boot_id)
         self.context = self._context(config, policy)
@@ -139,7 +139,7 @@ class Hostd:
         metrics = Metrics()
         metrics.build.info({"version": machine.version(), "firecracker": self._firecracker_version})
         gauges = Gauges(self.executors, self.ledger, self._redis, self._keys)
-        metrics.registry.register(HealthState(gauges.read))
+        metrics.registry.register(LiveGauges(gauges.read))
         return Context(
             config=config,
             settings=build_settings(config),
@@ -147,13 +147,13 @@ class Hostd:
             host=self.host,
             ledger=self.ledger,
             locks=Locks(config.paths.runtime / "lock", timeout_s=config.worker.lock_timeout_s),
-            publish=self.publisher,
+            publisher=self.publisher,
             executors=self.executors,
             metrics=metrics,
             clock=Clock(),
             pong=self._pong,
             random=random.random,
-            suspicion=suspects_at_start(self.ledger),
+            suspects=suspects_at_start(self.ledger),
             watch=self.watch.look,
         )
 
@@ -165,7 +165,7 @@ class Hostd:
         Raises:
             StartupError: something that it cannot go on without failed; it says what.
         """
-        with heard(self.stop):
+        with call_on_stop(self.stop):
             self._serve_queue()
         if type(self._fatal) is sqlite3.DatabaseError:  # not of a kind that passes, as a full disk
             raise unusable_ledger(self.config.paths.ledger, self._fatal) from self._fatal
@@ -175,9 +175,9 @@ class Hostd:
     def _serve_queue(self) -> None:
         server = self._serve()
         self.draining.resume()
-        told, again = recover.tell_decided(self.context), recover.take_up_unfinished(self.context)
+        told, again = recover.publish_decided(self.context), recover.resume_unfinished(self.context)
         recover.retry_sleeps(self.context)
-        recover.settle_all(self.context, rebooted=self._rebooted)
+        recover.reconcile_all(self.context, rebooted=self._rebooted)
         self.draining.look()
         if told or again:
             log.info("recovered: %d results told again, %d requests taken up again", told, again)
@@ -238,7 +238,7 @@ class Hostd:
                 self.ledger.unattempted(subject.entry.request_id)
 
     def _vmm_ended(self, ref: InstanceRef, how: str) -> None:
-        settle_one(ref, how, self.context)
+        reconcile_one(ref, how, self.context)
 
     def _housekeeping(self) -> Housekeeping:
         return Housekeeping(
@@ -264,7 +264,7 @@ class Hostd:
 
     def _settled(self) -> None:
         """Once every instance was looked at, this boot is the one that is known."""
-        if not self.context.unsettled and self.ledger.noted(BOOT_ID) != self._boot_id:
+        if not self.context.unreconciled and self.ledger.noted(BOOT_ID) != self._boot_id:
             self.ledger.put_note(BOOT_ID, self._boot_id)
 
     def _mark(self) -> None:

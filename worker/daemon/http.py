@@ -16,11 +16,11 @@ from prometheus_client.registry import Collector
 from worker.errors import StartupError
 
 Answer = Callable[[str], tuple[int, str, bytes]]
-Verdict = Callable[[], tuple[bool, str]]
+HealthCheck = Callable[[], tuple[bool, str]]
 REQUEST_TIMEOUT_S: Final = 10
 
 
-class HealthState(Collector):
+class LiveGauges(Collector):
     """Gauges that are read when somebody asks."""
 
     def __init__(self, read: Callable[[], Iterable[GaugeMetricFamily]]) -> None:
@@ -82,7 +82,11 @@ def _handler(answer: Answer) -> type[BaseHTTPRequestHandler]:
 
 
 def serve(
-    listening: socket.socket, registry: CollectorRegistry, *, healthy: Verdict, ready: Verdict
+    listening: socket.socket,
+    registry: CollectorRegistry,
+    *,
+    healthy: HealthCheck,
+    ready: HealthCheck,
 ) -> ThreadingHTTPServer:
     """Serves on its own thread until `shutdown()` and `server_close()`."""
     text = "text/plain; charset=utf-8"

@@ -18,7 +18,7 @@ SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
-def heard(call: Callable[[], None]) -> Iterator[None]:
+def call_on_stop(call: Callable[[], None]) -> Iterator[None]:
     """Within, `call` is made on a thread of its own for each of the signals."""
     heard_fd, tell_fd = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(tell_fd, False)

@@ -14,24 +14,24 @@ from worker.job import fulfil
 from worker.ledger.entries import LedgerEntry
 from worker.protocol.verification import VerifiedRequest, is_own, trusted
 from worker.request.context import Context, Delivery
-from worker.request.reconcile import settling
+from worker.request.reconcile import reconcile_story
 from worker.scheduling.unreconciled import Why
 
 log = logging.getLogger("hostd")
 
 
-def tell_decided(ctx: Context) -> int:
+def publish_decided(ctx: Context) -> int:
     """Publishes again what was decided but may not have been told; returns how many."""
     entries = ctx.ledger.untold()
     for entry in entries:
         order = trusted(entry.call)
         if entry.result is not None:
             delivery = Delivery.of(order)
-            ctx.publish.tell(delivery, entry.result, request_id=entry.request_id)
+            ctx.publisher.publish(delivery, entry.result, request_id=entry.request_id)
     return len(entries)
 
 
-def take_up_unfinished(ctx: Context) -> int:
+def resume_unfinished(ctx: Context) -> int:
     """Goes on with every accepted request; returns how many."""
     again = [(trusted(entry.call), entry) for entry in ctx.ledger.unfinished()]
     # One that had begun held its turn: nothing before it can be in its way.  What hostd asks of
@@ -77,16 +77,16 @@ def retry_sleeps(ctx: Context) -> int:
     return len(again)
 
 
-def settle_all(ctx: Context, *, rebooted: bool) -> int:
+def reconcile_all(ctx: Context, *, rebooted: bool) -> int:
     """Every instance on record is settled, behind all requests; returns how many.
 
     One whose first request comes sooner is settled by that.
     """
     refs = ctx.host.records.instances()
-    ctx.unsettled.add((ref.instance_id for ref in refs), Why(rebooted=rebooted))
+    ctx.unreconciled.add((ref.instance_id for ref in refs), Why(rebooted=rebooted))
     with ctx.executors.batch():
         for ref in refs:
-            ctx.executors.submit(settling(ref, ctx), behind=True)
+            ctx.executors.submit(reconcile_story(ref, ctx), behind=True)
     return len(refs)
 
 

@@ -22,7 +22,7 @@ log = logging.getLogger("hostd")
 _FOREVER: Final = -1
 
 
-class Watch:
+class VmmWatch:
     """Holds VMMs; `ended` is told, on a thread of its own, which one ended and how."""
 
     def __init__(self, vmm: Vmm, ended: Callable[[InstanceRef, str], None]) -> None:

@@ -39,7 +39,7 @@ def barred(
     if not drain.in_force or not isinstance(subject, InFlight):
         return False
     request = subject.order.body.request
-    if turn.half_done and not (rebooted and isinstance(request, NEW_WORK)):
+    if turn.interrupted and not (rebooted and isinstance(request, NEW_WORK)):
         return False
     if is_own(subject.order.body):
         return _not_begun_any_more(request, drain, now_ms)

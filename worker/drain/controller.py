@@ -17,7 +17,7 @@ from worker.drain import policy as plans
 from worker.drain.admission import NEW_WORK, barred
 from worker.drain.policy import Drain, Guest
 from worker.drain.requests import Asked, bring_back, put_away, with_outcomes, withdraw
-from worker.drain.store import announce, note, noted, running
+from worker.drain.store import announce, load, running_guests, save
 from worker.errors import HostdError
 from worker.job import fulfil
 from worker.protocol.verification import trusted
@@ -43,12 +43,12 @@ class DrainController:
 
     def resume(self) -> None:
         """The gate is closed if a drain is in force.  To be called before anything is taken up."""
-        self._saw(noted(self._ctx.ledger))
+        self._saw(load(self._ctx.ledger))
 
     def look(self) -> None:
         """Does what is due.  To be called once a second, and when a request of its own ends."""
         with self._acting:
-            drain = noted(self._ctx.ledger)
+            drain = load(self._ctx.ledger)
             if drain != self._drain:
                 self._saw(drain)
             if drain is None:
@@ -69,10 +69,10 @@ class DrainController:
         was_closed = self._drain is not None and self._drain.in_force
         self._drain = drain
         if drain is not None and drain.in_force and not was_closed:
-            self._ctx.executors.close_gate(self._barred)
+            self._ctx.executors.close_admission(self._barred)
             log.warning("host is draining (%s): new work waits", drain.id)
         elif was_closed and (drain is None or not drain.in_force):
-            self._ctx.executors.open_gate()
+            self._ctx.executors.open_admission()
             log.warning("host drains no more: what waited goes on")
 
     def _barred(self, turn: Turn, parked: Collection[object]) -> bool:
@@ -87,9 +87,9 @@ class DrainController:
         if now_ms >= seen.deadline_ms:
             withdraw(self._ctx)
         starting = self._starting()  # first: what ends between the two looks is seen by one
-        there, rate_mib_s = running(self._ctx.host), self._rate_mib_s()
+        there, rate_mib_s = running_guests(self._ctx.host), self._rate_mib_s()
         with ledger.transaction():
-            before = noted(ledger)
+            before = load(ledger)
             if before is None or before.phase != "draining":
                 return  # called off meanwhile
             drain = with_outcomes(msgspec.structs.replace(before, rate_mib_s=rate_mib_s), self._ctx)
@@ -101,7 +101,7 @@ class DrainController:
                 drain = msgspec.structs.replace(drain, phase="drained", ended_ms=now_ms)
                 announce(drain, ledger, now_ms=now_ms)
             if drain != before:
-                note(drain, ledger)
+                save(drain, ledger)
         self._saw(drain)
         self._submit(asked)
 
@@ -122,7 +122,7 @@ class DrainController:
         withdraw(self._ctx)
         wanted = []
         with ledger.transaction():
-            before = noted(ledger)
+            before = load(ledger)
             if before is None or before.phase != "undraining":
                 return
             drain = with_outcomes(before, self._ctx)
@@ -132,7 +132,7 @@ class DrainController:
                 drain, asked = bring_back(guest, drain, self._ctx, now_ms=now_ms)
                 wanted += [asked] if asked is not None else []
             drain = msgspec.structs.replace(drain, phase="undrained", ended_ms=now_ms)
-            note(drain, ledger)
+            save(drain, ledger)
             announce(drain, ledger, now_ms=now_ms)
         self._submit(wanted)  # in line before what waits at the gate
         self._saw(drain)

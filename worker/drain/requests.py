@@ -11,9 +11,9 @@ from enqueue.requests import HostName, InstanceRequest, RequestId, op_of
 from enqueue.results import Done
 from worker.drain import policy as plans
 from worker.drain.policy import Drain, Guest, with_guest
-from worker.drain.store import noted, ref_of
+from worker.drain.store import load, ref_of
 from worker.errors import Conflict, HostdError
-from worker.job import accepted, told
+from worker.job import accepted, publish_story
 from worker.ledger.entries import LedgerEntry
 from worker.protocol.results import refused
 from worker.protocol.verification import OWN_ISSUERS, VerifiedRequest, is_own, trusted
@@ -73,7 +73,7 @@ def with_outcomes(drain: Drain, ctx: Context) -> Drain:
 def withdraw(ctx: Context) -> None:
     """The drain's requests that wait, and have nothing half done, end without having run."""
     with ctx.ledger.transaction():
-        drain = noted(ctx.ledger)
+        drain = load(ctx.ledger)
         flying = {guest.request_id for guest in drain.guests if guest.in_flight} if drain else ()
         decided = end_waiting(
             lambda entry: entry.request_id in flying,
@@ -81,7 +81,7 @@ def withdraw(ctx: Context) -> None:
             ctx,
         )
     for victim, result in decided:
-        ctx.executors.submit(told(victim, result, ctx))
+        ctx.executors.submit(publish_story(victim, result, ctx))
 
 
 def _asked(

@@ -19,13 +19,13 @@ from worker.protocol import events
 NOTE: Final = "drain"
 
 
-def noted(ledger: Ledger) -> Drain | None:
+def load(ledger: Ledger) -> Drain | None:
     """The drain on record: in force, or the last one."""
     raw = ledger.noted(NOTE)
     return None if raw is None else msgspec.json.decode(raw, type=Drain)
 
 
-def note(drain: Drain, ledger: Ledger) -> None:
+def save(drain: Drain, ledger: Ledger) -> None:
     """The drain is on record."""
     ledger.put_note(NOTE, msgspec.json.encode(drain).decode())
 
@@ -39,7 +39,7 @@ def drain(ledger: Ledger, strategy: Strategy, *, deadline_s: float) -> Drain:
     now_ms = int(time.time() * 1000)
     deadline_ms = now_ms + int(deadline_s * 1000)
     with ledger.transaction():
-        known = noted(ledger)
+        known = load(ledger)
         if known is not None and known.phase == "undraining":
             raise StartupError("an undrain is under way; `hostd drain --status` shows it")
         if known is not None and known.in_force:
@@ -47,7 +47,7 @@ def drain(ledger: Ledger, strategy: Strategy, *, deadline_s: float) -> Drain:
         else:
             id_ = secrets.token_hex(4)
             asked = plans.begun(id_, strategy, now_ms=now_ms, deadline_ms=deadline_ms)
-        note(asked, ledger)
+        save(asked, ledger)
     return asked
 
 
@@ -58,15 +58,15 @@ def undrain(ledger: Ledger) -> Drain:
         StartupError: the host does not drain.
     """
     with ledger.transaction():
-        known = noted(ledger)
+        known = load(ledger)
         if known is None or not known.in_force:
             raise StartupError("this host does not drain")
         asked = msgspec.structs.replace(known, phase="undraining")
-        note(asked, ledger)
+        save(asked, ledger)
     return asked
 
 
-def running(host: Host) -> list[Guest]:
+def running_guests(host: Host) -> list[Guest]:
     """Every instance on record whose VMM lives, as a guest to be put away."""
     found = []
     for ref in host.records.instances():

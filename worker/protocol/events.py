@@ -38,8 +38,10 @@ class RequestEnded(msgspec.Struct, frozen=True, kw_only=True, tag_field="event",
     tenant_id: str | None = None
 
 
-class InstanceSettled(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="settled"):
-    """hostd looked at an instance by itself; `finding` is a `Settlement`.
+class InstanceReconciled(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="reconciled"
+):
+    """hostd looked at an instance by itself; `finding` is a `worker.plans.reconcile.Finding`.
 
     `ended` says how its VMM ended, where hostd has seen it.
     """
@@ -125,7 +127,7 @@ class HostUndrained(
 Event = (
     InstanceChanged
     | RequestEnded
-    | InstanceSettled
+    | InstanceReconciled
     | LeftoverSwept
     | RulesPutBack
     | InstanceUnfit

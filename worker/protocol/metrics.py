@@ -45,8 +45,8 @@ class Metrics:
         self.recovered = Counter(
             "hostd_recovered_requests", "Requests taken up again at start.", registry=r
         )
-        self.settled = Counter(
-            "hostd_settled", "Instances brought to agree with their machine.", ["finding"],
+        self.reconciled = Counter(
+            "hostd_reconciled", "Instances brought to agree with their machine.", ["finding"],
             registry=r,
         )  # fmt: skip
         self.orphans = Gauge(

@@ -70,7 +70,7 @@ class RedisPublisher:
 
     # ------------------------------------------------------------ the port
 
-    def started(self, delivery: Delivery) -> bool:
+    def mark_started(self, delivery: Delivery) -> bool:
         """See `worker.request.context.Publisher`."""
         if self._away:
             return True
@@ -97,7 +97,7 @@ class RedisPublisher:
             return True
         return bool(status != b"canceled")
 
-    def put_off(self, delivery: Delivery) -> None:
+    def mark_postponed(self, delivery: Delivery) -> None:
         """See `worker.request.context.Publisher`."""
         job = keys.job(delivery.id)
         try:
@@ -123,7 +123,7 @@ class RedisPublisher:
                 pipe.zrem(self._keys.deferred, *no_more)
             executed(pipe)
 
-    def tell(self, delivery: Delivery, result: Result, *, request_id: str | None) -> None:
+    def publish(self, delivery: Delivery, result: Result, *, request_id: str | None) -> None:
         """See `worker.request.context.Publisher`."""
         self._add(_Telling(delivery, result, request_id))
 
@@ -131,7 +131,7 @@ class RedisPublisher:
         """See `worker.request.context.Publisher`."""
         self._add(_Telling(delivery, result, None, quarantined=True))
 
-    def settle(self) -> None:
+    def flush_pending(self) -> None:
         """See `worker.request.context.Publisher`."""
         self._flush(probing=False)
 

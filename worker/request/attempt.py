@@ -41,7 +41,7 @@ from worker.protocol.results import concluded
 from worker.protocol.verification import VerifiedRequest, check_times
 from worker.request.conclude import decide
 from worker.request.context import Context
-from worker.request.reconcile import settle, settle_one
+from worker.request.reconcile import reconcile, reconcile_one
 from worker.request.reserve import reserve_instance, reserve_network
 from worker.scheduling.suspects import is_suspect
 from worker.scheduling.waits import Backoff
@@ -103,7 +103,7 @@ def _settle_first(order: VerifiedRequest, ctx: Context) -> None:
     request = order.body.request
     if isinstance(request, InstanceRequest) and not isinstance(request, SleepInstance):
         ref = InstanceRef.of(request)
-        if settle(ref, ctx) is Finding.LOST and isinstance(request, WakeInstance):
+        if reconcile(ref, ctx) is Finding.LOST and isinstance(request, WakeInstance):
             raise memory_lost(ref)
 
 
@@ -228,7 +228,7 @@ def _look_after(ref: InstanceRef, entry: LedgerEntry, outcome: Outcome, ctx: Con
     if outcome.error is None or not ctx.ledger.begun_steps(entry.request_id):
         return
     if ctx.host.vmm.pid(ref) is None:
-        settle_one(ref, "unknown", ctx)
+        reconcile_one(ref, "unknown", ctx)
 
 
 def _put_off(

@@ -49,13 +49,13 @@ class Delivery:
 class Publisher(Protocol):
     """Where results and states go.  Its failures change nothing about an outcome."""
 
-    def started(self, delivery: Delivery) -> bool:
+    def mark_started(self, delivery: Delivery) -> bool:
         """The job shows as started; False if somebody has cancelled it while it waited."""
 
-    def put_off(self, delivery: Delivery) -> None:
+    def mark_postponed(self, delivery: Delivery) -> None:
         """The job shows as waiting for its next attempt, and may be cancelled again."""
 
-    def tell(self, delivery: Delivery, result: Result, *, request_id: str | None) -> None:
+    def publish(self, delivery: Delivery, result: Result, *, request_id: str | None) -> None:
         """The result stands in Redis, now or once Redis is back.
 
         `request_id` is given for what the ledger holds as decided.
@@ -64,7 +64,7 @@ class Publisher(Protocol):
     def quarantine(self, delivery: Delivery, result: Result) -> None:
         """As `tell`, and the entry is in the quarantine list with its reason."""
 
-    def settle(self) -> None:
+    def flush_pending(self) -> None:
         """What was being told when this was called has been told, or has failed."""
 
 
@@ -81,12 +81,12 @@ class Context:
     host: Host
     ledger: Ledger
     locks: Locks
-    publish: Publisher
+    publisher: Publisher
     executors: Executors
     metrics: Metrics
     clock: Clock
     pong: Callable[[], Pong]
     random: Callable[[], float]
-    suspicion: CrashSuspects = field(default_factory=CrashSuspects)
-    unsettled: Unreconciled = field(default_factory=Unreconciled)
+    suspects: CrashSuspects = field(default_factory=CrashSuspects)
+    unreconciled: Unreconciled = field(default_factory=Unreconciled)
     watch: Callable[[InstanceRef], None] = lambda ref: None

@@ -50,35 +50,35 @@ class NoJournal:
         return frozenset()
 
 
-def settling(ref: InstanceRef, ctx: Context) -> Iterator[Wait]:
+def reconcile_story(ref: InstanceRef, ctx: Context) -> Iterator[Wait]:
     """The story of an instance that no request may come for."""
     yield Turn({("instance", ref.instance_id): EXCLUSIVE, ("tenant", ref.tenant_id): SHARED})
-    if ref.instance_id not in ctx.unsettled:
+    if ref.instance_id not in ctx.unreconciled:
         return
     name = f"settle-{ref.instance_id}"
     try:
         with ctx.locks.instance(ref.tenant_id, ref.instance_id, request_id=name):
-            settle(ref, ctx)
+            reconcile(ref, ctx)
     except HostdError as error:
         log.warning("%s is not settled yet: %s", ref, error)
 
 
-def settle_one(ref: InstanceRef, ended: str, ctx: Context) -> None:
+def reconcile_one(ref: InstanceRef, ended: str, ctx: Context) -> None:
     """The instance's VMM has ended, in this way: it is settled when its turn comes.
 
     After a Stop or a Sleep there is nothing left to do.
     """
-    ctx.unsettled.add([ref.instance_id], Why(ended=ended))
-    ctx.executors.submit(settling(ref, ctx))
+    ctx.unreconciled.add([ref.instance_id], Why(ended=ended))
+    ctx.executors.submit(reconcile_story(ref, ctx))
 
 
-def settle(ref: InstanceRef, ctx: Context) -> Finding:
+def reconcile(ref: InstanceRef, ctx: Context) -> Finding:
     """Record and machine agree; the caller holds the instance's lock.
 
     Raises:
         HostdError: not yet; the next one to get its turn tries again.
     """
-    why = ctx.unsettled.reason(ref.instance_id)
+    why = ctx.unreconciled.reason(ref.instance_id)
     if why is None:
         return Finding.NOTHING
     facts = _facts(ref, ctx)
@@ -89,7 +89,7 @@ def settle(ref: InstanceRef, ctx: Context) -> Finding:
             raise outcome.error
         _announce(settled, facts, before, _reason(settled, facts, before, why), why, ctx)
     ctx.watch(ref)
-    ctx.unsettled.done(ref.instance_id)
+    ctx.unreconciled.done(ref.instance_id)
     return settled
 
 
@@ -169,7 +169,7 @@ def _announce(
     ref, now_ms = facts.ref, ctx.clock.now_ms()
     doc = ctx.host.records.instance(ref) if settled is not Finding.LEFT else facts.instance
     before, after = told or "unknown", doc.fields.status if doc else "unknown"
-    found = events.InstanceSettled(
+    found = events.InstanceReconciled(
         at_ms=now_ms, tenant_id=ref.tenant_id, pool_id=ref.pool_id, instance_id=ref.instance_id,
         finding=settled.value, before=before, after=after, reason=reason, ended=why.ended,
     )  # fmt: skip
@@ -184,6 +184,6 @@ def _announce(
         if doc is not None:
             settle_instance(ctx.ledger, ref, after)
         ctx.ledger.note([events.encode(event) for event in news], change, now_ms=now_ms)
-    ctx.metrics.settled.labels(settled.value).inc()
+    ctx.metrics.reconciled.labels(settled.value).inc()
     ended = f"; its VMM had ended: {why.ended}" if why.ended else ""
     log.info("settled %s: %s, %s -> %s (%s)%s", ref, settled.value, before, after, reason, ended)

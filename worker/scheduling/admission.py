@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from worker.scheduling.waits import Turn
 
 T = TypeVar("T", bound=Hashable)
-Barred = Callable[[Turn, Collection[object]], bool]
+IsBarred = Callable[[Turn, Collection[object]], bool]
 """Whether a turn must wait outside, beside these parked subjects."""
 
 
@@ -19,10 +19,10 @@ class Admission(Generic[T]):
     """Open at first."""
 
     def __init__(self) -> None:
-        self._barred: Barred | None = None
+        self._barred: IsBarred | None = None
         self._parked: dict[T, Turn] = {}
 
-    def close(self, barred: Barred) -> None:
+    def close(self, barred: IsBarred) -> None:
         """From now on it stops what is barred."""
         self._barred = barred
 
@@ -32,20 +32,20 @@ class Admission(Generic[T]):
         parked, self._parked = list(self._parked.items()), {}
         return parked
 
-    def bars(self, turn: Turn) -> bool:
+    def is_barred(self, turn: Turn) -> bool:
         """Whether it would stop this turn now."""
         if self._barred is None:
             return False
         return self._barred(turn, [parked.subject for parked in self._parked.values()])
 
-    def stops(self, item: T, turn: Turn) -> bool:
+    def park(self, item: T, turn: Turn) -> bool:
         """Whether `item` is parked here instead of getting in line."""
-        if not self.bars(turn):
+        if not self.is_barred(turn):
             return False
         self._parked[item] = turn
         return True
 
-    def leave(self, item: T) -> None:
+    def remove(self, item: T) -> None:
         """`item` is not parked."""
         self._parked.pop(item, None)
 

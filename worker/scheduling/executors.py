@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 
-from worker.scheduling.admission import Admission, Barred
+from worker.scheduling.admission import Admission, IsBarred
 from worker.scheduling.turns import Turns
 from worker.scheduling.waits import Backoff, ReleaseKeys, ReplyNow, Turn, Wait
 
@@ -71,7 +71,7 @@ class Executors:
         self._state = threading.Condition(lock)  # the executors wait on it
         self._to_answer = threading.Condition(lock)  # the answering thread waits on it
         self._turns: Turns[Task] = Turns()
-        self._gate: Admission[Task] = Admission()
+        self._admission: Admission[Task] = Admission()
         self._ready = _Lane()
         self._answers: list[Task] = []
         self._delayed: list[tuple[float, int, Task]] = []
@@ -132,21 +132,21 @@ class Executors:
 
     # ------------------------------------------------------------ the gate
 
-    def close_gate(self, barred: Barred) -> None:
+    def close_admission(self, barred: IsBarred) -> None:
         """What is barred waits outside from now on; what has its turn asks by `bars`."""
         with self._state:
-            self._gate.close(barred)
+            self._admission.close(barred)
 
-    def open_gate(self) -> None:
+    def open_admission(self) -> None:
         """Nothing is barred; what waited outside gets in line, in its order."""
         with self._state:
-            for task, turn in self._gate.open():
+            for task, turn in self._admission.open():
                 self._place(task, turn)
 
-    def bars(self, turn: Turn) -> bool:
+    def is_barred(self, turn: Turn) -> bool:
         """Whether this turn, asked for now, would wait outside."""
         with self._state:
-            return self._gate.bars(turn)
+            return self._admission.is_barred(turn)
 
     # ------------------------------------------------------------ looking
 
@@ -156,7 +156,7 @@ class Executors:
             return [
                 task.subject
                 for task in self._tasks
-                if task in self._gate or (task.has_turn and not self._turns.may_run(task))
+                if task in self._admission or (task.has_turn and not self._turns.may_run(task))
             ]
 
     def running(self) -> list[object]:
@@ -210,7 +210,7 @@ class Executors:
     def _get_in_line(self, task: Task, turn: Turn) -> None:
         self._give_up_turn(task)
         task.subject = turn.subject
-        if self._gate.stops(task, turn):
+        if self._admission.park(task, turn):
             return
         task.has_turn = True
         if self._turns.admit(task, turn.keys):
@@ -218,7 +218,7 @@ class Executors:
 
     def _let_go(self, task: Task) -> None:
         self._tasks.discard(task)
-        self._gate.leave(task)
+        self._admission.remove(task)
         self._give_up_turn(task)
 
     def _give_up_turn(self, task: Task) -> None:

@@ -26,22 +26,22 @@ _UNCLEAN: Final = "unclean_starts"
 class CrashSuspects:
     """What a starting hostd makes of the last one's end.
 
-    `strict` says that nothing runs beside a suspect; `suspects` counts those not tried yet.
+    `strict` says that nothing runs beside a suspect; `untried` counts those not tried yet.
     """
 
     strict: bool = False
-    suspects: int = 0
+    untried: int = 0
 
     def keys(self, *, suspect: bool) -> Mapping[Key, bool]:
         """What a request holds besides its own keys."""
         if suspect:
             more = {NOTHING_ELSE: EXCLUSIVE} if self.strict else {}
             return {ONE_AT_A_TIME: EXCLUSIVE, **more}
-        return {NOTHING_ELSE: SHARED} if self.strict and self.suspects else {}
+        return {NOTHING_ELSE: SHARED} if self.strict and self.untried else {}
 
-    def cleared(self) -> None:
+    def tried(self) -> None:
         """One more suspect has been tried and hostd lives."""
-        self.suspects -= 1
+        self.untried -= 1
 
 
 def suspects_at_start(ledger: Ledger) -> CrashSuspects:
@@ -67,7 +67,7 @@ def suspects_at_start(ledger: Ledger) -> CrashSuspects:
         ).fetchone()[0]
         unclean = int(ledger.noted(_UNCLEAN) or 0) + 1 if under_way else 0
         ledger.put_note(_UNCLEAN, str(unclean))
-    return CrashSuspects(strict=unclean > 1, suspects=suspects)
+    return CrashSuspects(strict=unclean > 1, untried=suspects)
 
 
 def is_suspect(entry: LedgerEntry) -> bool:

@@ -18,12 +18,12 @@ class Turn:
     """No earlier unfinished request holds one of these keys; kept until the request ends.
 
     `subject` says to others what waits.  Asked for again, it begins anew, behind all others.
-    `half_done`: a kill has left it between two states, and it should not be kept there.
+    `interrupted`: a kill has left it between two states, and it should not be kept there.
     """
 
     keys: Mapping[Key, bool]
     subject: object = None
-    half_done: bool = False
+    interrupted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

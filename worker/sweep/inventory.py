@@ -37,7 +37,7 @@ class _Reserved:
 
 
 def take_inventory(
-    host: Host, ledger: Ledger, layout: Layout, *, unsettled: Iterable[InstanceId] = ()
+    host: Host, ledger: Ledger, layout: Layout, *, unreconciled: Iterable[InstanceId] = ()
 ) -> Inventory:
     """One look; what a request changes meanwhile is looked at again before anything is removed.
 
@@ -45,7 +45,7 @@ def take_inventory(
         HostdError, OSError: something cannot be listed.
     """
     began_at, busy_before = ledger.last_row(), ledger.busy()
-    passed_over = frozenset(map(InstanceId, busy_before[0])) | frozenset(unsettled)
+    passed_over = frozenset(map(InstanceId, busy_before[0])) | frozenset(unreconciled)
     marks, guests, groups = host.links.marked(), host.firewall.guests(), host.cgroups.instances()
     jails, held = host.vmm.jails(), _held(ledger)
     networks, unreadable = _networks(host)

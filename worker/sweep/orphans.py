@@ -115,7 +115,7 @@ def orphans(things: Iterable[Resource], record: Records) -> tuple[Orphan, ...]:
     return tuple(sorted(left, key=lambda one: (_ORDER[one.thing.kind], one.thing.name)))
 
 
-def lies(record: Records) -> Iterator[tuple[InstanceRef, Inconsistency]]:
+def inconsistencies(record: Records) -> Iterator[tuple[InstanceRef, Inconsistency]]:
     """The records that a settlement can put right."""
     for instance, standing in record.instances.items():
         if instance in record.busy or standing.status in (None, "destroyed"):
@@ -128,7 +128,7 @@ def lies(record: Records) -> Iterator[tuple[InstanceRef, Inconsistency]]:
             yield standing.ref, Inconsistency.NO_RULES
 
 
-def unfit(record: Records) -> Iterator[tuple[InstanceRef, str]]:
+def missing_confinement(record: Records) -> Iterator[tuple[InstanceRef, str]]:
     """Guests that run without a part of what confines them, and what they lack."""
     for instance, standing in record.instances.items():
         lacks = standing.lacks if standing.is_up and standing.vmm else None
@@ -150,10 +150,10 @@ def _why(thing: Resource, record: Records, kept: frozenset[int]) -> str | None:
     standing = record.instances.get(thing.instance)
     if standing is None:
         return "its instance is not on record"
-    return None if _is_elsewhere(thing, standing) else _beside(thing, standing)
+    return None if is_other_tenants(thing, standing) else leftover_reason(thing, standing)
 
 
-def _beside(thing: Resource, standing: InstanceStatus) -> str | None:
+def leftover_reason(thing: Resource, standing: InstanceStatus) -> str | None:
     """Why a thing of an instance on record is left over."""
     match standing.status:
         case None:
@@ -173,7 +173,7 @@ def _beside(thing: Resource, standing: InstanceStatus) -> str | None:
             assert_never(standing.status)
 
 
-def _is_elsewhere(thing: Resource, standing: InstanceStatus) -> bool:
+def is_other_tenants(thing: Resource, standing: InstanceStatus) -> bool:
     """Whether it lies with another tenant's instance of the same id: for a person to judge."""
     return thing.ref is not None and thing.ref != standing.ref
 

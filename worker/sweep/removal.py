@@ -30,7 +30,7 @@ Key = tuple[str, str]
 class SweepContext:
     """What a removal works with.
 
-    `unsettled` are instances that hostd has yet to look at; `by` is who asked, for the events;
+    `unreconciled` are instances that hostd has yet to look at; `by` is who asked, for the events;
     `now_ms` is Unix time.
     """
 
@@ -40,7 +40,7 @@ class SweepContext:
     settings: Settings
     now_ms: Callable[[], int]
     by: str
-    unsettled: Callable[[], Collection[InstanceId]] = tuple
+    unreconciled: Callable[[], Collection[InstanceId]] = tuple
 
     def look(self) -> tuple[Orphan, ...]:
         """What is left over now.
@@ -49,13 +49,13 @@ class SweepContext:
             HostdError, OSError: something cannot be listed.
         """
         seen = take_inventory(
-            self.host, self.ledger, self.settings.layout, unsettled=tuple(self.unsettled())
+            self.host, self.ledger, self.settings.layout, unreconciled=tuple(self.unreconciled())
         )
         return orphans(seen.things, seen.record)
 
 
 def sweep_instance(
-    instance: InstanceId, due: dict[Key, float], broom: SweepContext
+    instance: InstanceId, due: dict[Key, float], context: SweepContext
 ) -> tuple[list[Orphan], list[str]]:
     """What was removed of what is `due` (key to seconds seen), and why the rest was not.
 
@@ -64,11 +64,11 @@ def sweep_instance(
     Raises:
         HostdError, OSError: its lock was not to be had, or something cannot be listed.
     """
-    with _locked(instance, due, broom):
-        return _removed(lambda one: one.thing.instance == instance, due, broom)
+    with _locked(instance, due, context):
+        return _removed(lambda one: one.thing.instance == instance, due, context)
 
 
-def sweep_networks(due: dict[Key, float], broom: SweepContext) -> tuple[list[Orphan], list[str]]:
+def sweep_networks(due: dict[Key, float], context: SweepContext) -> tuple[list[Orphan], list[str]]:
     """As `sweep_instance`, for what no instance holds.
 
     Raises:
@@ -76,41 +76,43 @@ def sweep_networks(due: dict[Key, float], broom: SweepContext) -> tuple[list[Orp
     """
     # Whoever builds a network, or gives a guest its address, has reserved it in the ledger before:
     # while this transaction lasts nobody, in whatever process, begins to.
-    with broom.ledger.transaction():
-        return _removed(lambda one: one.thing.instance is None, due, broom)
+    with context.ledger.transaction():
+        return _removed(lambda one: one.thing.instance is None, due, context)
 
 
 def _locked(
-    instance: InstanceId, due: dict[Key, float], broom: SweepContext
+    instance: InstanceId, due: dict[Key, float], context: SweepContext
 ) -> AbstractContextManager[float]:
-    tenants = {one.thing.ref.tenant_id for one in broom.look() if one.key in due and one.thing.ref}
+    tenants = {
+        one.thing.ref.tenant_id for one in context.look() if one.key in due and one.thing.ref
+    }
     if len(tenants) == 1:
         (tenant,) = tenants
-        return broom.locks.instance(tenant, instance, request_id=_REQUEST_ID)
-    return broom.locks.lone(instance, request_id=_REQUEST_ID)
+        return context.locks.instance(tenant, instance, request_id=_REQUEST_ID)
+    return context.locks.lone(instance, request_id=_REQUEST_ID)
 
 
 def _removed(
-    wanted: Callable[[Orphan], bool], due: dict[Key, float], broom: SweepContext
+    wanted: Callable[[Orphan], bool], due: dict[Key, float], context: SweepContext
 ) -> tuple[list[Orphan], list[str]]:
-    found = [one for one in broom.look() if wanted(one)]
+    found = [one for one in context.look() if wanted(one)]
     problems = []
     for orphan in (one for one in found if one.key in due):
         try:
-            _remove(orphan.thing, found, broom)
+            _remove(orphan.thing, found, context)
         except (HostdError, OSError) as error:
             problems.append(f"{orphan.thing.kind.value} {orphan.thing.name}: {error}")
-    left = {one.key for one in broom.look()}
+    left = {one.key for one in context.look()}
     # A mount goes with its jail, a process with its control group, due or not.
     gone = [one for one in found if one.key not in left]
     if gone:
-        news = [events.encode(event) for event in _told(gone, due, broom)]
-        broom.ledger.note(news, None, now_ms=broom.now_ms())
+        news = [events.encode(event) for event in _swept_events(gone, due, context)]
+        context.ledger.note(news, None, now_ms=context.now_ms())
     return gone, problems
 
 
-def _remove(thing: Resource, found: list[Orphan], broom: SweepContext) -> None:
-    host, timeout_s = broom.host, broom.settings.kill_timeout_s
+def _remove(thing: Resource, found: list[Orphan], context: SweepContext) -> None:
+    host, timeout_s = context.host, context.settings.kill_timeout_s
     match thing.kind:
         case Kind.VMM:
             if thing.ref is not None:
@@ -132,7 +134,7 @@ def _remove(thing: Resource, found: list[Orphan], broom: SweepContext) -> None:
         case Kind.IMAGE:
             host.images.tidy(_ref(thing))
         case Kind.RESERVATION:
-            _release(thing, found, broom)
+            _release(thing, found, context)
         case Kind.RULES:
             assert thing.net_id is not None  # noqa: S101  the survey names it
             host.firewall.remove(thing.net_id)
@@ -140,20 +142,22 @@ def _remove(thing: Resource, found: list[Orphan], broom: SweepContext) -> None:
             assert_never(thing.kind)
 
 
-def _release(thing: Resource, found: list[Orphan], broom: SweepContext) -> None:
+def _release(thing: Resource, found: list[Orphan], context: SweepContext) -> None:
     """Address and quota are free, once nothing else of the instance is left."""
     instance = _instance(thing)
     keys = {one.key for one in found if one.thing.kind is not Kind.RESERVATION}
-    if any(one.key in keys for one in broom.look()):
+    if any(one.key in keys for one in context.look()):
         return
-    for kind, key, owner in broom.ledger.reservations():
+    for kind, key, owner in context.ledger.reservations():
         if (kind, key) == ("instance", instance):
             tenant, _, pool = owner.partition("/")
             ref = InstanceRef(tenant, pool, instance)  # type: ignore[arg-type]  # as it was reserved
-            settle_instance(broom.ledger, ref, "destroyed")
+            settle_instance(context.ledger, ref, "destroyed")
 
 
-def _told(gone: list[Orphan], due: dict[Key, float], broom: SweepContext) -> Iterator[events.Event]:
+def _swept_events(
+    gone: list[Orphan], due: dict[Key, float], context: SweepContext
+) -> Iterator[events.Event]:
     for orphan in gone:
         thing = orphan.thing
         log.warning(
@@ -161,11 +165,11 @@ def _told(gone: list[Orphan], due: dict[Key, float], broom: SweepContext) -> Ite
             thing.kind.value, thing.name, thing.proof, due.get(orphan.key, 0.0), orphan.why,
         )  # fmt: skip
         yield events.LeftoverSwept(
-            at_ms=broom.now_ms(),
+            at_ms=context.now_ms(),
             kind=thing.kind.value,
             name=thing.name,
             why=orphan.why,
-            by=broom.by,
+            by=context.by,
             seen_s=round(due.get(orphan.key, 0.0), 3),
             instance_id=thing.instance,
             tenant_id=thing.ref.tenant_id if thing.ref else thing.tenant,

@@ -20,14 +20,22 @@ from worker.model.names import InstanceRef
 from worker.plans.network import firewall_step
 from worker.protocol import events
 from worker.request.context import Context
-from worker.request.reconcile import settling
+from worker.request.reconcile import reconcile_story
 from worker.scheduling.turns import EXCLUSIVE, SHARED
 from worker.scheduling.turns import Key as TurnKey
 from worker.scheduling.unreconciled import Why
 from worker.scheduling.waits import Turn, Wait
 from worker.sweep.history import SweepHistory
 from worker.sweep.inventory import Inventory, take_inventory
-from worker.sweep.orphans import Inconsistency, Kind, Orphan, Records, lies, orphans, unfit
+from worker.sweep.orphans import (
+    Inconsistency,
+    Kind,
+    Orphan,
+    Records,
+    inconsistencies,
+    missing_confinement,
+    orphans,
+)
 from worker.sweep.removal import Key, SweepContext, sweep_instance, sweep_networks
 
 log = logging.getLogger("hostd")
@@ -41,7 +49,7 @@ class Sweeper:
     """Sweeps; `same_state` says whether the state directory is the one that was swept before."""
 
     ctx: Context
-    sightings: SweepHistory
+    history: SweepHistory
     same_state: Callable[[], bool]
     _pending: set[object] = field(default_factory=set)  # whose stories have not ended
     _lies: set[tuple[InstanceRef, Inconsistency]] = field(default_factory=set)
@@ -61,11 +69,11 @@ class Sweeper:
         """One look and what follows from it; what is left over."""
         ctx, config = self.ctx, self.ctx.config.sweep
         seen = take_inventory(
-            ctx.host, ctx.ledger, ctx.settings.layout, unsettled=ctx.unsettled.all()
+            ctx.host, ctx.ledger, ctx.settings.layout, unreconciled=ctx.unreconciled.all()
         )
         left = orphans(seen.things, seen.record)
         now_s = ctx.clock.monotonic()
-        self.sightings.update(left, now_s)
+        self.history.update(left, now_s)
         self._save()
         self._count(left)
         if not self.same_state():
@@ -75,12 +83,12 @@ class Sweeper:
         self._announce_unfit(seen.record)
         self._put_rules_back(seen)
         if config.remove:
-            self._submit(self.sightings.due(left, now_s, config.grace_s), now_s)
+            self._submit(self.history.due(left, now_s, config.grace_s), now_s)
         return left
 
     def _save(self) -> None:
         try:
-            self.sightings.save()
+            self.history.save()
         except _REASONS as error:
             log.warning("the sweep cannot write down what it has seen: %s", error)
 
@@ -93,19 +101,19 @@ class Sweeper:
 
     def _settle(self, record: Records) -> None:
         """A lie is settled when it is first seen: what a settlement leaves is for a person."""
-        found = set(lies(record))
+        found = set(inconsistencies(record))
         fresh = [ref for ref, lie in found - self._lies]
         for ref, lie in found - self._lies:
             log.info("%s is looked at: %s", ref, lie.value)
         self._lies = found | {lie for lie in self._lies if lie[0].instance_id in record.busy}
-        self.ctx.unsettled.add((ref.instance_id for ref in fresh), Why())
-        waiting = self.ctx.unsettled.all()
+        self.ctx.unreconciled.add((ref.instance_id for ref in fresh), Why())
+        waiting = self.ctx.unreconciled.all()
         for instance, standing in record.instances.items():
             if instance in waiting and ("settle", instance) not in self._pending:
-                self._run(("settle", instance), settling(standing.ref, self.ctx))
+                self._run(("settle", instance), reconcile_story(standing.ref, self.ctx))
 
     def _announce_unfit(self, record: Records) -> None:
-        ctx, found = self.ctx, set(unfit(record))
+        ctx, found = self.ctx, set(missing_confinement(record))
         for ref, lacks in sorted(found - self._unfit, key=str):
             log.error("%s runs without its %s; only a new start can mend that", ref, lacks)
             event = events.InstanceUnfit(
@@ -127,7 +135,7 @@ class Sweeper:
     def _submit(self, due: tuple[Orphan, ...], now_s: float) -> None:
         groups: dict[InstanceId | None, dict[Key, float]] = {}
         for one in due:
-            seen_s = now_s - (self.sightings.first_s(one) or now_s)
+            seen_s = now_s - (self.history.first_s(one) or now_s)
             groups.setdefault(one.thing.instance, {})[one.key] = seen_s
         for instance, keys in groups.items():
             if ("sweep", instance) not in self._pending:
@@ -157,15 +165,15 @@ def _removing(
     shared: dict[TurnKey, bool] = {("tenant", tenant): SHARED for tenant in tenants}
     mine: TurnKey = ("instance", instance) if instance is not None else ("sweep", "networks")
     yield Turn({mine: EXCLUSIVE, **shared})
-    broom = SweepContext(
+    context = SweepContext(
         host=ctx.host, ledger=ctx.ledger, locks=ctx.locks, settings=ctx.settings,
-        now_ms=ctx.clock.now_ms, by="hostd", unsettled=ctx.unsettled.all,
+        now_ms=ctx.clock.now_ms, by="hostd", unreconciled=ctx.unreconciled.all,
     )  # fmt: skip
     try:
         if instance is None:
-            gone, problems = sweep_networks(due, broom)
+            gone, problems = sweep_networks(due, context)
         else:
-            gone, problems = sweep_instance(instance, due, broom)
+            gone, problems = sweep_instance(instance, due, context)
     except _REASONS as error:
         log.warning("the leftovers of %s stay for now: %s", instance or "networks", error)
         return

@@ -15,7 +15,7 @@ from tests.fakes.world import NOW_S, InlineExecutors, World
 from worker.ledger.entries import LedgerEntry
 from worker.model.names import InstanceRef
 from worker.ports import VmmState, VmSpec
-from worker.request.reconcile import settle_one
+from worker.request.reconcile import reconcile_one
 from worker.scheduling.waits import Backoff, Wait
 
 LIFE = 1_000_000  # a guest's memory counts on from its life's number times this
@@ -186,7 +186,7 @@ class PlayedHost(World):
     def noticed(self) -> None:
         """hostd has seen the exits, as its watch does."""
         while self.exits:
-            settle_one(self.exits.pop(), "exit code 0", self.context)
+            reconcile_one(self.exits.pop(), "exit code 0", self.context)
         self.executors.run()
 
     def reboot(self) -> None:

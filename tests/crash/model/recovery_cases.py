@@ -108,7 +108,7 @@ def outcome(world: World, ref: InstanceRef, case: Case) -> str:
         return f"`{result.code}`, {status}" if isinstance(result, Failed) else status
     for _, event in [*world.events, *world.ledger.untold_events()]:
         found = msgspec.json.decode(event)
-        if found["event"] == "settled":
+        if found["event"] == "reconciled":
             same = f"{found['finding']}: {found['after']}"
             return f"{same} ({found['reason']})" if found["before"] != found["after"] else same
     return f"nothing: {status}"

@@ -55,7 +55,7 @@ def drain(
     now_ms = int(world.now_s * 1000)
     deadline_ms = now_ms + int(seconds * 1000)
     begun = plans.begun("d1", strategy, now_ms=now_ms, deadline_ms=deadline_ms)
-    drain_note.note(begun, world.ledger)
+    drain_note.save(begun, world.ledger)
     if look:
         settle(world)
 
@@ -70,13 +70,13 @@ def settle(world: World) -> None:
 
 def undrain(world: World, *, look: bool = True) -> None:
     """What `hostd undrain` writes, and what hostd makes of it."""
-    drain_note.note(msgspec.structs.replace(noted(world), phase="undraining"), world.ledger)
+    drain_note.save(msgspec.structs.replace(noted(world), phase="undraining"), world.ledger)
     if look:
         settle(world)
 
 
 def noted(world: World) -> Drain:
-    found = drain_note.noted(world.ledger)
+    found = drain_note.load(world.ledger)
     assert found is not None
     return found
 
@@ -281,7 +281,7 @@ def test_what_fits_is_begun_smallest_first_and_the_rest_is_reported_running(
     assert noted(world).order == "smallest_first"
     assert noted(world).phase == "drained"
     assert sorted(map(str, outcomes(world).values())) == ["None", "None", "slept"]
-    assert len(drain_note.running(world.context.host)) == 2
+    assert len(drain_note.running_guests(world.context.host)) == 2
 
 
 def test_what_has_not_begun_at_the_deadline_ends_without_having_run(world: World) -> None:
@@ -300,7 +300,7 @@ def test_a_drain_asked_for_again_goes_on_with_the_rest(world: World) -> None:
     drain(world, seconds=0.0)
     later_ms = int(world.now_s * 1000) + 600_000
     again = plans.extended(noted(world), "sleep", deadline_ms=later_ms)
-    drain_note.note(again, world.ledger)
+    drain_note.save(again, world.ledger)
     settle(world)
     assert outcomes(world) == dict.fromkeys(NAMES, plans.SLEPT)
 

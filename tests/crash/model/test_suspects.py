@@ -90,7 +90,7 @@ def test_a_shutdown_burns_no_attempt_and_makes_no_suspect(world: World) -> None:
     done = result(world, "r")
     assert isinstance(done, Done)
     assert done.attempts == 1
-    assert world.context.suspicion.suspects == 0
+    assert world.context.suspects.untried == 0
 
 
 def test_a_request_whose_attempt_a_shutdown_cut_short_is_never_too_late(world: World) -> None:
@@ -111,4 +111,4 @@ def test_suspects_are_tried_one_at_a_time(world: World) -> None:
     world.restart()
     assert isinstance(result(world, "one"), Done)
     assert isinstance(result(world, "two"), Done)
-    assert world.context.suspicion.suspects == 0
+    assert world.context.suspects.untried == 0

@@ -56,7 +56,7 @@ def run(order: Order) -> int:
 def _only_requests(fuse: Fuse, counting: Counting) -> None:
     seams.put(Housekeeping, "run", _idle)
     started, work, deliver = Hostd.run, HostWorker.work, Hostd._deliver
-    tell = RedisPublisher.tell
+    publish = RedisPublisher.publish
     served: list[Hostd] = []
 
     def run_counted(hostd: Hostd) -> None:
@@ -78,11 +78,11 @@ def _only_requests(fuse: Fuse, counting: Counting) -> None:
         _until_idle(hostd)
         os._exit(0)
 
-    def tell_counted(publisher: RedisPublisher, *told: Any, **more: Any) -> None:
-        tell(publisher, *told, **more)
+    def publish_counted(publisher: RedisPublisher, *told: Any, **more: Any) -> None:
+        publish(publisher, *told, **more)
         fuse.disarm()  # what a VMM's end brings about comes when it comes
 
-    seams.put(RedisPublisher, "tell", tell_counted)
+    seams.put(RedisPublisher, "publish", publish_counted)
     seams.put(Hostd, "run", run_counted)
     seams.put(HostWorker, "work", work_counted)
     seams.put(Hostd, "_deliver", deliver_counted)
