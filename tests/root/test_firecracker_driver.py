@@ -94,10 +94,10 @@ def _zombies() -> set[int]:
 @pytest.mark.parametrize(
     "moment",
     [
-        "launch.Start._await_jailer = die",
-        "launch.Start._await_pid = die",
-        "launch.Start._await_api = die",
-        "vmm_record.put_vmm = die",
+        "launch.Launch._await_jailer = die",
+        "launch.Launch._await_pid = die",
+        "launch.Launch._await_api = die",
+        "vmm_record.write_vmm = die",
     ],
 )
 def test_a_vmm_that_hostd_was_killed_in_starting_is_found(driven: Rig, moment: str) -> None:

@@ -85,13 +85,13 @@ def test_a_jail_that_hostd_was_killed_in_building_never_counts_as_fresh(
     code = another_process(
         f"""
 made = iter(range(1, 100))
-place = jail.place
+place = jail.install
 def place_or_die(*args):
     placed = place(*args)
     if next(made) == {n}:
         die()
     return placed
-jail.place = place_or_die
+jail.install = place_or_die
 vmm.build_jail(spec, None)
 """,
         rig,
