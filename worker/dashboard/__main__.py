@@ -1,6 +1,7 @@
 """`python -m worker.dashboard`: hostd's queues in a browser, at http://127.0.0.1:9181/ by default.
 
-Exit codes: 0 ended, 1 cannot listen or rq-dashboard is missing, 2 usage, 3 Redis unreachable.
+Exit codes: 0 stopped by a signal, 1 cannot listen or rq-dashboard is missing, 2 usage, 3 Redis
+unreachable.
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ ENDED, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serves until SIGTERM or SIGINT; returns the exit code."""
+    """Serves until SIGTERM or SIGINT; the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     options = _parser().parse_args(argv)
     try:
         return _run(options)
     except ConfigError as error:
-        return _say(error, USAGE)
+        return _print_error(error, USAGE)
     except StartupError as error:
-        return _say(error, FAILED)
+        return _print_error(error, FAILED)
     except RedisError as error:
-        return _say(f"Redis at {options.shown} does not answer: {error}", UNREACHABLE)
+        return _print_error(f"Redis at {options.shown} does not answer: {error}", UNREACHABLE)
     except ImportError as error:
-        return _say(f"{error}; pip install 'hostd[dashboard]'", FAILED)
+        return _print_error(f"{error}; pip install 'hostd[dashboard]'", FAILED)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -61,7 +62,7 @@ def _run(options: argparse.Namespace) -> int:
     return ENDED
 
 
-def _say(what: object, code: int) -> int:
+def _print_error(what: object, code: int) -> int:
     for line in str(what).splitlines():
         print(f"hostd dashboard: {line}", file=sys.stderr)
     return code
@@ -77,11 +78,11 @@ def _parser() -> argparse.ArgumentParser:
         "--password-file",
         default=password_file,
         metavar="FILE",
-        help="a password in the URL can be read by everybody on the machine",
+        help="every user of the machine can read a password in the URL",
     )
     add("--ca", default=os.environ.get("HOSTD_REDIS__CA", ""), metavar="FILE", help="for rediss://")
     add("--listen", default="127.0.0.1:9181", help="address:port, or fd:N for an open socket")
-    add("--url-prefix", default="/", metavar="PATH", help="where a proxy serves it")
+    add("--url-prefix", default="/", metavar="PATH", help="the path under which a proxy serves it")
     add("--name", action="append", default=[], help="a host name under which a proxy serves it")
     add("--allow-delete", action="store_true", help="also delete jobs and empty queues")
     return parser

@@ -25,14 +25,14 @@ log = logging.getLogger("hostd.dashboard")
 def make_app(
     redis: Redis, *, shown_url: str, prefix: str, names: Collection[str], allow_delete: bool
 ) -> Flask:
-    """The application on one Redis; once a process, since rq-dashboard's blueprint is global.
+    """The application for one Redis; one per process, since rq-dashboard's blueprint is global.
 
     Raises:
         ImportError: rq-dashboard is not installed.
     """
     web = inert.disarm()
     blueprint = web.blueprint
-    # Its own connects anew for each request, without timeouts; `redis` may be shared by threads.
+    # rq-dashboard would connect for each request, without timeouts; threads can share `redis`.
     web.from_url = lambda *_, **__: (None, redis)
     blueprint.jinja_loader = TextTemplates(f"{blueprint.root_path}/{blueprint.template_folder}")
     app = Flask(__name__, static_folder=blueprint.static_folder)
@@ -48,7 +48,7 @@ def make_app(
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be shown."""
+    """The URL without user and password."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
@@ -61,16 +61,16 @@ def _add_health(app: Flask, redis: Redis) -> None:
 
 
 def _add_first_queue(app: Flask, web: Any) -> None:
-    """The tab "Jobs" opens RQ's queue `default`, which no host has: it opens a host's instead."""
+    """Makes the tab "Jobs" open a host's queue, not RQ's `default`, which no host uses."""
 
     @app.before_request
     def jobs_of_a_host() -> AnyResponse | None:
         arguments = request.view_args or {}
         if request.endpoint != "rq_dashboard.jobs_overview" or arguments.get("queue_name"):
             return None
-        mark = HostKeys("").queue_name
+        prefix = HostKeys("").queue_name
         for queue in web.Queue.all(connection=app.redis_conn):  # type: ignore[attr-defined]  # see above
-            if queue.name.startswith(mark):
+            if queue.name.startswith(prefix):
                 return redirect(
                     url_for(request.endpoint, **{**arguments, "queue_name": queue.name})
                 )
@@ -82,9 +82,9 @@ def _failed(error: Exception) -> Response | HTTPException:
         case HTTPException():
             return error
         case NoSuchJobError():
-            return _line(HTTPStatus.NOT_FOUND, "there is no such job, or it has expired")
+            return _line(HTTPStatus.NOT_FOUND, "no such job, or it has expired")
         case InvalidJobOperation():
-            return _line(HTTPStatus.CONFLICT, "the job is not in the failed registry any more")
+            return _line(HTTPStatus.CONFLICT, "the job is no longer in the failed registry")
         case LookupError():
             return _line(HTTPStatus.NOT_FOUND, str(error))
         case RedisError():

@@ -1,4 +1,4 @@
-"""Who may ask for what: a browser acts for the page it shows, and only pages of ours may change."""
+"""Which requests are served: only this site's own pages may make a browser change anything."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ HEADERS: Final = {
 
 
 def install(app: Flask, *, names: Collection[str]) -> None:
-    """Requests to `app` are checked and its answers carry headers.
+    """Makes `app` check its requests and send security headers.
 
-    `names` are host names under which a proxy serves it; addresses and `localhost` always do.
+    `names` are host names under which a proxy serves it; addresses and `localhost` are valid.
     """
 
     @app.before_request
@@ -45,16 +45,16 @@ def install(app: Flask, *, names: Collection[str]) -> None:
 
 
 def refusal(names: Collection[str]) -> Response | None:
-    """Why the current request is not served; None if it is."""
+    """The refusal of the current request, or None if it is served."""
     if not addressed_here(request.host, names):
         why = f"this dashboard is not {request.host}; see --name\n"
         return _plain(HTTPStatus.MISDIRECTED_REQUEST, why)
     if request.endpoint == COMPACTS:
-        why = "compacting is not atomic and may lose requests; hostd refuses dead ids by itself\n"
+        why = "compacting is not atomic and may lose requests; hostd itself refuses dead ids\n"
         return _plain(HTTPStatus.FORBIDDEN, why)
     if request.method in READING:
         if request.endpoint == CHANGES_ON_GET and request.method != "OPTIONS":
-            refused = _plain(HTTPStatus.METHOD_NOT_ALLOWED, "requeueing takes a POST\n")
+            refused = _plain(HTTPStatus.METHOD_NOT_ALLOWED, "requeueing needs a POST\n")
             refused.headers["Allow"] = "POST"
             return refused
         return None
@@ -79,8 +79,8 @@ def same_origin() -> bool:
 def addressed_here(host: str, names: Collection[str]) -> bool:
     """Whether `host`, of the Host header, is this site's.
 
-    A name that somebody else's DNS turns into 127.0.0.1 would make his page same-origin; an
-    address cannot be turned.
+    With any name allowed, an attacker could point his own name at 127.0.0.1 and his page would be
+    same-origin (DNS rebinding).  An address cannot be redirected that way.
     """
     try:
         name = urlsplit(f"//{host}").hostname or ""

@@ -1,7 +1,7 @@
-"""rq-dashboard 0.9.0 on rq 3.0 with everything that acts on stored bytes taken out.
+"""rq-dashboard 0.9.0 on rq 3.0, without everything that executes stored bytes.
 
-Replaced by name, hence the exact pin of rq-dashboard: its pickle, and the two reads by which one
-bad job makes a whole page fail or a look at a page change the queue.
+Names in rq-dashboard are replaced, so its version is pinned exactly: its pickle, and two reads, of
+which one lets a bad job break a whole page and the other changes the queue when a page is viewed.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ def _readable(read: Callable[[], T], otherwise: Callable[[str], T]) -> T:
         return read()
     except (RedisError, NoSuchJobError):
         raise
-    except Exception as error:  # noqa: BLE001  whatever the bytes of a stranger bring up
+    except Exception as error:  # noqa: BLE001  untrusted bytes can raise anything
         return otherwise(f"unreadable: {type(error).__name__}: {error}")
 
 
 class ReadableJob(Job):
-    """A job of which a part that cannot be read says so, instead of failing the page."""
+    """A job whose unreadable parts show the reason, instead of breaking the page."""
 
     @classmethod
     def fetch(cls, id: str, connection: Redis | None = None, serializer: Any = None) -> Job:
-        """The job; one with a broken hash has only its id and a description."""
+        """The job; with an unreadable hash, only its id and the reason as its description."""
 
         def broken(why: str) -> Job:
             job = cls(id, connection=connection, serializer=serializer)
@@ -67,11 +67,11 @@ class ReadableJob(Job):
 
     @property
     def dependency_ids(self) -> list[bytes]:  # type: ignore[override]  # what the page decodes
-        """As the page expects them: rq 3.0 has text where rq-dashboard 0.9.0 decodes bytes."""
+        """The ids as bytes, which rq-dashboard 0.9.0 decodes; rq 3.0 has text."""
         return [id_.encode() for id_ in self._dependency_ids]
 
     def latest_result(self, timeout: int = 0) -> Result | None:
-        """The last result, or a failed one that says why it cannot be read."""
+        """The last result; if unreadable, a failed one with the reason."""
 
         def broken(why: str) -> Result:
             return Result(self.id, Result.Type.FAILED, self.connection, exc_string=why)
@@ -79,14 +79,14 @@ class ReadableJob(Job):
         return _readable(lambda: super(ReadableJob, self).latest_result(timeout), broken)
 
     def return_value(self, refresh: bool = False) -> Any:
-        """The result's value: a failed request's too, since hostd answers in JSON either way."""
+        """The result's value, also of a failed request: hostd's failures are JSON, too."""
         result = self.latest_result()
         if result is not None:
             return result.return_value
         return _readable(lambda: super(ReadableJob, self).return_value(refresh), str)
 
     def get_status(self, refresh: bool = True) -> Any:
-        """RQ's status, or why there is none."""
+        """RQ's status, or why it cannot be read."""
         return _readable(lambda: super(ReadableJob, self).get_status(refresh), str)
 
     def get_meta(self, refresh: bool = True) -> Any:
@@ -95,13 +95,13 @@ class ReadableJob(Job):
 
 
 class ReadableQueue(Queue):
-    """A queue that stays as it is when somebody looks at it."""
+    """A queue that viewing does not change."""
 
     job_class = ReadableJob
 
     @classmethod
     def all(cls, connection: Redis, *_: Any, **__: Any) -> list[Queue]:
-        """Every registered queue whose key is one; anybody may add to that set."""
+        """Every registered queue with a valid key; any client may add to that set."""
         prefix = cls.redis_queue_namespace_prefix
         members: Any = connection.smembers(cls.redis_queues_keys)
         named = sorted(member.decode("utf-8", "replace") for member in members)
@@ -112,29 +112,29 @@ class ReadableQueue(Queue):
         ]
 
     def fetch_job(self, job_id: str) -> Job | None:
-        """The job, or a line that says it is gone; stock RQ would take it off the queue."""
+        """The job, or a line that it is gone; stock RQ would remove it from the queue."""
         try:
             return self.job_class.fetch(
                 as_text(job_id), connection=self.connection, serializer=self.serializer
             )
         except NoSuchJobError:
             job = self.job_class(job_id, connection=self.connection, serializer=self.serializer)
-            job.description = "gone: Redis holds no such job, or one without data"
+            job.description = "gone: Redis has no such job, or one without data"
             return job
 
 
 class ReadableWorker(Worker):
-    """A host as stock tools see it."""
+    """A host, as stock tools see it."""
 
     def get_current_job(self) -> Job | None:
-        """What it runs; a job that cannot be read says so."""
+        """The job it runs; an unreadable one shows the reason."""
         if self.execution is None:
             return None
         return ReadableJob.fetch(self.execution.job_id, self.connection)
 
 
 def _current_job(job: Job | None) -> Any:
-    """As rq-dashboard shows a busy worker's job, without decoding the call."""
+    """A busy worker's job in rq-dashboard's form, without decoding the call."""
     if job is None:
         return "idle"
     created = job.created_at.isoformat()

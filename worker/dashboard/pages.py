@@ -1,4 +1,4 @@
-"""rq-dashboard's templates, with what a stranger wrote shown as text and never run."""
+"""rq-dashboard's templates, changed so that untrusted values are shown as text and never run."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Final
 from jinja2 import Environment, FileSystemLoader
 
 # Underscore writes `<%= x %>` into the page as HTML and `<%- x %>` as text.  The two that call
-# jQuery's text() escape already.
+# jQuery's text() already escape.
 RAW: Final = re.compile(r"<%=(?!\s*\$\()")
-# Compacting pops and pushes one id after another: killed in between, it loses requests.
+# Compacting pops and pushes ids one by one: killed in between, it loses requests.
 COMPACT: Final = re.compile(r"\{% if registry_name == 'queued' %\}(?=\s*<a )")
-# The policy below admits scripts by nonce, so one that slipped into the page does not run.
+# The policy below allows scripts by nonce, so one injected into the page does not run.
 SCRIPT: Final = re.compile(r"<script ")
-# What the pages say wrongly: every list is "queued", and Requeue stays after it was pressed.
+# Errors of the pages: every list is called "queued", and Requeue stays visible after use.
 WRONG: Final = {
     "all the queued jobs": "all the {{ registry_name }} jobs",
     'if (job.status === "failed") {': (
@@ -33,18 +33,17 @@ POLICY: Final = (
 
 
 class TextTemplates(FileSystemLoader):
-    """The templates of a directory, rewritten as they are read."""
+    """The templates of a directory, rewritten when they are read."""
 
     def get_source(
         self, environment: Environment, template: str
     ) -> tuple[str, str, Callable[[], bool]]:
-        """See `jinja2.BaseLoader`."""
         source, name, current = super().get_source(environment, template)
         return rewritten(source), name, current
 
 
 def rewritten(source: str) -> str:
-    """The template: text for HTML, a nonce for its scripts, no button to compact, true words."""
+    """The template with escaped values, nonces on scripts, no compact button, corrected text."""
     source = RAW.sub("<%-", source)
     source = COMPACT.sub("{% if false %}", source)
     for wrong, right in WRONG.items():

@@ -1,8 +1,8 @@
 """The HTTP server.
 
-Werkzeug's threaded server, which rq-dashboard brings with Flask.  It is made for development, and
-enough here: an operator's page that polls every 2.5 s, on loopback or behind a proxy.  Idle
-connections are closed, threads are daemons, and a production server would be one more dependency.
+Werkzeug's threaded server, which Flask already depends on.  It is made for development, but enough
+here: an operator's page that polls every 2.5 s, on loopback or behind a proxy.  Idle connections
+are closed and threads are daemons; a production server would be one more dependency.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ IDLE_S: Final = 30
 
 
 class QuietHandler(WSGIRequestHandler):
-    """Logs no request lines and tells nobody its version."""
+    """Logs no request lines and hides its version."""
 
     timeout = IDLE_S
 
@@ -28,14 +28,14 @@ class QuietHandler(WSGIRequestHandler):
         return "hostd"
 
     def log_request(self, *_: Any) -> None:
-        """A page polls: a line each would bury what matters."""
+        """Logs nothing: a page polls, and its lines would hide the others."""
 
 
 def listening_socket(listen: str) -> socket.socket:
-    """The socket that `listen` names: `address:port`, or `fd:N` for one that listens already.
+    """The socket of `listen`: `address:port`, or `fd:N` for one that already listens.
 
     Raises:
-        StartupError: it is wrong, or taken.
+        StartupError: it is invalid, or the address is in use.
     """
     try:
         if listen.startswith("fd:"):
@@ -53,13 +53,13 @@ def listening_socket(listen: str) -> socket.socket:
 def _inherited(number: int) -> socket.socket:
     listening = socket.socket(fileno=number)
     if not listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        listening.detach()  # not ours to close
+        listening.detach()  # its opener closes it
         raise ValueError("the socket does not listen")
     return listening
 
 
 def shown_address(listening: socket.socket) -> str:
-    """Where a browser finds it."""
+    """The URL to open in a browser."""
     name = listening.getsockname()
     if listening.family == socket.AF_UNIX:
         return f"unix:{name}"
@@ -68,7 +68,7 @@ def shown_address(listening: socket.socket) -> str:
 
 
 def serve(app: Flask, listening: socket.socket) -> None:
-    """Serves until an exception ends it."""
+    """Serves until an exception."""
     host, port = _werkzeug_address(listening)
     server = make_server(
         host, port, app, threaded=True, request_handler=QuietHandler, fd=listening.fileno()
@@ -77,7 +77,7 @@ def serve(app: Flask, listening: socket.socket) -> None:
 
 
 def _werkzeug_address(listening: socket.socket) -> tuple[str, int]:
-    """Werkzeug derives the family of an inherited socket from its address."""
+    """The address from which Werkzeug derives the family of an inherited socket."""
     name = listening.getsockname()
     if listening.family == socket.AF_UNIX:
         return f"unix://{name}", 0

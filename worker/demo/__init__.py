@@ -1,1 +1,1 @@
-"""`hostd demo`: the whole life of a few instances on real parts, in a sandbox of its own."""
+"""`hostd demo`: the whole life of a few instances on real parts, in a sandbox."""

@@ -1,4 +1,4 @@
-"""What agentd would have written before its first request: tenants, pools, instances, artifacts."""
+"""Writes what agentd writes before its first request: tenants, pools, instances, artifacts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def net(net_id: int) -> TenantNet:
 def write_tenant(
     layout: Layout, tenant: str, net_id: int, *, kernel: bytes, mem_mib: int = MEM_MIB
 ) -> None:
-    """A tenant with one pool, whose guests have no agent, and its current revision."""
+    """Writes a tenant with one pool, whose guests have no agent, and its current revision."""
     _write(
         layout.tenant(tenant) / "tenant.json",
         {"tenant_id": tenant, "net": msgspec.to_builtins(net(net_id))},
@@ -51,7 +51,7 @@ def write_tenant(
 
 
 def write_instance(layout: Layout, tenant: str, instance: str) -> InstanceRef:
-    """An instance, as `created`."""
+    """Writes an instance in status `created`."""
     ref = InstanceRef(TenantId(tenant), POOL, InstanceId(instance))
     document = {
         "instance_id": instance,

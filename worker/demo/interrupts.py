@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM, heard for certain.
+"""Ctrl-C and SIGTERM that cannot be lost.
 
 Python raises KeyboardInterrupt between any two instructions: in a finalizer it is ignored, and
-between a child's start and the noting of it the child would be left running.
+between a child's start and the record of it, the child would be left running.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ from types import FrameType
 
 
 class Interrupts:
-    """From here on both signals raise KeyboardInterrupt in the main thread, which constructs it."""
+    """Makes both signals raise KeyboardInterrupt; constructed in the main thread."""
 
     def __init__(self) -> None:
-        self._asked = self._held = False
+        self._requested = self._deferred = False
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._heard)
+            signal.signal(number, self._on_signal)
 
     def check(self) -> None:
-        """Returns if nobody asked to stop, even if an interrupt was lost.
+        """Raises an interrupt that was lost.
 
         Raises:
-            KeyboardInterrupt: somebody did.
+            KeyboardInterrupt: one of the signals came.
         """
-        if self._asked:
+        if self._requested:
             raise KeyboardInterrupt
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """An interrupt waits for the end of the block.  A child started in it has none of this."""
-        self._held = True
+    def deferred(self) -> Iterator[None]:
+        """Defers an interrupt to the end of the block; children are not affected."""
+        self._deferred = True
         try:
             yield
         finally:
-            self._held = False
+            self._deferred = False
         self.check()
 
-    def _heard(self, _number: int, _frame: FrameType | None) -> None:
-        self._asked = True
-        if not self._held:
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._requested = True
+        if not self._deferred:
             raise KeyboardInterrupt

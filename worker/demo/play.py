@@ -1,4 +1,4 @@
-"""The demo's play, from two tenants' networks to the proof that nothing is left."""
+"""Plays the demo, from two tenants' networks to the proof that nothing is left."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ REAL_PARTS = (
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which Firecracker plays."""
+    """The Firecracker and the kernel to use."""
 
     settings: Mapping[str, object]
     kernel: bytes
@@ -56,11 +56,11 @@ class Choice:
 
 
 class PlayError(Exception):
-    """A request did not end as the play has it."""
+    """A request did not end as expected."""
 
 
 def run(*, keep: bool, kernel: Path | None) -> int:
-    """Plays; returns the exit code."""
+    """Plays the demo; its exit code."""
     console = Console(highlight=False)
     if os.geteuid() != 0:
         console.print("hostd demo needs root: it makes devices, namespaces and control groups")
@@ -105,7 +105,7 @@ def run(*, keep: bool, kernel: Path | None) -> int:
 
 
 def choose(kernel: Path | None) -> Choice:
-    """The real Firecracker if the environment names it, /dev/kvm opens and a kernel is given."""
+    """The real Firecracker, if the environment names it, /dev/kvm opens and `kernel` is given."""
     firecracker, jailer = os.environ.get("HOSTD_FIRECRACKER"), os.environ.get("HOSTD_JAILER")
     if firecracker and jailer and kernel and os.access("/dev/kvm", os.R_OK | os.W_OK):
         settings = {"firecracker": firecracker, "jailer": jailer, "console": True}
@@ -115,11 +115,11 @@ def choose(kernel: Path | None) -> Choice:
 
 
 def play(box: Sandbox, choice: Choice, console: Console) -> int:
-    """The whole play; returns how many requests it took.
+    """Plays everything; the number of requests.
 
     Raises:
-        PlayError: a request ended otherwise than it should.
-        SandboxError: a part did not start.
+        PlayError: a request did not end as expected.
+        SandboxError: Redis or the worker did not start.
     """
     layout = box.layout
     for tenant, net_id in TENANTS.items():
@@ -152,7 +152,7 @@ def play(box: Sandbox, choice: Choice, console: Console) -> int:
 
 
 def _kill_during_sleep(stage: Stage, box: Sandbox, ref: InstanceRef) -> None:
-    """SIGKILL while Firecracker writes the image; the restarted worker finishes the sleep."""
+    """Kills the worker while Firecracker writes the image; a new worker finishes the sleep."""
     request = of(SleepInstance, ref)
     row, ticket = stage.ask(request)
     memory = box.layout.jail_base(ref)
@@ -163,11 +163,11 @@ def _kill_during_sleep(stage: Stage, box: Sandbox, ref: InstanceRef) -> None:
     stage.view.note("worker started again")
     result = stage.await_(row, ticket)
     if not isinstance(result, Failed) and getattr(result, "attempts", 0) < 2:
-        raise PlayError("the kill came after the sleep had ended; nothing was shown")
+        raise PlayError("the sleep had ended before the worker was killed")
 
 
 class Stage:
-    """Asks hostd, and shows what comes of it."""
+    """Sends requests to hostd, and shows their results."""
 
     def __init__(self, client: HostClient, view: View, interrupts: Interrupts) -> None:
         self._client = client
@@ -183,15 +183,15 @@ class Stage:
         return row, self._client.enqueue(request, host=HOST)
 
     def await_(self, row: object, ticket: Ticket) -> Result:
-        """Its result; a failure ends the play."""
+        """The request's result; a failure ends the play."""
         result = ticket.wait(timeout_s=WAIT_S)
-        self.view.ended(row, result)  # type: ignore[arg-type]  # `ask` has made it
+        self.view.ended(row, result)  # type: ignore[arg-type]  # `ask` made it
         if isinstance(result, Failed):
             raise PlayError(f"{result}\n(worker's log: {sandbox.BASE}/worker.log)")
         return result
 
     def all(self, *requests: Request) -> None:
-        """Enqueues all, then awaits all: what does not conflict runs side by side."""
+        """Enqueues all, then awaits all: requests that do not conflict run in parallel."""
         for row, ticket in [self.ask(request) for request in requests]:
             self.await_(row, ticket)
 
@@ -214,9 +214,9 @@ def _until(true: Callable[[], bool]) -> None:
             if true():
                 return
         except FileNotFoundError:
-            pass  # the file went between listing and looking
+            pass  # the file was removed after it was listed
         time.sleep(0.002)
-    raise PlayError(f"waited {WAIT_S:.0f} s in vain for a sleep to write its image")
+    raise PlayError(f"no sleep wrote its image within {WAIT_S:.0f} s")
 
 
 def _keep(box: Sandbox, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""What is left of the demo, asked of the kernel."""
+"""Finds what the demo left behind, by asking the kernel."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from worker.linux.netns import NetworkNamespace
 def leftovers(namespace: NetworkNamespace | None = None, *, running: bool = False) -> list[str]:
     """Every trace: links, nft, control groups, processes, mounts, files.
 
-    While the demo is `running`, its own processes, directory and empty parent group are no traces,
-    and its network namespace is looked into; without one it is gone with all that was in it.
+    While the demo is `running`, its own processes, directory and empty parent group do not count.
+    Without a `namespace` its network is not searched: it was deleted with everything in it.
     """
     left = []
     if namespace is not None:
@@ -43,7 +43,7 @@ def _in_network() -> list[str]:
 
 
 def _processes(*, jailed_only: bool) -> list[int]:
-    """Processes whose command line names the sandbox, or whose root directory lies in it."""
+    """Processes whose command line names the sandbox; `jailed_only`: of jails alone."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():

@@ -42,15 +42,15 @@ class Sandbox(PrivateHost):
 
     def spawn(self, name: str, command: list[str], *inherited: int) -> None:
         """As a `PrivateHost`'s; the next demo ends the child if this demo is killed."""
-        with self.interrupts.held():
+        with self.interrupts.deferred():
             super().spawn(name, command, *inherited)
-            held = processes.hold(self.pid(name))
-            if held is not None:
-                with held:
-                    _remember(held)
+            process = processes.hold(self.pid(name))
+            if process is not None:
+                with process:
+                    _remember(process)
 
     def close(self) -> None:
-        """Ends every child, the worker first."""
+        """As a `PrivateHost`'s; also closes the dashboard's socket."""
         super().close()
         self.dashboard.close()
 
@@ -66,17 +66,17 @@ def sweep() -> list[str]:
     """Removes every trace of a demo; what was removed."""
     removed = []
     for identity in _remembered():
-        held = processes.find(identity)
-        if held is not None:
-            with held:
-                held.signal(signal.SIGKILL)
-                held.wait(timeout_s=10)
+        process = processes.find(identity)
+        if process is not None:
+            with process:
+                process.signal(signal.SIGKILL)
+                process.wait(timeout_s=10)
             removed.append(f"process {identity.pid}")
     return removed + cleanup.remove(BASE, parent=CGROUP)
 
 
 def _remember(process: processes.Process) -> None:
-    """Writes down which process to end if this demo is killed."""
+    """Records the process: the next demo ends it if this one is killed."""
     identity = process.identity()
     if identity is not None:
         with (BASE / "processes").open("ab") as file:

@@ -1,4 +1,4 @@
-"""The demo's live table: each request, where it stands, and its steps with their times."""
+"""The demo's live table: each request, its outcome so far, and its steps with their times."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ class View:
             self._live.stop()
 
     def request(self, request: Request) -> Row:
-        """A new row for a request."""
+        """Adds a row for a request."""
         row = Row(describe(request) if op_of(request) != "Ping" else "Ping")
         self._rows.append(row)
         return row
 
     def ended(self, row: Row, result: Result) -> None:
-        """The row's result has come."""
+        """Shows the row's result."""
         row.result = result
         if not self._console.is_terminal:
             self._console.print(f"{row.what}: ", outcome(row), "  ", steps(result), sep="")
 
     def note(self, text: str) -> None:
-        """A line between requests."""
+        """Shows a line between requests."""
         self._rows.append(Row(text, note=True))
         if not self._console.is_terminal:
             self._console.print(f"-- {text}")
@@ -75,7 +75,7 @@ class View:
 
 
 def outcome(row: Row) -> Text:
-    """Where a request stands, in a few words."""
+    """A request's outcome so far, in a few words."""
     match row.result:
         case None:
             return Text(f"... {time.monotonic() - row.began:.1f} s", style="dim")

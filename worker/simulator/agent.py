@@ -1,14 +1,14 @@
-"""The guest's side of a vsock connection: a guest agent, and a port that tells the counter.
+"""The guest's side of a vsock connection: a guest agent, and a port that returns the counter.
 
-Frames: 4 bytes of length, big-endian, then JSON of at most 262,144 bytes.  Hello first, then one
-operation a connection.
+Frames: 4 bytes of length, big-endian, then JSON of at most 262,144 bytes.  A connection carries a
+hello, then one operation.
 
-The key `agent_faults` of `simulate.json` takes: `old` (port 52, and no hello), `mismatch` (of
-protocol versions), `deaf` (accepts, then says nothing), `error` (refuses every operation),
-`garbage`, `oversized`, `nested`, `foreign`, `torn` and `dribble` (its answer is no JSON, too long
-a frame, JSON beyond any depth, an answer to something else, cut off, sent byte by byte), `mute`
-(offers nothing in its hello), `no_ok` (answers in place of the VMM's OK) and `note` (no fault: what
-it is asked goes to the file `heard` in the jail's root, a line each).
+The key `agent_faults` of `simulate.json` is a list of: `old` (port 52, and no hello), `mismatch`
+(of protocol versions), `deaf` (accepts, then never answers), `error` (refuses every operation),
+`mute` (offers no capability in its hello), `no_ok` (sends `KO` in place of the VMM's OK), and of
+faults of the answer: `garbage` (not JSON), `oversized` (a frame beyond the limit), `nested` (JSON
+too deep to read), `foreign` (to another request), `torn` (cut off), `dribble` (byte by byte).
+`note` is not a fault: requests are appended to the file `heard` in the jail's root, a line each.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CAPABILITIES = ["ping", "sleep_prep", "wake", "worker_status", "post_restore"]
 def serve(
     connection: socket.socket, port: int, host_port: int, guest: Guest, faults: Faults
 ) -> None:
-    """The connection is served to its end; nobody listens on a port but the two, if enabled."""
+    """Serves the connection to its end; closes it at once if nothing listens on that port."""
     old = "old" in faults.agent_faults
     if not faults.agent or port not in (OLD_PORT if old else AGENT_PORT, COUNTER_PORT):
         return
@@ -58,14 +58,14 @@ def serve(
     if name in faults.agent_silent:
         _await_hang_up(connection)
         return
-    frame = _spoilt(_framed(_answer(name, guest, faults)), faults)
+    frame = _damaged(_framed(_answer(name, guest, faults)), faults)
     pieces = [frame[i : i + 1] for i in range(len(frame))]
     for piece in pieces if "dribble" in faults.agent_faults else [frame]:
         _send(connection, guest, piece)
 
 
-def _spoilt(frame: bytes, faults: Faults) -> bytes:
-    """The frame, or what the faults make of it."""
+def _damaged(frame: bytes, faults: Faults) -> bytes:
+    """The frame, damaged as the faults say."""
     for fault in faults.agent_faults:
         match fault:
             case "garbage":

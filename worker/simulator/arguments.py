@@ -1,4 +1,4 @@
-"""Command lines as Firecracker and its jailer read them: `--name value`, no `=`, no short forms."""
+"""Reads command lines like Firecracker and its jailer: `--name value`, no `=`, no short forms."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 
 class BadArguments(Exception):
-    """The command line cannot be used; the text is the programs' own."""
+    """The command line cannot be used; the text is in the real programs' words."""
 
 
 def parsed(
@@ -16,7 +16,7 @@ def parsed(
     single: Mapping[str, str | None],
     multiple: frozenset[str] = frozenset(),
 ) -> tuple[dict[str, list[str]], list[str]]:
-    """Values by name, and what follows `--`.
+    """Values by name, and the words after `--`.
 
     `single` maps the names that take one value to their default.
 

@@ -1,4 +1,4 @@
-"""What the jailer does about control groups."""
+"""Puts the process into control groups, as the jailer does."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _checked(path: str, fault: str) -> str:
 
 
 def join_parent(parent: str) -> None:
-    """The process is in `<v2 mount>/<parent>` if that exists; else nothing happens, silently.
+    """Moves the process to `<v2 mount>/<parent>`, if that exists.
 
     Raises:
         JailerFault: the path is absolute or has dots, or the kernel refuses.
@@ -47,7 +47,7 @@ def join_parent(parent: str) -> None:
 
 
 def add_groups(version: str, parent: str, name: str, values: list[str]) -> None:
-    """`<mount>/<parent>/<name>` exists with each `file=value`, and the process is in it.
+    """Moves the process to `<mount>/<parent>/<name>`, made with each `file=value`.
 
     Raises:
         JailerFault: a value is malformed, or its controller is not mounted.

@@ -1,4 +1,4 @@
-"""Host resources of a VM's devices: what is opened at PUT, and again at load."""
+"""Opens the host resources of a VM's devices, at PUT and again at load."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMMAND_LINE_MAX = 2048
 
 
 def open_kernel(body: dict[str, Any]) -> None:
-    """The kernel and initrd can be opened.
+    """Checks that the kernel and initrd can be opened.
 
     Raises:
         ApiFault: they cannot, or the command line is too long.
@@ -46,7 +46,7 @@ def open_drive(drive: dict[str, Any], *, what: str, after: str = "", fatal: bool
     """A descriptor of the drive's file.
 
     Raises:
-        ApiFault: it cannot be opened; `what` and `after` surround the reason.
+        ApiFault: it cannot be opened; the message is `what`, the reason, `after`.
     """
     path, mode = drive["path_on_host"], os.O_RDONLY if drive["is_read_only"] else os.O_RDWR
     with api_errors(f"{what}{BACKING}", after=f" {path}{after}", fatal=fatal):
@@ -57,7 +57,7 @@ def open_tap(name: str, *, fatal: bool = False) -> int:
     """A descriptor attached to the TAP; the kernel checks that it belongs to our uid.
 
     Raises:
-        ApiFault: no such name, not ours, or in use.
+        ApiFault: the name is invalid, or the TAP is another uid's, or in use.
     """
     where = (
         f"{BUILD}Net: " if fatal else "Network config error: Could not create the network device: "

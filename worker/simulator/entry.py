@@ -1,4 +1,4 @@
-"""Where the launchers enter: everything is imported here, before a jail hides the files."""
+"""The launchers' entry points: imports everything, before a jail hides the files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def firecracker(argv: list[str]) -> NoReturn:
 
 
 def jailer(argv: list[str]) -> NoReturn:
-    """`jailer`, and then the VMM."""
+    """`jailer`, then the VMM in the same process."""
     faults = read_faults(_fault_file(argv[0])) or Faults()
     os._exit(jailing.main(argv[1:], vmm.main, version=faults.version))
 

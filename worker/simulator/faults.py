@@ -1,17 +1,17 @@
-"""What a stand-in VMM is told to do wrong, and how its guest behaves: `simulate.json`.
+"""How a stand-in VMM must fail, and how its guest behaves: `simulate.json`.
 
-The file lies beside the firecracker launcher and is read before the jail closes; a file of the
-same name renamed into the jail's root, at any time, takes its place from the next request on.
+The file is beside the firecracker launcher and is read before the jail closes.  A file of the same
+name that is renamed into the jail's root, at any time, replaces it from the next request on.
 
-The key `routes` maps a request to a rule, or to a list of rules, of which the first that applies is
-taken:
+The key `routes` maps a request to a rule, or to a list of rules of which the first that applies is
+used:
 
     {"routes": {"PUT /machine-config": {"status": 503},
                 "PUT /drives/*": {"exit": 148, "nth": 2},
                 "PUT /snapshot/create": [{"hang": true, "nth": 1}, {"close": true, "after": true}]}}
 
-A request is written as its method and path; a path that ends in `*` stands for all that begin so,
-and an exact one goes before it.  A rule has one of
+A request is its method and path.  `*` at the end matches any rest; an exact path is tried first.
+A rule has one of
 
 * `status`: the request is refused with this HTTP status; `message` is the fault's text.  The body
   is Firecracker's: `{"fault_message"}`, with 503 `{"error"}` and a closed connection.
@@ -20,11 +20,11 @@ and an exact one goes before it.  A rule has one of
 * `exit`: the VMM ends with this exit code, before it has answered.
 * `signal`: the VMM is killed by this signal's number; the init of a PID namespace cannot kill
   itself, so there it exits with 128 more.
-* `delay_ms`: what would happen anyway happens, this much later.
+* `delay_ms`: the request is handled normally, but this much later.
 
-and may say when: `nth` (only the nth such request of this VMM, from 1), `after` (the request has
-had its effect, what is missing is the right answer), `answered` (only the right answer has been
-sent).  `die_on`, `hang` and `fail` are short for rules of one key.
+and may say when: `nth` (only the nth such request of this VMM, from 1), `after` (after the
+request's effect, before its answer), `answered` (after the right answer was sent).  `die_on`,
+`hang` and `fail` are short for rules of one key.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FORMATS = {12: 6, 13: 8, 14: 8, 15: 9, 16: 10, 17: 11}
 
 
 class Rule(NamedTuple):
-    """What happens to a request."""
+    """How the VMM treats a request."""
 
     status: int = 0
     message: str = "simulated: refused"
@@ -74,13 +74,13 @@ class Faults(NamedTuple):
     ignore_ctrl_alt_del: bool = False
     shutdown_ms: float = 50.0
     tick_ms: float = 10.0
-    serial: str = ""  # what the guest writes on its serial port goes to this file, too
-    requests: str = ""  # each API request is noted in this file: method, path, body, a line of JSON
+    serial: str = ""  # a file that also gets the serial port's output
+    requests: str = ""  # a file that gets each API request as a line of JSON: method, path, body
     agent: bool = False  # a guest agent listens on vsock port 5252
     agent_drain_ms: float = 0.0
     agent_drain_ok: bool = True
     agent_silent: tuple[str, ...] = ()  # operations that the agent never answers
-    agent_faults: tuple[str, ...] = ()  # what else is wrong with it: see agent.py
+    agent_faults: tuple[str, ...] = ()  # other faults of the agent: see agent.py
 
     @property
     def numbers(self) -> tuple[int, int, int]:
@@ -100,16 +100,16 @@ class Faults(NamedTuple):
 
     @property
     def vsock_dies_in_restore(self) -> bool:
-        """1.16.0: nothing comes through a restored vsock device (mended by #5958)."""
+        """1.16.0: nothing comes through a restored vsock device (fixed by #5958)."""
         return self.numbers == (1, 16, 0)
 
     @property
     def vsock_dies_in_bare_resume(self) -> bool:
-        """1.16.0 and .1: the host does not get through after a pause without a snapshot (#6100)."""
+        """1.16.0 and .1: the host cannot connect after a pause without a snapshot (#6100)."""
         return self.numbers in ((1, 16, 0), (1, 16, 1))
 
     def rule(self, request: str, nth: int) -> Rule | None:
-        """What happens to the nth such request; None if nothing is told."""
+        """The rule for the nth such request, or None."""
         if request in self.hang:
             return Rule(hang=True)
         if request in self.die_on:
@@ -124,15 +124,15 @@ class Faults(NamedTuple):
         return None
 
 
-def _rules(told: Any) -> list[Rule]:
-    return [Rule(**rule) for rule in ([told] if isinstance(told, dict) else told)]
+def _rules(value: Any) -> list[Rule]:
+    return [Rule(**rule) for rule in ([value] if isinstance(value, dict) else value)]
 
 
 def read_faults(path: str) -> Faults | None:
-    """The faults in the file; None if there is none.
+    """The faults in the file, or None without a file.
 
     Raises:
-        ValueError: not JSON, a key that no fault has, or a version that is not emulated.
+        ValueError: not JSON, an unknown key, or a version that is not emulated.
     """
     try:
         with open(path, "rb") as file:

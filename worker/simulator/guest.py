@@ -1,8 +1,8 @@
 """The simulated guest: memory, and a counter in it that a thread increments while it runs.
 
-Page 0 holds the boot's token and the counter.  64 working pages spread over the memory take turns
-being written, every fourth round with zeros, so that a memory file whose holes were lost or
-invented (a Diff that was copied, or loaded without its base) does not match `digest`.
+Page 0 contains the boot's token and the counter.  64 working pages spread over the memory are
+written in turn, every fourth round with zeros.  So a memory file that lost or gained holes (a Diff
+that was copied, or loaded without its base) does not match `digest`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BOOTED = b"simulated guest up\n"
 
 
 class Guest:
-    """One guest; `memory` is its own (anonymous) or a private mapping of a memory file."""
+    """One guest; `memory` is anonymous, or a private mapping of a memory file."""
 
     def __init__(self, memory: mmap.mmap, *, counter: int, token: bytes, tick_s: float) -> None:
         self.memory, self.counter, self.token, self.tick_s = memory, counter, token, tick_s
@@ -45,17 +45,17 @@ class Guest:
         return guest
 
     def start(self) -> None:
-        """The vCPU thread exists; it stands still until `resume`."""
+        """Starts the vCPU thread, paused until `resume`."""
         threading.Thread(target=self._run, daemon=True).start()
 
     def resume(self) -> None:
-        """The vCPU runs."""
+        """Lets the vCPU run."""
         with self.changed:
             self.running = True
             self.changed.notify_all()
 
     def pause(self) -> None:
-        """The vCPU stands still; no write to memory is under way."""
+        """Pauses the vCPU; when it returns, no write to memory is in progress."""
         with self.changed:
             self.running = False
 
@@ -72,7 +72,7 @@ class Guest:
         return crc
 
     def write_serial(self, text: bytes) -> None:
-        """The text is on the console and in the log, where there is one and its reader keeps up."""
+        """Writes to console and log, where they exist; drops the text if a reader is too slow."""
         for target in (self.serial, self.log):
             if target >= 0:
                 with suppress(OSError):

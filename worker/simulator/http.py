@@ -27,11 +27,11 @@ class Request(NamedTuple):
 
 
 class BadRequest(Exception):
-    """Not HTTP as the server knows it; the text says why."""
+    """Not HTTP that the server accepts; the text says why."""
 
 
 class Connection:
-    """One client; `requests` are those that have arrived in full."""
+    """One client, and the bytes of it that no request has consumed yet."""
 
     def __init__(self, client: socket.socket) -> None:
         self.client = client
@@ -39,7 +39,7 @@ class Connection:
         self.skip = 0
 
     def receive(self) -> bool:
-        """What has arrived is in the buffer; False if the client hung up."""
+        """Reads what has arrived into the buffer; False if the client hung up."""
         try:
             data = self.client.recv(1 << 16)
         except OSError:
@@ -49,10 +49,10 @@ class Connection:
         return bool(data)
 
     def next_request(self) -> Request | None:
-        """The next whole request; None if more must arrive first.
+        """The next complete request; None if more bytes must arrive first.
 
         Raises:
-            BadRequest: the buffer is thrown away.
+            BadRequest: it is invalid; the buffer is dropped.
         """
         head, end, rest = self.buffer.partition(b"\r\n\r\n")
         if not end:
@@ -78,7 +78,7 @@ class Connection:
         return Request(method, path, rest[:size])
 
     def send(self, status: int, body: str | None = None) -> None:
-        """The reply is on its way; a client that hung up is noticed at the next read."""
+        """Sends the reply; a client that hung up is noticed at the next read."""
         extra = ""
         if body is not None:
             size = len(body.encode())
@@ -127,7 +127,7 @@ def _headers(head: bytes) -> tuple[int, bool]:
 
 
 class Server:
-    """Serves the bound socket, one request after the other, as the real one does."""
+    """Serves the bound socket, one request after another, as the real one does."""
 
     def __init__(self, listener: socket.socket) -> None:
         self.listener = listener
@@ -136,7 +136,7 @@ class Server:
         self.poll.register(listener, select.POLLIN)
 
     def serve(self, handle: Callable[[Request, Connection], int | None]) -> int:
-        """Runs until a handled request yields an exit code."""
+        """Serves until `handle` returns an exit code; that code."""
         while True:
             for descriptor, _ in self.poll.poll():
                 if descriptor == self.listener.fileno():
@@ -169,7 +169,7 @@ class Server:
                 if code is not None:
                     return code
         except BadRequest as fault:
-            # The raw newline, no JSON, is the real server's.
+            # The raw newline, invalid in JSON, is the real server's.
             connection.send(
                 400, f'{{ "error": "{fault}\nAll previous unanswered requests will be dropped." }}'
             )

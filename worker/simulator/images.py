@@ -20,11 +20,11 @@ from worker.simulator.vsock import Vsock
 
 
 def create(machine: Machine, body: dict[str, Any]) -> None:
-    """vmstate, then memory, are in their files, both fsynced.
+    """Writes vmstate, then memory, and fsyncs both.
 
     Raises:
         ApiFault: the guest runs, or a file cannot be written.
-        SystemExit: told to die half-way, or a file grew over the limit (151).
+        SystemExit: a fault says so, or a file exceeded the size limit (151).
     """
     guest = machine.guest
     if machine.state != "Paused" or guest is None:
@@ -57,11 +57,11 @@ def create(machine: Machine, body: dict[str, Any]) -> None:
 
 
 def load(machine: Machine, body: dict[str, Any]) -> None:
-    """The snapshot's guest is the machine's, paused, or running if `resume_vm`.
+    """Gives the machine the snapshot's guest, paused, or running if `resume_vm`.
 
     Raises:
         ApiFault: something was configured before.
-        FatalFault: the snapshot cannot be restored; the VMM is past saving.
+        FatalFault: the snapshot cannot be restored; the VMM must exit.
     """
     if machine.configured:
         raise ApiFault(

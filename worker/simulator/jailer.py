@@ -1,4 +1,4 @@
-"""The stand-in jailer: the real one's order of work, leftovers it stumbles over, and words.
+"""The stand-in jailer: it works in the real one's order, and fails on the same leftovers.
 
 Exit codes are the real jailer's: 0, or 1 for any fault of its own (153 is Firecracker's).
 """
@@ -35,7 +35,7 @@ Vmm = Callable[[list[str], Faults], int]
 
 
 class Jail:
-    """What the command line asks for."""
+    """The settings of the command line."""
 
     def __init__(self, argv: list[str]) -> None:
         found, self.extra = parsed(
@@ -169,7 +169,7 @@ def _write_pid(jail: Jail, pid: int) -> None:
 
 
 def _become_vmm(jail: Jail, vmm: Vmm, faults: Faults) -> NoReturn:
-    """The end of this process: the VMM, in the place of the real jailer's exec."""
+    """Runs the VMM, where the real jailer calls exec, and exits with its code."""
     os.setgroups([])
     os.setgid(jail.gid)
     os.setuid(jail.uid)
@@ -190,10 +190,10 @@ def _clone_into_pid_namespace(jail: Jail, vmm: Vmm, faults: Faults) -> NoReturn:
 
 
 def run(jail: Jail, vmm: Vmm) -> NoReturn:
-    """The VMM runs in its jail; this process ends.
+    """Builds the jail, runs the VMM in it and exits.
 
     Raises:
-        JailerFault: something stood in the way; what was done so far stays.
+        JailerFault: a step failed; the effects of those before it stay.
         OSError: the kernel refused.
     """
     launchers = os.path.dirname(jail.exec_file)
@@ -221,7 +221,7 @@ def run(jail: Jail, vmm: Vmm) -> NoReturn:
 
 
 def main(argv: list[str], vmm: Vmm, *, version: str) -> int:
-    """The exit code of a jailer, of this version, that did not become a VMM."""
+    """The exit code of a jailer of this version that did not become a VMM."""
     os.closerange(3, 1 << 16)
     os.environ.clear()
     try:

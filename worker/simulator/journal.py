@@ -13,13 +13,13 @@ FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Journal:
-    """Log lines go to standard output until a file is given."""
+    """Writes log lines to standard output until a file is given."""
 
     def __init__(self, name: str) -> None:
         self.name, self.log = name, 1
 
     def write(self, text: str, *, thread: str = "main") -> None:
-        """One log line."""
+        """Writes one log line."""
         seconds, rest = divmod(time.time_ns(), 1_000_000_000)
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
         line = f"{stamp}.{rest:09d} [{self.name}:{thread}] {text}\n"

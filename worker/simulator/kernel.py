@@ -1,4 +1,4 @@
-"""System calls that Python 3.11 has no wrapper for; all raise OSError as `os` does."""
+"""System calls that Python 3.11 does not wrap; all raise OSError as `os` does."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def _checked(result: int, what: str = "") -> None:
 
 
 def unshare(flags: int) -> None:
-    """The process leaves the given namespaces for new ones."""
+    """Moves the process into new namespaces of these kinds."""
     _checked(_libc.unshare(flags))
 
 
 def setns(path: str, kind: int) -> None:
-    """The process is in the namespace that the file stands for."""
+    """Moves the process into the namespace that the file refers to."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         _checked(_libc.setns(descriptor, kind))
@@ -37,26 +37,26 @@ def setns(path: str, kind: int) -> None:
 
 
 def mount(source: str | None, target: str, flags: int) -> None:
-    """A bind mount, or another propagation of one."""
+    """Makes a bind mount, or changes its propagation."""
     encoded = None if source is None else os.fsencode(source)
     _checked(_libc.mount(encoded, os.fsencode(target), None, ctypes.c_ulong(flags), None), target)
 
 
 def pivot_root(new: str, old: str) -> None:
-    """The mount at `new` is the root; the former one is at `old`."""
+    """Makes the mount at `new` the root, and puts the former root at `old`."""
     _checked(_libc.syscall(SYS_PIVOT_ROOT, os.fsencode(new), os.fsencode(old)))
 
 
 def detach(target: str) -> None:
-    """The mount is gone from the tree, whoever uses it."""
+    """Removes the mount from the tree, even if processes use it."""
     _checked(_libc.umount2(os.fsencode(target), MNT_DETACH), target)
 
 
 def set_name(name: str) -> None:
-    """The thread's name, as in /proc/<pid>/comm; at most 15 bytes."""
+    """Sets the thread's name, as in /proc/<pid>/comm; at most 15 bytes."""
     _checked(_libc.prctl(PR_SET_NAME, os.fsencode(name), 0, 0, 0))
 
 
 def forbid_new_privileges() -> None:
-    """No execve gains privileges any more."""
+    """Forbids that an execve gains privileges."""
     _checked(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))

@@ -1,4 +1,4 @@
-"""The two executable files that hostd is given as `firecracker` and `jailer`."""
+"""Writes the two executable files that hostd runs as `firecracker` and `jailer`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ START = (
 
 
 def write_launchers(directory: Path, faults: dict[str, Any]) -> tuple[Path, Path]:
-    """`firecracker`, `jailer` and `simulate.json` are in the directory; returns the first two.
+    """Writes `firecracker`, `jailer` and `simulate.json`; the paths of the first two.
 
     Raises:
-        ValueError: `faults` has a key that no fault has.
+        ValueError: `faults` has an unknown key.
     """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / FILE_NAME).write_text(json.dumps(faults))

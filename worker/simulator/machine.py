@@ -19,13 +19,13 @@ BLOCK = "Drive config error: Unable to create the virtio block device: "
 
 
 class Machine:
-    """One VM; every method is called from the API's thread alone."""
+    """One VM; only the API's thread calls its methods."""
 
     def __init__(self, name: str, faults: Faults) -> None:
         self.name, self.faults = name, faults
         self.state = "Not started"
         self.configured = False
-        self.bare_pause = False  # paused, and no snapshot taken since
+        self.bare_pause = False  # paused, and no snapshot was made since
         self.config: dict[str, Any] = dict(MACHINE)
         self.boot_source: dict[str, Any] | None = None
         self.drives: dict[str, dict[str, Any]] = {}
@@ -65,7 +65,7 @@ class Machine:
         }
 
     def set_machine(self, body: dict[str, Any]) -> None:
-        """Size of the VM.
+        """Sets the size of the VM.
 
         Raises:
             ApiFault: a number is out of range.
@@ -86,12 +86,12 @@ class Machine:
         self.config = wanted
 
     def set_boot_source(self, body: dict[str, Any]) -> None:
-        """What boots."""
+        """Sets kernel, initrd and command line."""
         open_kernel(body)
         self.boot_source = BOOT_SOURCE | body
 
     def put_drive(self, body: dict[str, Any]) -> None:
-        """A disk; the root one comes first.
+        """Adds a disk; the root disk is the first of the list.
 
         Raises:
             ApiFault: the body is incomplete, the file cannot be opened, or a second root.
@@ -108,7 +108,7 @@ class Machine:
         self.drives = first | self.drives | {name: drive}
 
     def put_interface(self, body: dict[str, Any]) -> None:
-        """A network device; a former one of that id is dropped even if this one fails."""
+        """Adds a network device; removes a former one of that id, even if this one fails."""
         name = body["iface_id"]
         self.interfaces.pop(name, None)
         self._keep(f"tap {name}", None)
@@ -117,7 +117,7 @@ class Machine:
         self.interfaces[name] = INTERFACE | mtu | body
 
     def put_vsock(self, body: dict[str, Any]) -> None:
-        """The vsock device; a former one is dropped, its socket unlinked."""
+        """Adds the vsock device; removes a former one and its socket."""
         if self.vsock is not None:
             self.vsock.close()
         self.vsock, self.vsock_config = None, None
@@ -128,7 +128,7 @@ class Machine:
         self.vsock_config = {"guest_cid": body["guest_cid"], "uds_path": body["uds_path"]}
 
     def boot(self) -> None:
-        """The guest runs.
+        """Boots the guest.
 
         Raises:
             ApiFault: no kernel is configured, or the console's file cannot be opened.
@@ -144,7 +144,7 @@ class Machine:
         self.resume()
 
     def adopt(self, guest: Guest, console: int) -> None:
-        """The guest is this VM's, paused."""
+        """Makes this the VM's guest, paused."""
         self.guest, guest.serial = guest, console
         guest.log = open_log(self.faults.serial)
         guest.start()
@@ -153,13 +153,13 @@ class Machine:
         self.state = "Paused"
 
     def pause(self) -> None:
-        """The vCPUs stand still."""
+        """Pauses the vCPUs."""
         self._guest().pause()
         self.bare_pause = self.bare_pause or self.state == "Running"
         self.state = "Paused"
 
     def resume(self) -> None:
-        """The vCPUs run."""
+        """Resumes the vCPUs."""
         if self.bare_pause and self.vsock is not None and self.faults.vsock_dies_in_bare_resume:
             self.vsock.dead = True
         self.bare_pause = False
@@ -167,7 +167,7 @@ class Machine:
         self.state = "Running"
 
     def ctrl_alt_del(self) -> None:
-        """The guest shuts down after a short time, if it heeds the keys; paused, once resumed."""
+        """Shuts the guest down soon, or once resumed, unless it ignores the keys."""
         if not self.faults.ignore_ctrl_alt_del:
             threading.Thread(target=self._shut_down, daemon=True).start()
 
@@ -180,7 +180,7 @@ class Machine:
         os._exit(0)
 
     def _guest(self) -> Guest:
-        assert self.guest is not None, "the API lets no such request through before boot"  # noqa: S101 - an invariant of api.py
+        assert self.guest is not None, "the API refuses such requests before boot"  # noqa: S101 - an invariant of api.py
         return self.guest
 
     def _keep(self, key: str, file: int | None) -> None:

@@ -1,4 +1,4 @@
-"""Request bodies, refused in the words of Firecracker's JSON reader, column numbers included."""
+"""Reads request bodies, with the error messages of Firecracker's JSON reader, columns included."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Kind:
 
     expected = ""
 
-    def holds(self, value: Any) -> bool:
+    def matches(self, value: Any) -> bool:
         """Whether the value has this form."""
         return True
 
@@ -61,7 +61,7 @@ class Kind:
             ApiFault: it has another form.
         """
         value, end = _decoder.raw_decode(text, at)
-        if not self.holds(value):
+        if not self.matches(value):
             raise _refuse(f"invalid type: {_named(value)}, expected {self.expected}", text, end)
         return value, end
 
@@ -74,7 +74,7 @@ class Scalar(Kind):
     ) -> None:
         self.expected, self.of, self.check = expected, of, check
 
-    def holds(self, value: Any) -> bool:
+    def matches(self, value: Any) -> bool:
         return isinstance(value, self.of)
 
     def read(self, text: str, at: int) -> tuple[Any, int]:
@@ -169,7 +169,7 @@ def read_body(kind: Kind, raw: bytes) -> Any:
     """The value in `raw`.
 
     Raises:
-        ApiFault: not JSON, or of another form.
+        ApiFault: it is not JSON, or has another form.
     """
     try:
         text = raw.decode()

@@ -29,7 +29,7 @@ MEMORY = f"{LOAD}Failed to load guest memory: Error creating guest memory from f
 
 
 def save_state(path: str, state: dict[str, Any]) -> None:
-    """The state is in the file, fsynced.
+    """Writes the state and fsyncs the file.
 
     Raises:
         ApiFault: the file cannot be written.
@@ -48,7 +48,7 @@ def read_state(path: str, *, supported: str) -> dict[str, Any]:
     """The state in the file; `supported` is the newest format that this version reads.
 
     Raises:
-        FatalFault: unreadable, damaged, or of a format that this version does not read.
+        FatalFault: it is unreadable, damaged, or of a format that this version does not read.
     """
     with api_errors(f"{STATE}Failed to open snapshot file", fatal=True), open(path, "rb") as file:
         whole = file.read()
@@ -65,10 +65,10 @@ def read_state(path: str, *, supported: str) -> dict[str, Any]:
 
 
 def save_memory(path: str, guest: Guest, *, diff: bool, tracked: bool, faults: Faults) -> None:
-    """The memory, or what of it changed since the last snapshot, is in the file, fsynced.
+    """Writes the memory, or its pages that changed since the last snapshot, and fsyncs the file.
 
-    An existing file of the right size is written into, another one truncated first.  Unless dirty
-    pages are tracked, a Diff holds every page that was ever touched, and a Full touches all.
+    Overwrites a file of the right size; truncates any other first.  Unless dirty
+    pages are tracked, a Diff contains every page that was ever touched, and a Full touches all.
 
     Raises:
         ApiFault: the file cannot be written.

@@ -46,10 +46,10 @@ class Vmm:
         self.calls: dict[str, int] = {}
 
     def run(self) -> int:
-        """The exit code, when the guest or an error ends it.
+        """Serves until the guest or an error ends the VMM; its exit code.
 
         Raises:
-            SystemExit: told to die.
+            SystemExit: a fault says so.
         """
         faults = self.machine.faults
         self.journal.write(f"Running Firecracker v{faults.version}")
@@ -87,25 +87,25 @@ class Vmm:
             f'The API server received a {verb} request on "{request.path}".', thread="fc_api"
         )
         if faults.requests:
-            self._note(faults.requests, request)
+            self._record(faults.requests, request)
         self.calls[name] = nth = self.calls.get(name, 0) + 1
         rule = faults.rule(name, nth)
-        if rule is not None and not (rule.after or rule.answered) and _spoils(rule, connection):
+        if rule is not None and not (rule.after or rule.answered) and _apply(rule, connection):
             return None
         try:
             payload, fault = self.api.answer(*request), None
         except ApiFault as refusal:
             payload, fault = None, refusal
-        if rule is not None and rule.after and _spoils(rule, connection):
+        if rule is not None and rule.after and _apply(rule, connection):
             return None
         code = self._reply(connection, payload, fault)
         if rule is not None and rule.answered:
-            _spoils(rule, connection)
+            _apply(rule, connection)
         if faults.die_after_snapshot and name == "PUT /snapshot/create" and fault is None:
             raise SystemExit(faults.exit_code)
         return code
 
-    def _note(self, path: str, request: Request) -> None:
+    def _record(self, path: str, request: Request) -> None:
         body = json.loads(request.body) if request.body else None
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps([request.method, request.path, body]) + "\n")
@@ -132,8 +132,8 @@ class Vmm:
         return None
 
 
-def _spoils(rule: Rule, connection: Connection) -> bool:
-    """Whether the request is done with, and nothing more is to be answered."""
+def _apply(rule: Rule, connection: Connection) -> bool:
+    """Applies the rule; whether it was the whole answer."""
     time.sleep(rule.delay_ms / 1000)
     if rule.hang:
         select.select([], [], [])
@@ -152,7 +152,7 @@ def _spoils(rule: Rule, connection: Connection) -> bool:
     return bool(rule.close or rule.status)
 
 
-def _take_signals() -> None:
+def _install_signal_handlers() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     for number in DEADLY:
         signal.signal(number, _die)
@@ -162,7 +162,7 @@ def _die(number: int, _frame: FrameType | None) -> NoReturn:
     os._exit(DEADLY[signal.Signals(number)])
 
 
-def _tell(found: dict[str, list[str]], faults: Faults) -> bool:
+def _print_version(found: dict[str, list[str]], faults: Faults) -> bool:
     if "version" in found:
         print(f"Firecracker v{faults.version}\n")
     elif "snapshot-version" in found:
@@ -173,13 +173,13 @@ def _tell(found: dict[str, list[str]], faults: Faults) -> bool:
     return True
 
 
-def _configured(argv: list[str], faults: Faults, fault_file: str, journal: Journal) -> int:
+def _run(argv: list[str], faults: Faults, fault_file: str, journal: Journal) -> int:
     found, extra = parsed(argv, flags=FLAGS, single=SINGLE)
     if extra:
         raise BadArguments(
             f"Found argument '{extra[0]}' which wasn't expected, or isn't valid in this context."
         )
-    if _tell(found, faults):
+    if _print_version(found, faults):
         return OK
     journal.name = found["id"][0]
     fault = instance_id_fault(journal.name)
@@ -188,17 +188,17 @@ def _configured(argv: list[str], faults: Faults, fault_file: str, journal: Journ
         os.abort()  # the real one panics
     if "log-path" in found:
         journal.configure({"log_path": found["log-path"][0]})
-    _take_signals()
+    _install_signal_handlers()
     kernel.set_name("firecracker")
     kernel.forbid_new_privileges()
     return Vmm(found, faults, fault_file, journal).run()
 
 
 def main(argv: list[str], faults: Faults, fault_file: str = f"/{FILE_NAME}") -> int:
-    """The exit code of `firecracker <argv>`; `fault_file`, if it is there, overrides `faults`."""
+    """Runs `firecracker <argv>`; its exit code.  `fault_file`, if it exists, overrides `faults`."""
     journal = Journal("anonymous-instance")
     try:
-        code = _configured(argv, faults, fault_file, journal)
+        code = _run(argv, faults, fault_file, journal)
     except BadArguments as fault:
         journal.write(f"Arguments parsing error: {fault} \n\nFor more information try --help.")
         code = BAD_ARGUMENTS

@@ -18,10 +18,10 @@ SUN_LEN = 108
 
 
 class Vsock:
-    """One listening socket, bound at once; nothing is accepted until `attach` and while paused."""
+    """One listening socket, bound at once; it accepts only after `attach`, and not while paused."""
 
     def __init__(self, path: str, *, prefix: str, fatal: bool = False) -> None:
-        self.path, self.dead = path, False  # dead: accepts, and then nothing comes through
+        self.path, self.dead = path, False  # dead: accepts, then passes no data
         self.open: set[socket.socket] = set()
         self.lock = threading.Lock()
         self.next_port = FIRST_HOST_PORT
@@ -37,16 +37,16 @@ class Vsock:
         self.listener.listen(128)
 
     def close(self) -> None:
-        """No longer listening, and the socket's file is gone: the device is replaced by PUT."""
+        """Stops listening and removes the socket's file: a PUT replaces the device."""
         self.listener.close()
         os.unlink(self.path)
 
     def attach(self, guest: Guest, faults: Faults) -> None:
-        """Connections reach the guest."""
+        """Forwards connections to the guest from now on."""
         threading.Thread(target=self._accept, args=(guest, faults), daemon=True).start()
 
     def reset(self) -> None:
-        """Every connection is cut, as a snapshot does."""
+        """Closes every connection, as a snapshot does."""
         with self.lock:
             for connection in self.open:
                 try:
@@ -77,7 +77,7 @@ class Vsock:
                 elif port is not None:
                     serve(connection, port, host_port, guest, faults)
             except (OSError, ValueError):
-                return  # the host hung up, or sent what no agent understands
+                return  # the host hung up, or sent an invalid message
             finally:
                 with self.lock:
                     self.open.discard(connection)
@@ -85,7 +85,7 @@ class Vsock:
 
 def _requested_port(connection: socket.socket) -> int | None:
     select.select([connection], [], [])
-    # The socket does not block: what has not arrived by the first read is never waited for.
+    # Non-blocking: the rest of a command that has not arrived by the first read is not awaited.
     connection.setblocking(False)
     try:
         command = connection.recv(COMMAND_MIN)
