@@ -1,8 +1,8 @@
-"""The JSON documents of a host, as far as hostd reads them.
+"""The JSON documents of a host: the fields that hostd reads.
 
-agentd writes tenant.json, pool.json and instance.json as `created`; from then on hostd alone
-changes an instance's status and runtime fields.  Keys that hostd does not know are kept: an
-`InstanceDoc` carries the whole document in `extra` and writes it back.
+agentd writes tenant.json, pool.json, and instance.json with status `created`.  After that only
+hostd changes an instance's status and runtime fields.  Keys that hostd does not know are kept: an
+`InstanceDoc` has the whole document in `whole`, and hostd writes it back.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TenantDoc(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Resources(msgspec.Struct, frozen=True, kw_only=True):
-    """What one instance of a pool gets.  Firecracker allows 1..32 vCPUs."""
+    """The resources of each instance of a pool.  Firecracker allows 1..32 vCPUs."""
 
     vcpus: Annotated[int, msgspec.Meta(ge=1, le=32)]
     mem_mib: Positive
@@ -55,7 +55,7 @@ class RuntimePolicy(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout_seconds: Count = 30
     graceful_shutdown_seconds: Count = 15
     readiness_timeout_seconds: Count = 0  # 0: a start does not wait for the guest's agent
-    guest_agent: bool = True  # false: there is none in the pool's guests, and none is asked
+    guest_agent: bool = True  # false: the pool's guests have no agent, hostd does not call it
 
 
 class TokenBucket(
@@ -63,8 +63,8 @@ class TokenBucket(
 ):
     """Firecracker's token bucket: `size` tokens, full again in `refill_time` ms.
 
-    Firecracker takes a bucket of size or time 0, or of a time past 2^64 ns, for no limit at all
-    (src/vmm/src/rate_limiter/mod.rs): such a one is refused here.
+    Firecracker treats a bucket with size or time 0, or with a time past 2^64 ns, as no limit
+    (src/vmm/src/rate_limiter/mod.rs), so such a bucket is refused here.
     """
 
     size: Positive
@@ -75,7 +75,7 @@ class TokenBucket(
 class RateLimiter(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """Firecracker's rate limiter: of bytes, of operations, or of both."""
+    """Firecracker's rate limiter: for bytes, for operations, or for both."""
 
     bandwidth: TokenBucket | None = None
     ops: TokenBucket | None = None
@@ -86,7 +86,7 @@ class RateLimiter(
 
 
 class RateLimiters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What limits each instance of a pool; unlimited where None.  `drive` is its data disk."""
+    """The rate limits of each instance of a pool; None: no limit.  `drive` is its data disk."""
 
     network_rx: RateLimiter | None = None
     network_tx: RateLimiter | None = None
@@ -108,7 +108,7 @@ class PoolDoc(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InstanceNet(msgspec.Struct, frozen=True, kw_only=True):
-    """An instance's place in its tenant's network."""
+    """An instance's device and addresses in its tenant's network."""
 
     tap_dev: str
     mac: str
@@ -136,7 +136,7 @@ class InstanceDoc(msgspec.Struct, frozen=True, kw_only=True):
     whole: dict[str, Any]
 
     def changed(self, **values: Any) -> InstanceDoc:
-        """The document with some keys set; the others, known or not, stay."""
+        """The document with some keys set; all others, known or not, keep their values."""
         whole = self.whole | msgspec.to_builtins(values)
         return InstanceDoc(fields=msgspec.convert(whole, InstanceFields), whole=whole)
 

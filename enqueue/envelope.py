@@ -1,8 +1,8 @@
-"""The bytes on the queue: who asked what of which host, until when.
+"""The bytes on the queue: the request, who sends it, to which host, and until when it is valid.
 
 RQ's 4-tuple `(func, instance, args, kwargs)` as JSON is
-`["hostd.execute", null, [ENVELOPE], {}]`.  The signature in ENVELOPE is taken over the exact bytes
-of its `body`, which therefore stays undecoded (`msgspec.Raw`) until it is verified.
+`["hostd.execute", null, [ENVELOPE], {}]`.  The signature in ENVELOPE covers the exact bytes of
+its `body`, so the body stays undecoded (`msgspec.Raw`) until the signature is verified.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ ShortText = Annotated[str, msgspec.Meta(max_length=256)]
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One request on its way to one host; times are Unix milliseconds.
+    """One request to one host; times are Unix milliseconds.
 
-    `request_id` is the caller's idempotency key.  `issuer` is who asks, for the audit trail.
+    `request_id` is the caller's idempotency key.  `issuer` names who sends it, for the audit log.
     `trace` is a W3C traceparent.
     """
 
@@ -42,7 +42,7 @@ class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A signed body; unsigned ones carry empty `key_id` and `sig`."""
+    """A signed body; if unsigned, `key_id` and `sig` are empty."""
 
     key_id: ShortText
     sig: ShortText
@@ -60,10 +60,10 @@ _body_decoder = msgspec.json.Decoder(Body)
 
 
 def encode_body(body: Body) -> bytes:
-    """The bytes of `body`, proven to decode again.
+    """The bytes of `body`; they decode again.
 
-    msgspec checks constraints when it decodes, not when a struct is built, so what was encoded
-    is decoded once here: a bad request fails at the caller and not on the host.
+    msgspec checks constraints when it decodes, not when a struct is built.  Decoding the bytes once
+    here makes a bad request fail at the caller and not on the host.
 
     Raises:
         msgspec.ValidationError: a field is out of its range.
@@ -80,7 +80,7 @@ def encode_call(body: bytes, *, key_id: str = "", sig: str = "") -> bytes:
 
 
 def decode_call(raw: bytes) -> Envelope:
-    """The envelope in RQ's `data`; its body is not looked at.
+    """The envelope in RQ's `data`; its body is not decoded.
 
     Raises:
         msgspec.DecodeError: not JSON, not a call of `hostd.execute`, or unknown fields.
@@ -99,5 +99,5 @@ def decode_body(raw: bytes | msgspec.Raw) -> Body:
 
 
 def canonical(body: Body) -> bytes:
-    """What makes two envelopes the same intent: the issuer and the request, no times, no trace."""
+    """The same bytes for two bodies with the same intent: same issuer and request, at any time."""
     return msgspec.json.encode((body.issuer, body.request), order="deterministic")

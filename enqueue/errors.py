@@ -1,11 +1,11 @@
-"""What can go wrong on agentd's side of the queue.
+"""The errors that a client raises.
 
 * EnqueueError
   + BadRequest         the request breaks the protocol; nothing was sent
   + RequestIdReused    the id already names another request; nothing was changed
   + QueueFull          the host's queue is at its limit; nothing was stored
   + QueueUnavailable   Redis did not answer in time; `may_be_stored` says what is known
-  + WaitTimeout        no result yet; the request goes on
+  + WaitTimeout        no result yet; the request continues
   + RequestExpired     Redis has lost the job, and it is too late to send it again
   + NotRetryable       only a failed request can be run again
   + UnknownRequest     Redis holds no such request
@@ -33,8 +33,8 @@ class QueueFull(EnqueueError):
 class QueueUnavailable(EnqueueError):
     """Redis did not answer in time.
 
-    `may_be_stored` is False if the request surely was not stored.  Either way, enqueueing again
-    with the same request id is safe.
+    `may_be_stored` is False if the request was certainly not stored.  In both cases, enqueueing
+    again with the same request id is safe.
     """
 
     def __init__(self, message: str, *, may_be_stored: bool) -> None:
@@ -43,15 +43,15 @@ class QueueUnavailable(EnqueueError):
 
 
 class WaitTimeout(EnqueueError, TimeoutError):
-    """No result yet; the request goes on, and waiting again is safe."""
+    """No result yet; the request continues, and waiting again is safe."""
 
 
 class NotRetryable(EnqueueError):
-    """Only a request that failed and may be repeated can be run again."""
+    """Only a failed request can be run again."""
 
 
 class RequestExpired(EnqueueError):
-    """Redis has lost the job, and its `not_after` has passed; the host knows what it has done."""
+    """Redis has lost the job, and its `not_after` has passed; only the host knows what it did."""
 
 
 class UnknownRequest(EnqueueError):

@@ -1,4 +1,4 @@
-"""Names in Redis: RQ's own keys for one host's queue, and hostd's few beside them.
+"""Keys in Redis: RQ's own for one host's queue, and the few that hostd adds.
 
 RQ's names are those of rq 3.0 (`rq/queue.py`, `rq/registry.py`, `rq/results.py`), pinned by a test
 against the installed package.
@@ -14,7 +14,7 @@ WORKERS: Final = "rq:workers"
 
 
 def job_id(host: str, request_id: str) -> str:
-    """The RQ job id of a request; `_` cannot occur in a host name, so patterns wall hosts off."""
+    """The RQ job id of a request; host names have no `_`, so key patterns separate hosts."""
     return f"{host}_{request_id}"
 
 
@@ -46,7 +46,7 @@ class HostKeys:
 
     @property
     def intermediate(self) -> str:
-        """List of job ids taken and not yet told."""
+        """List of job ids that hostd has taken, and whose result it has not published yet."""
         return f"{self.queue}:intermediate"
 
     @property
@@ -61,7 +61,7 @@ class HostKeys:
 
     @property
     def deferred(self) -> str:
-        """Sorted set of job ids that wait for their turn."""
+        """Sorted set of job ids that hostd has taken and that wait for their turn."""
         return f"rq:deferred:{self.queue_name}"
 
     @property
@@ -86,5 +86,5 @@ class HostKeys:
 
     @property
     def owner(self) -> str:
-        """Which machine serves this host name, with a TTL."""
+        """The id of the machine that serves this host name; it has a TTL."""
         return f"hostd:owner:{self.host}"

@@ -1,8 +1,8 @@
 """Every request a host accepts: one frozen struct per operation.
 
-The union `Request` is the whole public vocabulary of hostd.  Each is a goal, not a
-command: asked for what already holds, it succeeds and changes nothing.  Add a variant
-here and the type checker names every place that must learn about it.
+The union `Request` has every operation of hostd.  Each is a goal, not a command: if the host is
+already in that state, the request succeeds and changes nothing.  Add a variant here and the type
+checker names every place that must handle it.
 """
 
 from __future__ import annotations
@@ -93,9 +93,9 @@ class StopInstance(
 class SleepInstance(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag=True
 ):
-    """The guest's memory is in a durable image; nothing of the guest runs.
+    """The guest's memory is in a durable image, and its VMM is gone.
 
-    `force` skips the guest's drain; `drain_timeout_secs` bounds it (None: the pool's policy).
+    `force` skips the guest's drain; `drain_timeout_secs` limits it (None: the pool's policy).
     """
 
     tenant_id: Tenant
@@ -108,7 +108,7 @@ class SleepInstance(
 class WakeInstance(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag=True
 ):
-    """The guest runs on from its image."""
+    """The guest runs again, with the memory in its image."""
 
     tenant_id: Tenant
     pool_id: Pool
@@ -118,7 +118,7 @@ class WakeInstance(
 class DestroyInstance(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag=True
 ):
-    """Nothing of the instance is left; its volumes stay unless `wipe_volumes`."""
+    """The instance is removed; its volumes are kept unless `wipe_volumes`."""
 
     tenant_id: Tenant
     pool_id: Pool
@@ -129,7 +129,7 @@ class DestroyInstance(
 class SetupNetwork(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag=True
 ):
-    """The tenant's bridge, address, forwarding and NAT rules stand."""
+    """The tenant's bridge, its address, and the forwarding and NAT rules exist."""
 
     tenant_id: Tenant
     net: TenantNet

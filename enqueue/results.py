@@ -1,6 +1,6 @@
-"""What a host answers, as JSON in RQ's return value.
+"""The results that a host publishes, as JSON in RQ's return value.
 
-Results are decoded leniently: a newer host may add fields.
+Unknown fields are ignored: a newer host may add fields.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ class StepReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="done"):
-    """The request is true on the host; `changed` is False if it already was.
+    """The host is in the state that was asked for; `changed` is False if it already was.
 
-    `state` is the instance's status, or `up` / `down` for a network.  `replayed` marks the first
-    run's answer to a request that was seen before.  Times are milliseconds; `queued_ms` runs from
-    issue to the start of the first attempt, `took_ms` covers all attempts and backoff.
+    `state` is the instance's status, or `up` / `down` for a network.  `replayed`: the request was
+    executed before, and this is its first result.  Times are milliseconds: `queued_ms` from issue
+    to the start of the first attempt, `took_ms` for all attempts and the waits between them.
+    `detail` has facts of the operation (docs/protocol.md).
     """
 
     op: str
@@ -40,7 +41,7 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="don
 
 
 class Pong(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="pong"):
-    """The host is there.  `uptime_s` is the machine's; `queue_depth` counts waiting requests."""
+    """The host answers.  `uptime_s` is the machine's; `queue_depth` counts waiting requests."""
 
     host: str
     version: str
@@ -59,11 +60,12 @@ class Failed(
     tag="failed",
     rename={"failure_class": "class"},
 ):
-    """The request is not true on the host; `failure_class` says what the caller may do.
+    """The request failed; `failure_class` says what the caller may do.
 
     `rejected`: the request is wrong.  `conflict`: the host's state forbids it.  `transient`: hostd
-    retried and gave up.  `lost`: memory is gone and cannot be had back.  `broken`: a bug or a
-    broken host.  `code` is `class/name`, stable, and has an entry in docs/runbook.md.
+    retried and gave up.  `lost`: the guest's memory is lost.  `broken`: a bug or a broken host.
+    `code` is `class/name`; it never changes, and docs/runbook.md has an entry for it.  The other
+    fields are as in `Done`.
     """
 
     op: str

@@ -1,4 +1,4 @@
-"""Ed25519 over the exact bytes of a body.
+"""Ed25519 signatures over the exact bytes of a body, and their key files.
 
 A key file is JSON, mode 0600: `{"key_id": ..., "private": base64}` on agentd's side and
 `{"key_id": ..., "public": base64}` on the host's (`<keys_dir>/<key_id>.json`).
@@ -23,14 +23,14 @@ KeyId = Annotated[str, msgspec.Meta(pattern=LABEL_PATTERN)]
 
 
 class PrivateKeyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `hostctl keygen` gives to agentd; 32 raw bytes in base64."""
+    """The key file of agentd; `private` is 32 raw bytes in base64."""
 
     key_id: KeyId
     private: str
 
 
 class PublicKeyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `hostctl keygen` gives to the host; 32 raw bytes in base64."""
+    """The key file of a host; `public` is 32 raw bytes in base64."""
 
     key_id: KeyId
     public: str
@@ -50,7 +50,7 @@ class Signer:
 
 @dataclass(frozen=True, slots=True)
 class Verifier:
-    """Knows the public keys that a host accepts."""
+    """Verifies signatures by the public keys that a host accepts, by key id."""
 
     keys: dict[str, Ed25519PublicKey]
 
@@ -71,22 +71,22 @@ def load_signer(path: Path) -> Signer:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no key file.
+        ValueError: it is not a key file.
     """
     try:
         file = msgspec.json.decode(path.read_bytes(), type=PrivateKeyFile)
         raw = base64.b64decode(file.private, validate=True)
         return Signer(file.key_id, Ed25519PrivateKey.from_private_bytes(raw))
     except (msgspec.DecodeError, binascii.Error, ValueError) as error:
-        raise ValueError(f"{path} is no private key of hostctl keygen: {error}") from error
+        raise ValueError(f"{path} is not a private key of hostctl keygen: {error}") from error
 
 
 def load_verifier(directory: Path) -> Verifier:
-    """The verifier for all public key files in `directory`; a missing directory holds none.
+    """The verifier for all public key files in `directory`; a missing directory has no keys.
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: one is no key file, or its name is not `<key_id>.json`.
+        ValueError: one is not a key file, or its name is not `<key_id>.json`.
     """
     keys: dict[str, Ed25519PublicKey] = {}
     for path in sorted(directory.glob("*.json")) if directory.is_dir() else ():
@@ -95,7 +95,7 @@ def load_verifier(directory: Path) -> Verifier:
             raw = base64.b64decode(file.public, validate=True)
             key = Ed25519PublicKey.from_public_bytes(raw)
         except (msgspec.DecodeError, binascii.Error, ValueError) as error:
-            raise ValueError(f"{path} is no public key of hostctl keygen: {error}") from error
+            raise ValueError(f"{path} is not a public key of hostctl keygen: {error}") from error
         if path.stem != file.key_id:
             raise ValueError(f"{path} holds key {file.key_id!r}; name it {file.key_id}.json")
         keys[file.key_id] = key
@@ -106,8 +106,8 @@ def generate(key_id: str, *, private: Path, public: Path) -> None:
     """Writes a new key pair, each file 0600, refusing to overwrite.
 
     Raises:
-        FileExistsError: one of the files is there already.
-        ValueError: `key_id` is no label.
+        FileExistsError: one of the files already exists.
+        ValueError: `key_id` is not a label.
     """
     key = Ed25519PrivateKey.generate()
     secret = PrivateKeyFile(key_id=key_id, private=_b64(key.private_bytes_raw()))

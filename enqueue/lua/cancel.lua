@@ -1,11 +1,12 @@
--- Cancels a job that waits, leaving what RQ's own cancel leaves; what runs or has ended stays.
+-- Cancels a waiting job, with the same result in Redis as RQ's own cancel; does not change a job
+-- that runs or has ended.
 --
 -- KEYS  queue, job hash, canceled registry
 -- ARGV  id, time in s
 -- Reply {'cancelled'}, {'unknown'} or {status}
 --
--- hostd looks for scores that are no longer in the future (its own are), ends the request and
--- publishes its result.
+-- hostd looks for scores that are not in the future (those that it writes itself are), ends the
+-- request and publishes its result.
 local queue, job, canceled = KEYS[1], KEYS[2], KEYS[3]
 local id, now = ARGV[1], tonumber(ARGV[2])
 local status = redis.call('HGET', job, 'status')

@@ -1,4 +1,4 @@
--- Stores and pushes jobs, all or none, in order; of ids already stored it says what is there.
+-- Stores and pushes jobs, all or none, in order; returns what is stored for ids already stored.
 --
 -- KEYS  queue, then one job hash per job
 -- ARGV  limit, intermediate list, set of queues, n = hash arguments per job,
@@ -6,8 +6,8 @@
 -- Reply {'full', depth}, or one item per job: {'new', last id} or
 --       {status, last id, data, fields of the last result if the job has ended}
 --
--- Lists and streams whose rights may be narrower than read and write go through ARGV: Redis
--- demands both on every key in KEYS.
+-- Keys on which the client's ACL need not allow both read and write are in ARGV: Redis demands
+-- both for every key in KEYS.
 local queue, limit, intermediate, queues = KEYS[1], tonumber(ARGV[1]), ARGV[2], ARGV[3]
 local width = tonumber(ARGV[4])
 local ended = {finished = true, failed = true, canceled = true, stopped = true}

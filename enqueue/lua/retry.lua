@@ -1,4 +1,4 @@
--- Pushes a failed job once more; a repeated call with one token pushes once.
+-- Pushes a failed job again; repeated calls with the same token push it once.
 --
 -- KEYS  queue, job hash
 -- ARGV  limit, intermediate list, set of queues, id, result stream, TTL in s, token, time,
