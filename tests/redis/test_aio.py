@@ -127,7 +127,7 @@ def test_lost_replies_say_that_the_request_may_be_stored(
     assert redis_server.client().lrange(QUEUE, 0, -1) == [b"host-a_same"]
 
 
-def test_nothing_is_stored_when_nobody_listens(tmp_path: Path) -> None:
+def test_nothing_is_stored_when_no_server_listens(tmp_path: Path) -> None:
     async def story() -> None:
         async with AsyncHostClient(f"unix://{tmp_path}/none.sock") as client:
             with pytest.raises(QueueUnavailable) as caught:
@@ -137,7 +137,7 @@ def test_nothing_is_stored_when_nobody_listens(tmp_path: Path) -> None:
     asyncio.run(story())
 
 
-def test_a_redis_that_does_not_answer_is_given_up(redis_server: RedisServer) -> None:
+def test_a_redis_that_does_not_answer_is_abandoned_in_time(redis_server: RedisServer) -> None:
     async def story() -> None:
         async with AsyncHostClient(redis_server.url, timeout_s=0.3) as client:
             await client.enqueue(Ping(), host=HOST)
@@ -150,7 +150,7 @@ def test_a_redis_that_does_not_answer_is_given_up(redis_server: RedisServer) -> 
     asyncio.run(story())
 
 
-def test_a_waiter_outlives_a_restart_and_sends_a_lost_job_again(
+def test_a_waiter_survives_a_restart_and_sends_a_lost_job_again(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(operations, "SLICE_S", 0.05)
@@ -181,7 +181,9 @@ def test_an_id_of_another_request_is_refused(redis_server: RedisServer) -> None:
     asyncio.run(story())
 
 
-def test_a_given_redis_stays_open(redis_server: RedisServer, fake_consumer: FakeConsumer) -> None:
+def test_a_redis_of_the_caller_stays_open(
+    redis_server: RedisServer, fake_consumer: FakeConsumer
+) -> None:
     async def story() -> None:
         given = redis.asyncio.Redis(unix_socket_path=str(redis_server.socket), protocol=3)
         async with given:

@@ -1,4 +1,4 @@
-"""HostClient stores requests in a real Redis, once each."""
+"""HostClient stores each request once, in a real Redis."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_an_id_of_another_issuer_is_refused(host_client: HostClient) -> None:
         host_client.enqueue(START, host=HOST, request_id="same", issuer="bob")
 
 
-def test_an_id_whose_stored_job_is_no_request_is_refused(
+def test_an_id_whose_stored_job_is_not_a_request_is_refused(
     host_client: HostClient, redis_server: RedisServer
 ) -> None:
     redis_server.client().hset("rq:job:host-a_same", mapping={"data": b"\x80poison"})
@@ -104,7 +104,7 @@ def test_a_duplicate_of_an_ended_request_returns_what_is_stored(
     assert queued(redis_server) == []
 
 
-def test_a_full_queue_takes_nothing_of_a_batch(redis_server: RedisServer) -> None:
+def test_a_full_queue_stores_no_part_of_a_batch(redis_server: RedisServer) -> None:
     with HostClient(redis_server.url, queue_limit=3) as client:
         client.enqueue_many([START, START], host=HOST)
         with pytest.raises(QueueFull, match="holds 2 requests, its limit is 3"):
@@ -122,19 +122,21 @@ def test_running_requests_count_towards_the_limit(
             client.enqueue(START, host=HOST)
 
 
-def test_a_full_queue_still_knows_its_requests(redis_server: RedisServer) -> None:
+def test_a_full_queue_still_returns_the_ticket_of_a_stored_request(
+    redis_server: RedisServer,
+) -> None:
     with HostClient(redis_server.url, queue_limit=1) as client:
         client.enqueue(START, host=HOST, request_id="same")
         assert client.enqueue(START, host=HOST, request_id="same").status() == "queued"
 
 
-def test_another_host_has_a_queue_of_its_own(redis_server: RedisServer) -> None:
+def test_each_host_has_its_own_queue(redis_server: RedisServer) -> None:
     with HostClient(redis_server.url, queue_limit=1) as client:
         client.enqueue(START, host=HOST)
         assert client.enqueue(START, host="host-b").job_id.startswith("host-b_")
 
 
-def test_a_host_of_the_map_has_a_redis_of_its_own(redis_server: RedisServer) -> None:
+def test_a_host_in_the_map_has_its_own_redis(redis_server: RedisServer) -> None:
     elsewhere = redis_server.url.replace("db=0", "db=1")
     with HostClient(redis_server.url, hosts={"host-b": elsewhere}) as client:
         ticket = client.enqueue(START, host="host-b")
@@ -166,7 +168,7 @@ def test_a_bad_request_is_named_and_not_sent(
     assert redis_server.client().dbsize() == 0
 
 
-def test_one_bad_request_of_a_batch_keeps_all_of_it_back(
+def test_one_bad_request_in_a_batch_stops_the_whole_batch(
     host_client: HostClient, redis_server: RedisServer
 ) -> None:
     with pytest.raises(BadRequest, match="request_id"):
@@ -182,5 +184,5 @@ def test_a_job_outlives_its_deadline_by_a_week(
     assert RETENTION_S + 3500 < left_s <= RETENTION_S + 3600
 
 
-def test_an_empty_batch_says_nothing(host_client: HostClient) -> None:
+def test_an_empty_batch_sends_nothing(host_client: HostClient) -> None:
     assert host_client.enqueue_many([], host=HOST) == []

@@ -1,4 +1,4 @@
-"""HostClient while Redis is away, slow, forgetful or unwilling."""
+"""HostClient while Redis is down, slow, loses data or refuses commands."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ AWAY_S = 600.0
 
 @pytest.fixture
 def short_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waiters look for their job more often, so that tests are quick."""
+    """Waiters check their job more often, so that tests are quick."""
     monkeypatch.setattr(operations, "SLICE_S", 0.05)
 
 
-def test_nothing_is_stored_when_nobody_listens(tmp_path: Path) -> None:
+def test_nothing_is_stored_when_no_server_listens(tmp_path: Path) -> None:
     with (
         HostClient(f"unix://{tmp_path}/none.sock") as client,
         pytest.raises(QueueUnavailable, match="was not stored") as caught,
@@ -43,7 +43,7 @@ def test_nothing_is_stored_when_nobody_listens(tmp_path: Path) -> None:
     assert not caught.value.may_be_stored
 
 
-def test_nothing_is_stored_when_redis_has_gone_since(
+def test_nothing_is_stored_when_redis_has_stopped_since(
     host_client: HostClient, redis_server: RedisServer
 ) -> None:
     host_client.enqueue(Ping(), host=HOST)
@@ -53,7 +53,7 @@ def test_nothing_is_stored_when_redis_has_gone_since(
     assert not caught.value.may_be_stored
 
 
-def test_the_client_connects_again_by_itself(
+def test_the_client_reconnects_by_itself(
     host_client: HostClient, redis_server: RedisServer
 ) -> None:
     host_client.enqueue(Ping(), host=HOST)
@@ -61,7 +61,7 @@ def test_the_client_connects_again_by_itself(
     assert host_client.enqueue(Ping(), host=HOST).status() == "queued"
 
 
-def test_one_lost_reply_is_made_good_without_a_second_job(
+def test_one_lost_reply_is_repeated_without_a_second_job(
     proxied_client: HostClient, redis_proxy: Proxy, redis_server: RedisServer
 ) -> None:
     redis_proxy.lose_replies(1)
@@ -69,7 +69,7 @@ def test_one_lost_reply_is_made_good_without_a_second_job(
     assert redis_server.client().lrange(QUEUE, 0, -1) == [ticket.job_id.encode()]
 
 
-def test_lost_replies_say_that_the_request_may_be_stored_and_asking_again_is_safe(
+def test_lost_replies_say_that_the_request_may_be_stored_and_enqueueing_again_is_safe(
     proxied_client: HostClient, redis_proxy: Proxy, redis_server: RedisServer
 ) -> None:
     redis_proxy.lose_replies(2)
@@ -80,7 +80,7 @@ def test_lost_replies_say_that_the_request_may_be_stored_and_asking_again_is_saf
     assert redis_server.client().lrange(QUEUE, 0, -1) == [b"host-a_same"]
 
 
-def test_a_redis_that_does_not_answer_is_given_up(redis_server: RedisServer) -> None:
+def test_a_redis_that_does_not_answer_is_abandoned_in_time(redis_server: RedisServer) -> None:
     with HostClient(redis_server.url, timeout_s=SHORT_S) as client:
         client.enqueue(Ping(), host=HOST)
         redis_server.freeze()
@@ -144,7 +144,7 @@ def test_a_key_of_another_type_stores_nothing_and_says_so(
     assert redis_server.client().keys("*") == [QUEUE.encode()]
 
 
-def test_something_planted_as_the_set_of_queues_stops_no_request(
+def test_a_wrong_type_for_the_set_of_queues_stops_no_request(
     host_client: HostClient, redis_server: RedisServer, fake_consumer: FakeConsumer
 ) -> None:
     admin = redis_server.client()
@@ -159,7 +159,7 @@ def test_something_planted_as_the_set_of_queues_stops_no_request(
 
 
 @pytest.mark.usefixtures("short_slices")
-def test_a_waiter_outlives_a_restart_of_redis(
+def test_a_waiter_survives_a_restart_of_redis(
     host_client: HostClient, redis_server: RedisServer
 ) -> None:
     ticket = host_client.enqueue(Ping(), host=HOST)
@@ -171,7 +171,7 @@ def test_a_waiter_outlives_a_restart_of_redis(
 
 
 @pytest.mark.usefixtures("short_slices")
-def test_a_waiter_outlives_its_server_becoming_a_replica(
+def test_a_waiter_survives_its_server_becoming_a_replica(
     host_client: HostClient, redis_server: RedisServer
 ) -> None:
     ticket = host_client.enqueue(Ping(), host=HOST)
@@ -184,7 +184,7 @@ def test_a_waiter_outlives_its_server_becoming_a_replica(
     assert waiter.outcome() == DONE
 
 
-def test_a_follower_of_events_outlives_its_server_becoming_a_replica(
+def test_a_follower_of_events_survives_its_server_becoming_a_replica(
     host_client: HostClient, redis_server: RedisServer
 ) -> None:
     follower = Background(lambda: host_client.events(host=HOST, wait_s=BOUND_S))
@@ -196,7 +196,7 @@ def test_a_follower_of_events_outlives_its_server_becoming_a_replica(
     assert follower.outcome() == [Event(id="1-0", event={"seq": 1})]
 
 
-def test_a_waiter_is_told_that_redis_stays_away(
+def test_a_timed_out_waiter_says_that_redis_is_unavailable(
     host_client: HostClient, redis_server: RedisServer
 ) -> None:
     ticket = host_client.enqueue(Ping(), host=HOST)
@@ -205,7 +205,7 @@ def test_a_waiter_is_told_that_redis_stays_away(
         ticket.wait(SHORT_S)
 
 
-def test_a_waiter_gives_up_on_an_absent_redis_no_sooner_than_it_was_told_to(
+def test_a_waiter_tries_an_absent_redis_again_until_its_timeout(
     host_client: HostClient, fake_consumer: FakeConsumer
 ) -> None:
     ticket = host_client.enqueue(Ping(), host=HOST)
@@ -245,7 +245,7 @@ def test_a_waiter_sends_a_lost_job_again_byte_for_byte(
     assert admin.llen(QUEUE) == 0
 
 
-def test_a_lost_job_past_its_time_is_not_sent_again(
+def test_a_lost_job_past_its_not_after_is_not_sent_again(
     host_client: HostClient, redis_server: RedisServer
 ) -> None:
     ticket = host_client.enqueue(Ping(), host=HOST, not_after=60)
@@ -272,7 +272,7 @@ def test_two_waiters_of_a_lost_job_push_it_once(
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_a_given_redis_is_used_as_it_is_and_stays_open(
+def test_a_redis_of_the_caller_is_used_as_it_is_and_stays_open(
     redis_server: RedisServer, protocol: int
 ) -> None:
     given = redis_server.client(protocol=protocol, decode_responses=True)
@@ -312,7 +312,7 @@ def test_the_rights_of_one_host_are_enough(confined: HostClient, redis_server: R
     assert confined.events(host=HOST) == []
 
 
-def test_the_rights_of_one_host_reach_no_other(
+def test_the_rights_of_one_host_allow_no_other_host(
     confined: HostClient, redis_server: RedisServer
 ) -> None:
     with pytest.raises(QueueUnavailable, match="permission") as caught:

@@ -1,4 +1,4 @@
-"""The worker's loop never gives Redis up, and soon finds it back."""
+"""The worker's loop never stops trying to reach Redis, with short pauses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SOON_S = 1.0  # of the 2 s within which hostd goes on
 
 
 class Pauses(threading.Event):
-    """Counts the time that is waited for, and lets none pass; set after ten minutes of it."""
+    """Adds up the pauses without waiting; set after ten minutes of them."""
 
     def __init__(self) -> None:
         super().__init__()

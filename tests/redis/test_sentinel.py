@@ -1,4 +1,4 @@
-"""Client and worker through a failover by three real Redis Sentinels."""
+"""Client and worker during a failover by three real Redis Sentinels."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_waiter_gets_its_result_from_the_new_master(group: Group, client: Host
     assert outcomes == [DONE]
 
 
-def test_enqueueing_goes_on_at_the_new_master(group: Group, client: HostClient) -> None:
+def test_enqueueing_continues_at_the_new_master(group: Group, client: HostClient) -> None:
     client.enqueue(Ping(), host="warm-up")
     group.master.kill()
     stored = False
@@ -67,7 +67,7 @@ def test_enqueueing_goes_on_at_the_new_master(group: Group, client: HostClient) 
 
 
 @pytest.mark.root
-def test_a_failover_that_loses_writes_loses_no_request_that_somebody_waits_for(
+def test_a_failover_that_loses_writes_loses_no_request_that_has_a_waiter(
     redis_server: RedisServer, tmp_path: Path
 ) -> None:
     with ExitStack() as stack:

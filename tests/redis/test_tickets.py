@@ -1,4 +1,4 @@
-"""Tickets wait, retry and are found again; round trips are counted."""
+"""Tickets wait, retry and are found by id, in a known number of round trips."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_enqueueing_takes_one_round_trip(proxied_client: HostClient, redis_proxy
     assert redis_proxy.round_trips - before == 1
 
 
-def test_a_result_that_is_there_takes_one_round_trip(
+def test_an_existing_result_takes_one_round_trip(
     proxied_client: HostClient, redis_proxy: Proxy, fake_consumer: FakeConsumer
 ) -> None:
     ticket = proxied_client.enqueue(START, host=HOST)
@@ -160,7 +160,7 @@ def test_retrying_what_redis_has_dropped_sends_it_again(
     assert again.wait(BOUND_S) == DONE
 
 
-def test_a_ticket_can_be_had_by_id(host_client: HostClient, fake_consumer: FakeConsumer) -> None:
+def test_a_ticket_is_found_by_its_id(host_client: HostClient, fake_consumer: FakeConsumer) -> None:
     request_id = host_client.enqueue(START, host=HOST).request_id
     waiting = host_client.ticket(request_id, host=HOST)
     assert waiting.request == START
@@ -169,7 +169,7 @@ def test_a_ticket_can_be_had_by_id(host_client: HostClient, fake_consumer: FakeC
     assert host_client.ticket(request_id, host=HOST).wait(0) == FAILED
 
 
-def test_a_ticket_had_while_the_retry_runs_waits_for_the_retry(
+def test_a_ticket_found_during_a_retry_waits_for_the_retry(
     host_client: HostClient, fake_consumer: FakeConsumer
 ) -> None:
     first = host_client.enqueue(START, host=HOST)
@@ -186,7 +186,7 @@ def test_an_unknown_id_has_no_ticket(host_client: HostClient) -> None:
         host_client.ticket("gone", host=HOST)
 
 
-def test_waiting_ends_without_a_result_and_can_go_on(
+def test_after_a_wait_that_timed_out_another_one_returns_the_result(
     host_client: HostClient, fake_consumer: FakeConsumer
 ) -> None:
     ticket = host_client.enqueue(START, host=HOST)

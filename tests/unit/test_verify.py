@@ -46,7 +46,7 @@ def code(data: bytes, policy: Policy, id_: str = "h1_r-1") -> str:
     return caught.value.code
 
 
-def test_a_signed_request_is_an_order_and_keeps_its_bytes(keys: tuple[Signer, Policy]) -> None:
+def test_a_signed_request_is_verified_and_keeps_its_bytes(keys: tuple[Signer, Policy]) -> None:
     signer, policy = keys
     call = signed(signer, encode_body(BODY))
     order = verified(call, id_="h1_r-1", policy=policy)
@@ -54,7 +54,7 @@ def test_a_signed_request_is_an_order_and_keeps_its_bytes(keys: tuple[Signer, Po
     assert order.call == call
 
 
-def test_bytes_that_stock_tools_deflated_are_the_same_order(keys: tuple[Signer, Policy]) -> None:
+def test_bytes_that_stock_tools_deflated_are_the_same_request(keys: tuple[Signer, Policy]) -> None:
     signer, policy = keys
     call = signed(signer, encode_body(BODY))
     assert verified(zlib.compress(call), id_="h1_r-1", policy=policy).call == call
@@ -103,13 +103,13 @@ def test_another_host_and_another_job_id_are_refused(keys: tuple[Signer, Policy]
         b'["hostd.execute",null,[{"key_id":"","sig":"","body":"\xff"}],{}]',
     ],
 )
-def test_garbage_is_refused_without_harm(data: bytes, keys: tuple[Signer, Policy]) -> None:
+def test_malformed_data_is_refused(data: bytes, keys: tuple[Signer, Policy]) -> None:
     _, policy = keys
     insecure = Policy(host="h1", verifier=policy.verifier, insecure=True)
     assert code(data, insecure) == "rejected/malformed"
 
 
-def test_a_bomb_is_inflated_no_further_than_the_limit() -> None:
+def test_a_zip_bomb_is_inflated_only_to_the_limit() -> None:
     bomb = zlib.compress(b"[" + b" " * (64 * MAX_BYTES))
     assert len(bomb) < MAX_BYTES
     with pytest.raises(Forged, match="inflates to more"):

@@ -1,4 +1,4 @@
-"""The exact bytes on the queue, and what is read back from it."""
+"""The exact bytes on the queue, and how they are read back."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_each_result_has_its_bytes(result: Result, json: str) -> None:
     assert read_result(sealed(), entry) == result
 
 
-def test_a_result_of_a_newer_host_is_understood() -> None:
+def test_unknown_fields_of_a_newer_hosts_result_are_ignored() -> None:
     raw = b'{"kind":"done","op":"Ping","changed":false,"state":"up","mood":"good"}'
     assert read_result(sealed(), {b"return_value": base64.b64encode(raw)}) == Done(
         op="Ping", changed=False, state="up"
@@ -194,7 +194,7 @@ def test_a_result_of_a_newer_host_is_understood() -> None:
         ({b"exc_string": b"AAAA"}, "no reason given"),
     ],
 )
-def test_what_is_no_result_becomes_a_failure_that_says_so(
+def test_an_entry_that_is_not_a_result_becomes_a_failure_with_the_reason(
     entry: dict[bytes, bytes], reason: str
 ) -> None:
     result = read_result(sealed(), entry)
@@ -313,5 +313,5 @@ def test_a_stored_job_is_read_back_plain_or_compressed() -> None:
     "data",
     [b"", b"{}", b"[1", b"\x80\x04pickle", zlib.compress(b"0" * 10_000_000), b"\xff\xfe", b"[]"],
 )
-def test_what_is_no_request_is_read_back_as_none(data: bytes) -> None:
+def test_data_that_is_not_a_request_is_read_back_as_none(data: bytes) -> None:
     assert unseal(data) is None
