@@ -19,13 +19,14 @@ from enqueue.results import Result
 from worker.errors import Conflict, HostdError, Rejected
 from worker.ledger.entries import LedgerEntry
 from worker.ledger.ledger import DeliveryKind
+from worker.protocol.delivery import Delivery
 from worker.protocol.events import say
 from worker.protocol.results import refused, replayed
 from worker.protocol.verification import Forged, VerifiedRequest, check_known, check_times, verified
 from worker.request.attempt import attempt
 from worker.request.cancel import CANCELLED, cancel_waiting, cancelled, idle
 from worker.request.conclude import decide
-from worker.request.context import Context, Delivery
+from worker.request.context import Context
 from worker.request.supersede import InFlight, supersede
 from worker.scheduling.suspects import is_suspect, too_dangerous
 from worker.scheduling.turns import keys_of

@@ -49,7 +49,7 @@ class Fuse:
     @contextmanager
     def effect(self, name: str) -> Iterator[None]:
         """One effect takes place inside.  Telling is no effect on the machine: it never fails."""
-        if self.error is not None and name == "publish.tell":
+        if self.error is not None and name == "publish":
             yield
             return
         self.seen.append(name)

@@ -42,9 +42,10 @@ from worker.job import accepted, story
 from worker.model.names import InstanceRef, Layout
 from worker.plans.settings import Settings
 from worker.ports import Artifacts, Host
+from worker.protocol.delivery import Delivery
 from worker.protocol.metrics import Metrics
 from worker.protocol.verification import Policy, verified
-from worker.request.context import Context, Delivery
+from worker.request.context import Context
 from worker.scheduling.admission import Admission, IsBarred
 from worker.scheduling.executors import Executors
 from worker.scheduling.locks import Locks
@@ -194,7 +195,7 @@ class MemoryPublisher:
     def publish(self, delivery: Delivery, result: Result, *, request_id: str | None) -> None:
         world = self._world
         events = world.ledger.untold_events()
-        with world.fuse.effect("publish.tell"):
+        with world.fuse.effect("publish"):
             world.told.setdefault(delivery.id, []).append(result)
             world.events += [event for event in events if event not in world.events]
             world.inbox = [other for other in world.inbox if other.id != delivery.id]

@@ -33,10 +33,10 @@ from tests.fixtures.redis import RedisServer
 from worker.config import RedisConfig, WorkerConfig
 from worker.errors import StartupError
 from worker.ledger.ledger import Change, Ledger
+from worker.protocol.delivery import Delivery
 from worker.queue import connection as redis_host
 from worker.queue.consumer import HostWorker
 from worker.queue.publisher import RedisPublisher
-from worker.request.context import Delivery
 
 pytestmark = pytest.mark.redis
 

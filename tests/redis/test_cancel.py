@@ -222,11 +222,11 @@ def test_a_job_told_of_while_hostd_looks_stays_registered(redis_server: RedisSer
     server.zadd(host_keys.canceled, {id_: 1})
 
     @contextmanager
-    def silence() -> Iterator[None]:
+    def paused() -> Iterator[None]:
         server.zadd(host_keys.canceled, {id_: told_until})  # the last telling before it
         yield
 
-    assert Registries(server, host_keys, silence=silence).cancelled() == []
+    assert Registries(server, host_keys, paused=paused).cancelled() == []
     assert server.zscore(host_keys.canceled, id_) == told_until
     server.zadd(host_keys.canceled, {id_: 1})
     assert Registries(server, host_keys).cancelled() == [id_.encode()]

@@ -26,7 +26,7 @@ from tests.root.faults.lives import arranged, carried_out, change_pool, done
 from worker.host.agents.vsock import connect
 from worker.model.names import InstanceRef
 from worker.ports import VmmState
-from worker.request.context import Delivery
+from worker.protocol.delivery import Delivery
 
 pytestmark = pytest.mark.root
 WAIT_S = 60.0

@@ -25,11 +25,11 @@ from worker.errors import Transient
 from worker.linux import device_mapper as mapper
 from worker.model.names import InstanceRef
 from worker.ports import Bridge, Tap, VmmState
+from worker.protocol.events import Kind
 from worker.sweep.history import SweepHistory
 from worker.sweep.orphans import (
     Inconsistency,
     InstanceStatus,
-    Kind,
     Records,
     Resource,
     inconsistencies,
@@ -360,7 +360,7 @@ def test_a_guest_without_its_tap_is_announced_once(world: World) -> None:
     sweeps = Sweeps(world)
     sweeps.once()
     sweeps.once()
-    (event,) = events_of(world, "unfit")
+    (event,) = events_of(world, "missing_confinement")
     assert event["lacks"] == "tap"
 
 

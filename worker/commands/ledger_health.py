@@ -10,7 +10,7 @@ from worker.host.records.records import DiskRecords
 from worker.ledger.checks import faults
 from worker.ledger.database import open_readonly
 from worker.ledger.identity import LEDGER_ID, holds_requests, loss, read_marker
-from worker.ledger.rebuild import recorded
+from worker.ledger.rebuild import instances_with_history
 from worker.model.names import Layout
 
 HINT = "keep the damaged file; restore a backup or rebuild: docs/runbook.md#ledger"
@@ -21,7 +21,7 @@ def health(config: Config) -> tuple[Literal["ok", "fail"], str]:
     path, layout = config.paths.ledger, Layout(config.paths.state)
     try:
         marker = read_marker(layout)
-        lost = loss(path, marker, lambda: recorded(DiskRecords(layout)))
+        lost = loss(path, marker, lambda: instances_with_history(DiskRecords(layout)))
         if lost is not None:
             return "fail", lost
         if not holds_requests(path):

@@ -8,9 +8,10 @@ import sqlite3
 from enqueue.keys import job_id
 from worker.errors import Broken
 from worker.job import quarantined, story
+from worker.protocol.delivery import Delivery
 from worker.protocol.results import refused
 from worker.protocol.verification import Forged
-from worker.request.context import Context, Delivery
+from worker.request.context import Context
 
 log = logging.getLogger("hostd")
 

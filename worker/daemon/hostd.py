@@ -31,12 +31,13 @@ from worker.ledger.database import unusable_ledger
 from worker.ledger.identity import open_ledger, write_marker
 from worker.linux import machine
 from worker.model.names import InstanceRef, Layout
+from worker.protocol.delivery import Delivery
 from worker.protocol.metrics import Metrics
 from worker.protocol.verification import Policy
 from worker.queue import connection as redis_host
 from worker.queue.consumer import BLOCK_S, HostWorker
 from worker.queue.publisher import RedisPublisher
-from worker.request.context import Context, Delivery
+from worker.request.context import Context
 from worker.request.reconcile import reconcile_one
 from worker.request.supersede import InFlight
 from worker.scheduling.executors import Executors
@@ -128,7 +129,7 @@ class Hostd:
             refuse=lambda delivery, reason: refuse(delivery, reason, self.context),
             room=lambda: config.worker.queue_limit - sum(self.executors.counts()),
             arrived=self.publisher.flush,
-            silence=self.publisher.silence,
+            paused=self.publisher.paused,
         )
 
     @property

@@ -12,8 +12,9 @@ import logging
 from enqueue.requests import SleepInstance, op_of
 from worker.job import fulfil
 from worker.ledger.entries import LedgerEntry
+from worker.protocol.delivery import Delivery
 from worker.protocol.verification import VerifiedRequest, is_own, trusted
-from worker.request.context import Context, Delivery
+from worker.request.context import Context
 from worker.request.reconcile import reconcile_story
 from worker.scheduling.unreconciled import Why
 

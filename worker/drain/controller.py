@@ -20,9 +20,10 @@ from worker.drain.requests import Asked, bring_back, put_away, with_outcomes, wi
 from worker.drain.store import announce, load, running_guests, save
 from worker.errors import HostdError
 from worker.job import fulfil
+from worker.protocol.delivery import Delivery
 from worker.protocol.verification import trusted
 from worker.request.cancel import idle
-from worker.request.context import Context, Delivery
+from worker.request.context import Context
 from worker.request.supersede import InFlight
 from worker.scheduling.waits import Turn, Wait
 

@@ -22,7 +22,7 @@ from worker.ledger.checks import unfinished_faults
 from worker.ledger.database import BACKUP_AT, LOST_BEFORE, open_readonly, unusable_ledger
 from worker.ledger.entries import LedgerEntry
 from worker.ledger.ledger import Ledger
-from worker.ledger.rebuild import Rebuilt, left_behind, take_stock
+from worker.ledger.rebuild import Rebuilt, rebuild_from_host, traces_of_earlier_run
 from worker.linux import files
 from worker.model.names import Layout
 from worker.ports import Host
@@ -95,7 +95,7 @@ def open_ledger(path: Path, host: Host, layout: Layout, *, now_ms: int) -> Ledge
         StartupError: it is missing, another's, or damaged; the message names the way out.
     """
     marker = read_marker(layout)
-    lost = loss(path, marker, lambda: left_behind(host))
+    lost = loss(path, marker, lambda: traces_of_earlier_run(host))
     if lost is not None:
         raise StartupError(lost)
     ledger = Ledger(path)
@@ -192,7 +192,7 @@ def begin_anew(ledger: Ledger, host: Host, marker: LedgerMarker | None, *, now_m
         ledger.put_note(LOST_BEFORE, str(now_ms))
         for entry in ledger.unfinished():
             _end(ledger, entry, now_ms)
-        return take_stock(host, ledger, now_ms=now_ms)
+        return rebuild_from_host(host, ledger, now_ms=now_ms)
 
 
 def _end(ledger: Ledger, entry: LedgerEntry, now_ms: int) -> None:

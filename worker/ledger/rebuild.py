@@ -35,13 +35,13 @@ class Rebuilt:
     problems: tuple[str, ...]
 
 
-def left_behind(host: Host) -> tuple[str, ...]:
+def traces_of_earlier_run(host: Host) -> tuple[str, ...]:
     """Instances and devices that only a hostd with a ledger leaves; none on a fresh host."""
     refs = [str(ref) for ref in host.records.instances() if _is_touched(host, ref)]
     return (*refs, *sorted(host.links.marked()))
 
 
-def recorded(records: Records) -> tuple[str, ...]:
+def instances_with_history(records: Records) -> tuple[str, ...]:
     """Instances whose record says that a hostd has had to do with them."""
     return tuple(str(ref) for ref in records.instances() if _status(records, ref) in TOUCHED)
 
@@ -60,7 +60,7 @@ def _is_touched(host: Host, ref: InstanceRef) -> bool:
     return host.vmm.pid(ref) is not None or host.images.has_files(ref)
 
 
-def take_stock(host: Host, ledger: Ledger, *, now_ms: int) -> Rebuilt:
+def rebuild_from_host(host: Host, ledger: Ledger, *, now_ms: int) -> Rebuilt:
     """The ledger's instances and reservations are those of the machine, and no others."""
     with ledger.transaction() as db:
         db.execute("DELETE FROM reservations")

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import logging
+from enum import Enum
 
 import msgspec
 
 from enqueue.results import Done, Failed, Pong, Result
 
 log = logging.getLogger("hostd")
+
+
+class Kind(Enum):
+    """The kinds of leftovers, in the order of their removal: the reverse of a start."""
+
+    VMM = "vmm"
+    MOUNT = "mount"
+    JAIL = "jail"
+    MAPPER = "mapper"
+    TAP = "tap"
+    GUEST_RULES = "guest_rules"
+    CGROUP = "cgroup"
+    SECRETS = "secrets"
+    IMAGE = "image"
+    RESERVATION = "reservation"
+    BRIDGE = "bridge"
+    RULES = "rules"
 
 
 class InstanceChanged(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="instance"):
@@ -41,9 +59,9 @@ class RequestEnded(msgspec.Struct, frozen=True, kw_only=True, tag_field="event",
 class InstanceReconciled(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="reconciled"
 ):
-    """hostd looked at an instance by itself; `finding` is a `worker.plans.reconcile.Finding`.
+    """hostd reconciled an instance by itself; `finding` is a `worker.plans.reconcile.Finding`.
 
-    `ended` says how its VMM ended, where hostd has seen it.
+    `ended` says how its VMM ended, if hostd saw it.
     """
 
     at_ms: int
@@ -58,7 +76,7 @@ class InstanceReconciled(
 
 
 class LeftoverSwept(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="swept"):
-    """hostd removed what was left over; `kind` is a `worker.sweep.orphans.Kind`, `why` in words.
+    """hostd removed a leftover; `kind` is a `Kind`, `why` a text.
 
     `seen_s` is how long it was seen before; `by` is `hostd`, or `operator` for a command.
     """
@@ -82,8 +100,10 @@ class RulesPutBack(
     tenant_id: str
 
 
-class InstanceUnfit(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="unfit"):
-    """A guest runs without what hostd gave it, as `lacks` says; only a new start can mend that."""
+class MissingConfinement(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="missing_confinement"
+):
+    """A guest runs without its TAP or its cgroup, as `lacks` says; only a new start repairs it."""
 
     at_ms: int
     tenant_id: str
@@ -130,7 +150,7 @@ Event = (
     | InstanceReconciled
     | LeftoverSwept
     | RulesPutBack
-    | InstanceUnfit
+    | MissingConfinement
     | HostDraining
     | HostDrained
     | HostUndrained

@@ -8,8 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from enqueue.requests import Request
 from enqueue.results import Failed, FailureClass, Pong, Result
-from worker.protocol.events import outcome_of
-from worker.sweep.orphans import Kind
+from worker.protocol.events import Kind, outcome_of
 
 OPERATIONS = tuple(request.__name__ for request in get_args(Request))
 OUTCOMES = ("done", *get_args(FailureClass))
@@ -46,7 +45,7 @@ class Metrics:
             "hostd_recovered_requests", "Requests taken up again at start.", registry=r
         )
         self.reconciled = Counter(
-            "hostd_reconciled", "Instances brought to agree with their machine.", ["finding"],
+            "hostd_reconciled", "Instances reconciled with the host.", ["finding"],
             registry=r,
         )  # fmt: skip
         self.orphans = Gauge(

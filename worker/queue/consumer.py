@@ -23,10 +23,10 @@ from rq.job import Job
 from rq.worker import WorkerStatus
 
 from enqueue import keys
+from worker.protocol.delivery import Delivery
 from worker.queue.registries import Registries
 from worker.queue.serializer import MsgspecSerializer
 from worker.queue.transaction import is_wrong_type
-from worker.request.context import Delivery
 
 log = logging.getLogger("hostd")
 
@@ -71,12 +71,12 @@ class HostWorker(SimpleWorker):
         refuse: Callable[[Delivery, str], None],
         room: Callable[[], int],
         arrived: Callable[[], object] = lambda: None,
-        silence: Callable[[], AbstractContextManager[object]] = nullcontext,
+        paused: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         """`deliver` takes a batch in order; `refuse` an entry that cannot be read, and why.
 
         `room` says how many more may be taken; `arrived` hears whenever Redis is there again;
-        nothing is told while `silence` is held.
+        nothing is told while `paused` is held.
         """
         super().__init__(
             [HostQueue(host_keys.queue_name, connection=redis, serializer=MsgspecSerializer)],
@@ -92,7 +92,7 @@ class HostWorker(SimpleWorker):
         self._refuse = refuse
         self._room = room
         self._arrived = arrived
-        self._registries = Registries(redis, host_keys, silence=silence)
+        self._registries = Registries(redis, host_keys, paused=paused)
         self.stopping = threading.Event()
         self.connected = threading.Event()
 

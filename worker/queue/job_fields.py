@@ -13,7 +13,7 @@ from enqueue import envelope
 from enqueue.requests import describe
 from enqueue.results import Failed, Result, encode_result
 from enqueue.times import format_rq
-from worker.request.context import Delivery
+from worker.protocol.delivery import Delivery
 
 RESULT_SUCCESSFUL: Final = 1  # rq.results.Result.Type
 RESULT_FAILED: Final = 2

@@ -24,9 +24,9 @@ from enqueue.results import Failed, Result
 from enqueue.times import format_rq
 from worker.config import WorkerConfig
 from worker.ledger.ledger import Ledger
+from worker.protocol.delivery import Delivery
 from worker.queue.job_fields import outcome_fields, stream_fields, whole_job
-from worker.queue.transaction import executed
-from worker.request.context import Delivery
+from worker.queue.transaction import execute_repairing
 
 log = logging.getLogger("hostd")
 
@@ -90,7 +90,7 @@ class RedisPublisher:
                 pipe.persist(job)
                 pipe.zadd(self._keys.started, {delivery.id: "+inf"})
                 pipe.zrem(self._keys.deferred, delivery.id)
-                status = executed(pipe)[0]
+                status = execute_repairing(pipe)[0]
         except RedisError as error:
             self._away = True
             log.warning("cannot show %s as started: %s", delivery.id, error)
@@ -107,7 +107,7 @@ class RedisPublisher:
                 pipe.hset(job, "status", "queued")
                 pipe.zrem(self._keys.started, delivery.id)
                 pipe.zadd(self._keys.deferred, {delivery.id: "+inf"})
-                executed(pipe)
+                execute_repairing(pipe)
         except RedisError as error:
             log.warning("cannot show %s as put off: %s", delivery.id, error)
 
@@ -121,7 +121,7 @@ class RedisPublisher:
                 pipe.zadd(self._keys.deferred, dict.fromkeys(waiting, "+inf"))
             if no_more:
                 pipe.zrem(self._keys.deferred, *no_more)
-            executed(pipe)
+            execute_repairing(pipe)
 
     def publish(self, delivery: Delivery, result: Result, *, request_id: str | None) -> None:
         """See `worker.request.context.Publisher`."""
@@ -154,7 +154,7 @@ class RedisPublisher:
             self._flush(probing=False)
 
     @contextmanager
-    def silence(self) -> Iterator[None]:
+    def paused(self) -> Iterator[None]:
         """Nothing is told within."""
         with self._wire:
             yield
@@ -209,7 +209,7 @@ class RedisPublisher:
                     maxlen=self._config.events_cap,
                     approximate=True,
                 )
-            executed(pipe)
+            execute_repairing(pipe)
 
     def _queue(self, pipe: Pipeline, telling: _Telling) -> None:
         id_, failed = telling.delivery.id, isinstance(telling.result, Failed)

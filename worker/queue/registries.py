@@ -13,7 +13,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from enqueue import keys
-from worker.queue.transaction import executed, is_wrong_type
+from worker.queue.transaction import execute_repairing, is_wrong_type
 
 log = logging.getLogger("hostd")
 
@@ -30,13 +30,13 @@ class Registries:
         redis: Redis,
         host_keys: keys.HostKeys,
         *,
-        silence: Callable[[], AbstractContextManager[object]] = nullcontext,
+        paused: Callable[[], AbstractContextManager[object]] = nullcontext,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """`silence` is held while nothing may be told: a telling registers its job anew."""
+        """`paused` is held while nothing may be told: a telling registers its job anew."""
         self._redis = redis
         self._keys = host_keys
-        self._silence = silence
+        self._paused = paused
         self._wall = wall
         self._next_look = 0.0
         self._id_form = re.compile(re.escape(host_keys.host).encode() + b"_[A-Za-z0-9-]{1,64}")
@@ -56,7 +56,7 @@ class Registries:
         if not self._found():
             return []
         # Looked at again: one that was told of meanwhile is registered for good.
-        with self._silence():
+        with self._paused():
             found = self._found()
             return self._taken(found) if found else []
 
@@ -88,7 +88,7 @@ class Registries:
             pipe.zrem(self._keys.canceled, *ids)
             if living:
                 pipe.rpush(self._keys.intermediate, *living)
-            executed(pipe)
+            execute_repairing(pipe)
         return living
 
     def forget_expired(self) -> None:

@@ -19,7 +19,7 @@ log = logging.getLogger("hostd")
 NOT_THE_KEYS: Final = (NoPermissionError, OutOfMemoryError, ReadOnlyError)
 
 
-def executed(pipe: Pipeline) -> list[Any]:
+def execute_repairing(pipe: Pipeline) -> list[Any]:
     """The replies of the MULTI.
 
     A command inside a MULTI that fails (WRONGTYPE, say) stops no other, so repeating the whole

@@ -37,9 +37,8 @@ from worker.plans.network import network_steps, setup, teardown
 from worker.plans.plan import Plan
 from worker.plans.reconcile import Finding
 from worker.plans.start_stop import memory_lost
-from worker.protocol.results import concluded
 from worker.protocol.verification import VerifiedRequest, check_times
-from worker.request.conclude import decide
+from worker.request.conclude import concluded, decide
 from worker.request.context import Context
 from worker.request.reconcile import reconcile, reconcile_one
 from worker.request.reserve import reserve_instance, reserve_network

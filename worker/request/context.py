@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from enqueue.keys import job_id
 from enqueue.results import Pong, Result
 from enqueue.times import Clock
 from worker.config import Config
@@ -14,36 +13,13 @@ from worker.ledger.ledger import Ledger
 from worker.model.names import InstanceRef
 from worker.plans.settings import Settings
 from worker.ports import Host
+from worker.protocol.delivery import Delivery
 from worker.protocol.metrics import Metrics
-from worker.protocol.verification import Policy, VerifiedRequest
+from worker.protocol.verification import Policy
 from worker.scheduling.executors import Executors
 from worker.scheduling.locks import Locks
 from worker.scheduling.suspects import CrashSuspects
 from worker.scheduling.unreconciled import Unreconciled
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """A job as it was taken from Redis: its id, RQ's `data`, and RQ's times as they came.
-
-    Bytes of an id that are no UTF-8 are surrogates in it (`surrogateescape`).
-    """
-
-    id: str
-    data: bytes
-    created_at: bytes = b""
-    enqueued_at: bytes = b""
-    canceled: bool = False
-
-    @classmethod
-    def of(cls, order: VerifiedRequest) -> Delivery:
-        """The job of an order that is on record, whether or not Redis still has it."""
-        return cls(job_id(order.body.host, order.body.request_id), order.call)
-
-    @property
-    def shown(self) -> str:
-        """The id as a person may read it: one line, printable, not endless."""
-        return ascii(self.id)[1:-1][:100]
 
 
 class Publisher(Protocol):
@@ -62,7 +38,7 @@ class Publisher(Protocol):
         """
 
     def quarantine(self, delivery: Delivery, result: Result) -> None:
-        """As `tell`, and the entry is in the quarantine list with its reason."""
+        """As `publish`, and the entry is in the quarantine list with its reason."""
 
     def flush_pending(self) -> None:
         """What was being told when this was called has been told, or has failed."""

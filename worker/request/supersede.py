@@ -8,10 +8,11 @@ from enqueue.requests import DestroyInstance, Request, StopInstance, op_of
 from enqueue.results import Result
 from worker.errors import Conflict
 from worker.ledger.entries import LedgerEntry
+from worker.protocol.delivery import Delivery
 from worker.protocol.results import refused
 from worker.protocol.verification import VerifiedRequest, is_own
 from worker.request.conclude import decide
-from worker.request.context import Context, Delivery
+from worker.request.context import Context
 
 
 @dataclass(frozen=True, slots=True)

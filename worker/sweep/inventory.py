@@ -13,7 +13,8 @@ from worker.errors import HostdError
 from worker.ledger.ledger import Ledger
 from worker.model.names import MARK, InstanceRef, Layout, mapper_name, mark_of, net_id_of, tap_name
 from worker.ports import Host
-from worker.sweep.orphans import InstanceStatus, Kind, Records, Resource
+from worker.protocol.events import Kind
+from worker.sweep.orphans import InstanceStatus, Records, Resource
 
 _BRIDGE: Final = "br-tenant-"
 

@@ -15,24 +15,7 @@ from typing import Final, assert_never
 from enqueue.documents import Status
 from enqueue.requests import InstanceId, TenantId
 from worker.model.names import InstanceRef, net_id_of
-
-
-class Kind(Enum):
-    """What it is, in the order of removal: the mirror of a start, its place last."""
-
-    VMM = "vmm"
-    MOUNT = "mount"
-    JAIL = "jail"
-    MAPPER = "mapper"
-    TAP = "tap"
-    GUEST_RULES = "guest_rules"
-    CGROUP = "cgroup"
-    SECRETS = "secrets"
-    IMAGE = "image"
-    RESERVATION = "reservation"
-    BRIDGE = "bridge"
-    RULES = "rules"
-
+from worker.protocol.events import Kind
 
 _ORDER: Final = {kind: number for number, kind in enumerate(Kind)}
 _OF_NETWORKS: Final = (Kind.BRIDGE, Kind.RULES)

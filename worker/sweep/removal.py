@@ -15,10 +15,11 @@ from worker.model.names import InstanceRef, mapper_name
 from worker.plans.settings import Settings
 from worker.ports import Host
 from worker.protocol import events
+from worker.protocol.events import Kind
 from worker.request.reserve import settle_instance
 from worker.scheduling.locks import Locks
 from worker.sweep.inventory import take_inventory
-from worker.sweep.orphans import Kind, Orphan, Resource, orphans
+from worker.sweep.orphans import Orphan, Resource, orphans
 
 log = logging.getLogger("hostd")
 

@@ -19,6 +19,7 @@ from worker.errors import HostdError
 from worker.model.names import InstanceRef
 from worker.plans.network import firewall_step
 from worker.protocol import events
+from worker.protocol.events import Kind
 from worker.request.context import Context
 from worker.request.reconcile import reconcile_story
 from worker.scheduling.turns import EXCLUSIVE, SHARED
@@ -29,7 +30,6 @@ from worker.sweep.history import SweepHistory
 from worker.sweep.inventory import Inventory, take_inventory
 from worker.sweep.orphans import (
     Inconsistency,
-    Kind,
     Orphan,
     Records,
     inconsistencies,
@@ -116,7 +116,7 @@ class Sweeper:
         ctx, found = self.ctx, set(missing_confinement(record))
         for ref, lacks in sorted(found - self._unfit, key=str):
             log.error("%s runs without its %s; only a new start can mend that", ref, lacks)
-            event = events.InstanceUnfit(
+            event = events.MissingConfinement(
                 at_ms=ctx.clock.now_ms(), tenant_id=ref.tenant_id, pool_id=ref.pool_id,
                 instance_id=ref.instance_id, lacks=lacks,
             )  # fmt: skip
