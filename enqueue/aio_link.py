@@ -10,15 +10,14 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from enqueue.conversation.sansio import Replies, RoundTrip
-from enqueue.conversation.scripts import Command
-from enqueue.link import error_reply, link_down, nothing_executed, redis_options
+from enqueue.link import error_reply, link_down, nothing_executed, redis_options, texts
 
 
 class AsyncConnection(Protocol):
     """The part of redis-py's connections that is used here."""
 
     async def disconnect(self, nowait: bool = False) -> None: ...
-    def pack_commands(self, commands: Sequence[Command]) -> list[bytes]: ...
+    def pack_commands(self, commands: Sequence[tuple[str | bytes, ...]]) -> list[bytes]: ...
     async def send_packed_command(self, command: list[bytes], check_health: bool) -> None: ...
     async def read_response(self, *, disable_decoding: bool, timeout: float) -> object: ...
 
@@ -56,7 +55,7 @@ class AsyncLink:
     async def _send(self, connection: AsyncConnection, trip: RoundTrip) -> Replies:
         within_s = self.timeout_s + trip.blocks_s
         try:
-            packed = connection.pack_commands(trip.commands)
+            packed = connection.pack_commands(texts(trip.commands))
             await connection.send_packed_command(packed, check_health=False)
             return [await _reply(connection, within_s) for _ in trip.commands]
         except (redis.RedisError, OSError) as error:

@@ -19,7 +19,7 @@ class Connection(Protocol):
     """The part of redis-py's connections that is used here."""
 
     def disconnect(self) -> None: ...
-    def pack_commands(self, commands: Sequence[Command]) -> list[bytes]: ...
+    def pack_commands(self, commands: Sequence[tuple[str | bytes, ...]]) -> list[bytes]: ...
     def send_packed_command(self, command: list[bytes], check_health: bool) -> None: ...
     def read_response(self, *, disable_decoding: bool, timeout: float) -> object: ...
 
@@ -62,7 +62,7 @@ class Link:
     def _send(self, connection: Connection, trip: RoundTrip) -> Replies:
         within_s = self.timeout_s + trip.blocks_s
         try:
-            packed = connection.pack_commands(trip.commands)
+            packed = connection.pack_commands(texts(trip.commands))
             connection.send_packed_command(packed, check_health=False)
             return [_reply(connection, within_s) for _ in trip.commands]
         except (redis.RedisError, OSError) as error:
@@ -93,6 +93,15 @@ def redis_options(timeout_s: float) -> dict[str, Any]:
         # Saves two CLIENT SETINFO per connection, which an ACL may forbid.
         "driver_info": None,
     }
+
+
+def texts(commands: Sequence[Command]) -> list[tuple[str | bytes, ...]]:
+    """The commands without numbers.
+
+    hiredis crashes if a signal's handler raises while it makes text of an int: CPython runs the
+    handlers in `str(int)`, and `pack_command` does not check for that error (hiredis 3, pack.c).
+    """
+    return [tuple(str(a) if isinstance(a, int) else a for a in command) for command in commands]
 
 
 def _reply(connection: Connection, within_s: float) -> object:

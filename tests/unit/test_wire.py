@@ -21,6 +21,7 @@ from enqueue.conversation.job import (
 )
 from enqueue.envelope import decode_body, decode_call
 from enqueue.errors import BadRequest
+from enqueue.link import texts
 from enqueue.requests import (
     DestroyInstance,
     InstanceId,
@@ -315,3 +316,7 @@ def test_a_stored_job_is_read_back_plain_or_compressed() -> None:
 )
 def test_data_that_is_not_a_request_is_read_back_as_none(data: bytes) -> None:
     assert unseal(data) is None
+
+
+def test_commands_have_no_numbers_when_they_are_packed() -> None:
+    assert texts([("XREAD", "COUNT", 1, b"id")]) == [("XREAD", "COUNT", "1", b"id")]
