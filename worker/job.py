@@ -129,7 +129,7 @@ def carried_out(
         ctx.suspects.tried()
         own = keys_of(order.body.request)
         yield ReleaseKeys(tuple(key for key in turn.keys if key not in own))
-        turn = Turn(own, turn.subject)
+        turn = Turn(own, turn.in_flight)
     while isinstance(outcome, Backoff):
         entry = ctx.ledger.entry(entry.request_id)
         if may_end := idle(entry, ctx):

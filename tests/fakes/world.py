@@ -96,7 +96,7 @@ class InlineExecutors:
             return
         self._stories[number] = story
         if isinstance(wait, Turn):
-            self._subjects[number] = wait.subject
+            self._subjects[number] = wait.in_flight
         if self._held is not None:
             self._held.append((number, wait))
         else:

@@ -28,7 +28,7 @@ from worker.ledger.ledger import Ledger
 from worker.linux import files
 from worker.model.names import Layout
 from worker.ports import Host
-from worker.scheduling.host_lock import host_lock
+from worker.scheduling.locks import host_lock
 from worker.wiring import build_host
 
 

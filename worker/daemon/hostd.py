@@ -41,8 +41,7 @@ from worker.request.context import Context
 from worker.request.reconcile import reconcile_one
 from worker.request.supersede import InFlight
 from worker.scheduling.executors import Executors
-from worker.scheduling.host_lock import host_lock, make_directories
-from worker.scheduling.locks import Locks
+from worker.scheduling.locks import Locks, host_lock
 from worker.scheduling.suspects import suspects_at_start
 from worker.sweep.history import SweepHistory
 from worker.sweep.state_guard import is_same_state
@@ -314,3 +313,17 @@ class Hostd:
             firecracker_version=self._firecracker_version,
             queue_depth=max(0, sum(self.executors.counts()) - 1),  # this Ping apart
         )
+
+
+def make_directories(config: Config) -> None:
+    """The state and the runtime directory exist.
+
+    Raises:
+        StartupError: one cannot be made.
+    """
+    for key in ("state", "runtime"):
+        path = getattr(config.paths, key)
+        try:
+            path.mkdir(parents=True, exist_ok=True, mode=0o755)
+        except OSError as error:
+            raise StartupError(f"[paths] {key} = {path}: {error.strerror}") from error

@@ -35,7 +35,7 @@ def barred(
     What a killed hostd had half done goes on, so that nothing is left between two states; but
     after a reboot nothing is left of a start.
     """
-    subject = turn.subject
+    subject = turn.in_flight
     if not drain.in_force or not isinstance(subject, InFlight):
         return False
     request = subject.order.body.request

@@ -1,1 +1,1 @@
-"""scheduling."""
+"""Decides when a request may run: threads, turns, admission, locks."""

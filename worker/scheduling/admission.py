@@ -1,6 +1,6 @@
-"""The gate before the turns: closed while the host drains, it keeps new work in order outside.
+"""Admission before the turns: while the host drains, new work is parked here in order.
 
-What is parked holds no key, so nothing waits behind it but what must.  Not thread-safe.
+A parked task holds no key, so it delays only those that must wait for it.  Not thread-safe.
 """
 
 from __future__ import annotations
@@ -12,41 +12,41 @@ from worker.scheduling.waits import Turn
 
 T = TypeVar("T", bound=Hashable)
 IsBarred = Callable[[Turn, Collection[object]], bool]
-"""Whether a turn must wait outside, beside these parked subjects."""
+"""Whether a turn must wait, given the `in_flight` of what is parked already."""
 
 
 class Admission(Generic[T]):
-    """Open at first."""
+    """Decides which tasks may join the queues of turns; open at first."""
 
     def __init__(self) -> None:
         self._barred: IsBarred | None = None
         self._parked: dict[T, Turn] = {}
 
     def close(self, barred: IsBarred) -> None:
-        """From now on it stops what is barred."""
+        """Parks barred turns from now on."""
         self._barred = barred
 
     def open(self) -> list[tuple[T, Turn]]:
-        """Stops nothing more; returns what was parked, in the order of its coming."""
+        """Bars nothing from now on; returns what was parked, in the order in which it came."""
         self._barred = None
         parked, self._parked = list(self._parked.items()), {}
         return parked
 
     def is_barred(self, turn: Turn) -> bool:
-        """Whether it would stop this turn now."""
+        """Whether this turn would be parked now."""
         if self._barred is None:
             return False
-        return self._barred(turn, [parked.subject for parked in self._parked.values()])
+        return self._barred(turn, [parked.in_flight for parked in self._parked.values()])
 
     def park(self, item: T, turn: Turn) -> bool:
-        """Whether `item` is parked here instead of getting in line."""
+        """Parks `item` if its turn is barred; returns whether it did."""
         if not self.is_barred(turn):
             return False
         self._parked[item] = turn
         return True
 
     def remove(self, item: T) -> None:
-        """`item` is not parked."""
+        """Forgets `item` if it is parked."""
         self._parked.pop(item, None)
 
     def __contains__(self, item: T) -> bool:

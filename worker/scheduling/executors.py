@@ -1,6 +1,7 @@
-"""N threads that resume stories when what they wait for has come, and one that answers.
+"""A pool of threads that resume stories when what they wait for has come, and one that replies.
 
-A story that waits costs no thread.  While its turn lasts it keeps its keys, also through retries.
+A waiting story uses no thread.  A story keeps the keys of its turn until it ends, also between its
+attempts.
 """
 
 from __future__ import annotations
@@ -11,49 +12,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
 from itertools import count
+from typing import Final
 
 from worker.scheduling.admission import Admission, IsBarred
+from worker.scheduling.tasks import ReadyQueue, Task
 from worker.scheduling.turns import Turns
 from worker.scheduling.waits import Backoff, ReleaseKeys, ReplyNow, Turn, Wait
 
 log = logging.getLogger("hostd")
 
-BEHIND = 1 << 60  # more than there are tasks
-
-
-@dataclass(eq=False, slots=True)
-class Task:
-    """One story; `subject` is that of its turn."""
-
-    story: Iterator[Wait]
-    order: int
-    subject: object = None
-    has_turn: bool = False
-    running: bool = False
-    gone: bool = False
-
-
-@dataclass(slots=True)
-class _Lane:
-    """Tasks that may run now, oldest first."""
-
-    heap: list[tuple[int, Task]] = field(default_factory=list)
-
-    def push(self, task: Task) -> None:
-        heapq.heappush(self.heap, (task.order, task))
-
-    def pop(self) -> Task | None:
-        while self.heap:
-            _, task = heapq.heappop(self.heap)
-            if not task.gone:
-                return task
-        return None
+BEHIND: Final = 1 << 60  # larger than the number of any task
 
 
 class Executors:
-    """Runs stories to their ends."""
+    """Runs stories to their ends.  Methods may be called from any thread."""
 
     def __init__(
         self,
@@ -63,7 +36,11 @@ class Executors:
         fatal: Callable[[BaseException], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`answering` wraps each batch of answers; `fatal` is told what a story never raises."""
+        """Starts the threads.
+
+        `answering` is a context manager around each batch of replies.  `fatal(error)` is called if
+        a story raises: that is a bug, and the process must stop.
+        """
         self._answering = answering
         self._fatal = fatal
         self._clock = clock
@@ -72,10 +49,10 @@ class Executors:
         self._to_answer = threading.Condition(lock)  # the answering thread waits on it
         self._turns: Turns[Task] = Turns()
         self._admission: Admission[Task] = Admission()
-        self._ready = _Lane()
+        self._ready = ReadyQueue()
         self._answers: list[Task] = []
         self._delayed: list[tuple[float, int, Task]] = []
-        self._held: list[tuple[Task, Wait]] | None = None
+        self._batch: list[tuple[Task, Wait]] | None = None
         self._tasks: set[Task] = set()
         self._numbers = count()
         self._stopping = False
@@ -86,12 +63,12 @@ class Executors:
             thread.daemon = True  # a stop that ran out of time must not hang at exit
             thread.start()
 
-    # ------------------------------------------------------------ taking in
+    # ------------------------------------------------------------ submit, withdraw
 
     def submit(self, story: Iterator[Wait], *, behind: bool = False) -> None:
         """Runs the story up to its first wait, on the caller's thread.
 
-        `behind`: what may run at all runs before it.
+        With `behind`, every other story that may run is run before it.
         """
         task = Task(story, next(self._numbers) + behind * BEHIND)
         wait = next(story, None)
@@ -100,87 +77,90 @@ class Executors:
         with self._state:
             self._tasks.add(task)
             if isinstance(wait, Turn):
-                task.subject = wait.subject
-            if self._held is not None:
-                self._held.append((task, wait))
+                task.in_flight = wait.in_flight
+            if self._batch is not None:
+                self._batch.append((task, wait))
             else:
-                self._place(task, wait)
+                self._schedule(task, wait)
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """Stories submitted within go on only when the block ends well."""
-        self._held = []
+        """Stories submitted in this block continue only if the block does not raise."""
+        self._batch = []
         try:
             yield
         except BaseException:
-            self._held = None
+            self._batch = None
             raise
         with self._state:
-            held, self._held = self._held, None
-            for task, wait in held:
-                if not task.gone:
-                    self._place(task, wait)
+            batch, self._batch = self._batch, None
+            for task, wait in batch:
+                if not task.removed:
+                    self._schedule(task, wait)
 
     def withdraw(self, wanted: Callable[[object], bool]) -> list[object]:
-        """Takes out the tasks that wait, and do not run, whose subject is wanted."""
+        """Removes the waiting tasks whose `in_flight` is wanted, and returns their `in_flight`."""
         with self._state:
-            found = [task for task in self._tasks if not task.running and wanted(task.subject)]
-            for task in sorted(found, key=lambda task: task.order):
-                task.gone = True
-                self._let_go(task)
-            return [task.subject for task in found]
+            found = [task for task in self._tasks if not task.running and wanted(task.in_flight)]
+            for task in sorted(found, key=lambda task: task.number):
+                task.removed = True
+                self._remove(task)
+            return [task.in_flight for task in found]
 
-    # ------------------------------------------------------------ the gate
+    # ------------------------------------------------------------ admission
 
     def close_admission(self, barred: IsBarred) -> None:
-        """What is barred waits outside from now on; what has its turn asks by `bars`."""
+        """Barred turns are parked from now on; a story that has its turn asks `is_barred`."""
         with self._state:
             self._admission.close(barred)
 
     def open_admission(self) -> None:
-        """Nothing is barred; what waited outside gets in line, in its order."""
+        """Nothing is barred; parked turns join the queue in the order in which they came."""
         with self._state:
             for task, turn in self._admission.open():
-                self._place(task, turn)
+                self._schedule(task, turn)
 
     def is_barred(self, turn: Turn) -> bool:
-        """Whether this turn, asked for now, would wait outside."""
+        """Whether this turn would be parked if it was requested now."""
         with self._state:
             return self._admission.is_barred(turn)
 
-    # ------------------------------------------------------------ looking
+    # ------------------------------------------------------------ observe
 
     def waiting(self) -> list[object]:
-        """The subjects of what waits for its turn, or outside the gate."""
+        """The `in_flight` of each task that waits for its turn, or is parked."""
         with self._state:
             return [
-                task.subject
+                task.in_flight
                 for task in self._tasks
                 if task in self._admission or (task.has_turn and not self._turns.may_run(task))
             ]
 
     def running(self) -> list[object]:
-        """The subjects of what runs now."""
+        """The `in_flight` of each task that runs now."""
         with self._state:
-            return [task.subject for task in self._tasks if task.running]
+            return [task.in_flight for task in self._tasks if task.running]
 
     def counts(self) -> tuple[int, int]:
-        """How many run now, and how many wait."""
+        """How many tasks run now, and how many wait."""
         with self._state:
             running = sum(task.running for task in self._tasks)
             return running, len(self._tasks) - running
 
     def dead_threads(self) -> list[str]:
-        """Names of threads that ended without being asked to."""
+        """Names of threads that ended before `stop` was called."""
         return [thread.name for thread in self._threads if not thread.is_alive()]
 
     def idle(self) -> bool:
-        """Whether nothing is unfinished."""
+        """Whether every story has ended."""
         with self._state:
             return not self._tasks
 
     def stop(self, timeout_s: float) -> bool:
-        """Lets what runs end, starts nothing more; whether all ended within the timeout."""
+        """Lets running stories reach their next wait and starts no other.
+
+        Returns whether all threads ended within the timeout.
+        """
         with self._state:
             self._stopping = True
             self._state.notify_all()
@@ -190,49 +170,49 @@ class Executors:
             thread.join(max(0.0, deadline - self._clock()))
         return not any(thread.is_alive() for thread in self._threads)
 
-    # ------------------------------------------------------------ moving tasks (lock held)
+    # ------------------------------------------------------------ schedule (lock held)
 
-    def _place(self, task: Task, wait: Wait) -> None:
+    def _schedule(self, task: Task, wait: Wait) -> None:
         match wait:
             case ReplyNow():
                 self._answers.append(task)
                 self._to_answer.notify()
             case Turn():
-                self._get_in_line(task, wait)
+                self._request_turn(task, wait)
             case ReleaseKeys(keys):
                 for key in keys:
-                    self._may_go(self._turns.release(task, key))
-                self._may_go([task])
+                    self._make_ready(self._turns.release(task, key))
+                self._make_ready([task])
             case Backoff(due_s):
-                heapq.heappush(self._delayed, (due_s, task.order, task))
+                heapq.heappush(self._delayed, (due_s, task.number, task))
                 self._state.notify_all()  # each waits no longer than until the first of these
 
-    def _get_in_line(self, task: Task, turn: Turn) -> None:
-        self._give_up_turn(task)
-        task.subject = turn.subject
+    def _request_turn(self, task: Task, turn: Turn) -> None:
+        self._end_turn(task)
+        task.in_flight = turn.in_flight
         if self._admission.park(task, turn):
             return
         task.has_turn = True
         if self._turns.admit(task, turn.keys):
-            self._may_go([task])
+            self._make_ready([task])
 
-    def _let_go(self, task: Task) -> None:
+    def _remove(self, task: Task) -> None:
         self._tasks.discard(task)
         self._admission.remove(task)
-        self._give_up_turn(task)
+        self._end_turn(task)
 
-    def _give_up_turn(self, task: Task) -> None:
+    def _end_turn(self, task: Task) -> None:
         if task.has_turn:
             task.has_turn = False
-            self._may_go(self._turns.finish(task))
+            self._make_ready(self._turns.finish(task))
 
-    def _may_go(self, tasks: list[Task]) -> None:
+    def _make_ready(self, tasks: list[Task]) -> None:
         for task in tasks:
             self._ready.push(task)
         self._state.notify(len(tasks))
 
     def _next_ready(self) -> Task | None:
-        """Waits for a task whose turn and time have come; None when stopping."""
+        """Waits for a task that may run; None when stopping."""
         with self._state:
             while not self._stopping:
                 now = self._clock()
@@ -279,6 +259,6 @@ class Executors:
         with self._state:
             task.running = False
             if wait is None:
-                self._let_go(task)
+                self._remove(task)
             else:
-                self._place(task, wait)
+                self._schedule(task, wait)

@@ -1,9 +1,10 @@
-"""Locks held by the kernel, against every other process on the host: a second worker, an operator.
+"""All flocks: they exclude every other process on the host, such as a second worker or an operator.
 
-Order: tenant gate, tenant, instance.  Everyone takes the gate first; an exclusive waiter keeps it
-while waiting, a sharer drops it once in: without the gate, sharers that overlap would starve an
-exclusive waiter for ever.  An flock dies with its holder, so a kill leaves nothing to clean up.
-Lock files are never unlinked: two holders could then lock two inodes of one name.
+Order: tenant's turnstile, tenant, instance.  Everyone passes the turnstile first; an exclusive
+waiter holds it while waiting, a sharer releases it once it has the tenant.  Without the turnstile,
+sharers that overlap would starve an exclusive waiter for ever.  The kernel releases an flock when
+its holder dies, so a kill leaves nothing to clean up.  Lock files are never unlinked: two holders
+could then lock two inodes of one name.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
-from worker.errors import Transient
+from worker.errors import StartupError, Transient
 
-FIRST_POLL_S = 0.001
-LAST_POLL_S = 0.05
+FIRST_POLL_S: Final = 0.001
+LAST_POLL_S: Final = 0.05
+HOST_LOCK: Final = "hostd.lock"
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +36,7 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Locks:
-    """The lock files of one host, under `<runtime>/lock`."""
+    """The lock files of tenants and instances, under `<runtime>/lock`."""
 
     def __init__(
         self, directory: Path, *, timeout_s: float, clock: Callable[[], float] = time.monotonic
@@ -47,12 +50,12 @@ class Locks:
     def instance(
         self, tenant_id: str, instance_id: str, *, request_id: str, exclusive_tenant: bool = False
     ) -> Iterator[float]:
-        """Holds the instance, and its tenant shared (or exclusively, to build its network).
+        """Locks the instance, and its tenant shared (or exclusively, to build its network).
 
         Yields the seconds waited.
 
         Raises:
-            Transient: `lock_timeout`, somebody held one of them too long; facts say who.
+            Transient: `lock_timeout`, another process held one of them too long; facts name it.
         """
         began = self._clock()
         with ExitStack() as held:
@@ -62,7 +65,7 @@ class Locks:
 
     @contextmanager
     def network(self, tenant_id: str, *, request_id: str) -> Iterator[float]:
-        """Holds the tenant exclusively.  Yields the seconds waited.
+        """Locks the tenant exclusively.  Yields the seconds waited.
 
         Raises:
             Transient: `lock_timeout`.
@@ -74,7 +77,7 @@ class Locks:
 
     @contextmanager
     def lone(self, instance_id: str, *, request_id: str) -> Iterator[float]:
-        """Holds an instance whose tenant nobody knows.  Yields the seconds waited.
+        """Locks an instance whose tenant is unknown.  Yields the seconds waited.
 
         Raises:
             Transient: `lock_timeout`.
@@ -85,7 +88,7 @@ class Locks:
             yield self._clock() - began
 
     def holder(self, name: str) -> Holder | None:
-        """Who wrote itself into the lock file `name` last, if the lock is held now."""
+        """The holder written in the lock file `name`, if the lock is held now."""
         path = self._directory / name
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -101,8 +104,8 @@ class Locks:
             os.close(fd)
 
     def _tenant(self, held: ExitStack, tenant_id: str, request_id: str, *, exclusive: bool) -> None:
-        with ExitStack() as at_gate:
-            self._take(at_gate, f"gate-{tenant_id}", fcntl.LOCK_EX, request_id)
+        with ExitStack() as turnstile:
+            self._take(turnstile, f"turnstile-{tenant_id}", fcntl.LOCK_EX, request_id)
             mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
             self._take(held, f"tenant-{tenant_id}", mode, request_id)
 
@@ -127,7 +130,7 @@ class Locks:
                 pid=os.getpid(), request_id=request_id, since_ms=int(time.time() * 1000)
             )
             os.ftruncate(fd, 0)
-            with suppress(OSError):  # it is for people: a full disk does not unmake the lock
+            with suppress(OSError):  # only for people to read: the lock holds also on a full disk
                 os.pwrite(fd, msgspec.json.encode(holder), 0)
 
     def _open(self, name: str) -> int:
@@ -141,14 +144,34 @@ class Locks:
             raise Transient("no_space", f"no room for {path}", hint=hint) from error
 
 
-def hostd_runs(runtime: Path) -> bool:
-    """Whether a hostd holds the host's lock.
+@contextmanager
+def host_lock(runtime: Path) -> Iterator[None]:
+    """Ensures that at most one `hostd run` runs on a host; released when the process dies.
 
-    Looked up and not tried: a lock taken to try it would turn away a hostd that starts just then
-    (proc_locks(5)).
+    Raises:
+        StartupError: another hostd runs.
+    """
+    fd = os.open(runtime / HOST_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if not _try(fd, fcntl.LOCK_EX):
+            pid = os.pread(fd, 20, 0).decode() or "unknown"
+            raise StartupError(
+                f"hostd runs on this host already (pid {pid}, lock {runtime}/{HOST_LOCK})"
+            )
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(fd)
+
+
+def hostd_runs(runtime: Path) -> bool:
+    """Whether a hostd holds the host's lock, as /proc/locks says (proc_locks(5)).
+
+    Trying the lock instead could make a hostd fail that starts at that moment.
     """
     try:
-        inode = (runtime / "hostd.lock").stat().st_ino
+        inode = (runtime / HOST_LOCK).stat().st_ino
         held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     except OSError:
         return False
@@ -169,4 +192,4 @@ def _read_holder(fd: int) -> Holder | None:
     try:
         return msgspec.json.decode(os.pread(fd, 4096, 0), type=Holder)
     except msgspec.DecodeError:
-        return None  # a sharer holds it, or the holder is about to write itself in
+        return None  # a sharer holds it, or the holder has not written itself in yet

@@ -1,8 +1,8 @@
 """FIFO by conflict: a request starts when no earlier unfinished one conflicts with it.
 
-Pure.  Each key has a queue; an entry stands in the queues of all its keys from the moment it is
-admitted, so order within every key is the order of admission and no two entries can wait for each
-other.  Two entries conflict on a key unless both share it.
+Pure.  Each key has a queue.  An item joins the queues of all its keys at once, so the order in
+every queue is the same and no two items can wait for each other.  Two items conflict on a key
+unless both share it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class _Queue(Generic[T]):
     waiting: deque[tuple[T, bool]] = field(default_factory=deque)
 
     def promote(self) -> list[T]:
-        """Those at the head who can hold the key now."""
+        """Grants the key to the items at the head that can hold it now, and returns them."""
         granted = []
         while self.waiting:
             item, shared = self.waiting[0]
@@ -75,14 +75,14 @@ class _Queue(Generic[T]):
 
 @dataclass(slots=True)
 class Turns(Generic[T]):
-    """Who may run, who waits.  Not thread-safe."""
+    """Which items may run and which wait.  Not thread-safe."""
 
     _queues: dict[Key, _Queue[T]] = field(default_factory=dict)
     _missing: dict[T, int] = field(default_factory=dict)
     _keys: dict[T, Mapping[Key, bool]] = field(default_factory=dict)
 
     def admit(self, item: T, keys: Mapping[Key, bool]) -> bool:
-        """Takes `item` in behind all others; whether it may start at once."""
+        """Adds `item` behind all others; returns whether it may start at once."""
         self._keys[item] = keys
         self._missing[item] = len(keys)
         for key, shared in keys.items():
@@ -92,7 +92,7 @@ class Turns(Generic[T]):
         return self._missing[item] == 0
 
     def finish(self, item: T) -> list[T]:
-        """Lets `item` go, whether it ran or waited; returns those who may start now."""
+        """Removes `item`, whether it ran or waited; returns the items that may start now."""
         ready: list[T] = []
         keys = self._keys.pop(item)
         del self._missing[item]
@@ -106,7 +106,7 @@ class Turns(Generic[T]):
         return ready
 
     def release(self, item: T, key: Key) -> list[T]:
-        """Lets `item`, whose turn it is, give up one key; returns those who may start now."""
+        """Releases one key of `item`, which has its turn; returns the items that may start now."""
         keys = self._keys[item]
         self._keys[item] = {other: shared for other, shared in keys.items() if other != key}
         queue = self._queues[key]
@@ -117,7 +117,7 @@ class Turns(Generic[T]):
         return ready
 
     def may_run(self, item: T) -> bool:
-        """Whether it is this entry's turn."""
+        """Whether `item` holds all its keys."""
         return self._missing[item] == 0
 
     def _grant(self, key: Key) -> list[T]:

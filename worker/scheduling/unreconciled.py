@@ -1,4 +1,4 @@
-"""Which instances hostd has not looked at since it started, or since their VMM ended."""
+"""Which instances hostd has not checked since it started, or since their VMM ended."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from enqueue.requests import InstanceId
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """Why an instance is to be looked at: the host `rebooted`, or its VMM `ended` (in words)."""
+    """Why an instance must be reconciled: the host `rebooted`, or its VMM `ended` (in words)."""
 
     rebooted: bool = False
     ended: str | None = None
 
 
 class Unreconciled:
-    """The instances to be settled.  All methods may be called from any thread."""
+    """The instances that must be reconciled.  Methods may be called from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._why: dict[InstanceId, Why] = {}
 
     def add(self, instances: Iterable[InstanceId], why: Why) -> None:
-        """These are to be settled; what is known of one already stays."""
+        """Adds instances; reasons that are known already are kept."""
         with self._lock:
             for instance in instances:
                 known = self._why.get(instance, Why())
                 self._why[instance] = Why(known.rebooted or why.rebooted, why.ended or known.ended)
 
     def reason(self, instance: InstanceId) -> Why | None:
-        """Why it is to be settled; None if it is not."""
+        """Why the instance must be reconciled; None if it need not."""
         with self._lock:
             return self._why.get(instance)
 
     def done(self, instance: InstanceId) -> None:
-        """It is settled."""
+        """Removes an instance that has been reconciled."""
         with self._lock:
             self._why.pop(instance, None)
 
     def all(self) -> frozenset[InstanceId]:
-        """Every instance that is to be settled."""
+        """All instances that must be reconciled."""
         with self._lock:
             return frozenset(self._why)
 

@@ -10,32 +10,32 @@ from worker.scheduling.turns import Key
 
 @dataclass(frozen=True, slots=True)
 class ReplyNow:
-    """The answering thread: for what needs no turn, a Ping or a result that stands already."""
+    """Waits for the answering thread: for requests that need no turn, such as Ping or a replay."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """No earlier unfinished request holds one of these keys; kept until the request ends.
+    """Waits until no earlier unfinished request holds one of these keys; then holds them itself.
 
-    `subject` says to others what waits.  Asked for again, it begins anew, behind all others.
-    `interrupted`: a kill has left it between two states, and it should not be kept there.
+    `in_flight` identifies the waiting request.  Yielding a Turn again puts the story at the end of
+    the queue.  `interrupted`: an earlier attempt was killed midway, so a drain must not delay it.
     """
 
     keys: Mapping[Key, bool]
-    subject: object = None
+    in_flight: object = None
     interrupted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """A time on the monotonic clock, in seconds; the turn is kept."""
+    """Waits until a time on the monotonic clock, in seconds; the turn is kept."""
 
     due_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseKeys:
-    """No time at all: these keys of its turn are given up, and the story goes on."""
+    """Releases these keys of the story's turn and continues at once."""
 
     keys: tuple[Key, ...]
 

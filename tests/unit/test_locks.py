@@ -1,4 +1,4 @@
-"""Kernel locks: exclusive, shared, fair, and gone with their holder."""
+"""Kernel locks: exclusive, shared, fair, and released when their holder dies."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ with locks.instance("t", "i-1", request_id="other"):
 """
 
 
-def test_a_held_instance_is_refused_after_the_timeout_and_names_its_holder(tmp_path: Path) -> None:
+def test_a_locked_instance_times_out_and_names_its_holder(tmp_path: Path) -> None:
     locks = Locks(tmp_path, timeout_s=0.05)
     with (
         locks.instance("t", "i-1", request_id="first"),
@@ -36,7 +36,9 @@ def test_a_held_instance_is_refused_after_the_timeout_and_names_its_holder(tmp_p
     assert caught.value.code == "transient/lock_timeout"
 
 
-def test_instances_share_their_tenant_and_its_network_operation_does_not(tmp_path: Path) -> None:
+def test_instances_share_their_tenant_but_a_network_operation_does_not(
+    tmp_path: Path,
+) -> None:
     locks = Locks(tmp_path, timeout_s=0.05)
     with locks.instance("t", "i-1", request_id="a"), locks.instance("t", "i-2", request_id="b"):
         with pytest.raises(Transient), locks.network("t", request_id="c"):
@@ -47,7 +49,7 @@ def test_instances_share_their_tenant_and_its_network_operation_does_not(tmp_pat
         pass
 
 
-def test_another_process_holds_and_its_kill_frees(tmp_path: Path) -> None:
+def test_killing_the_holder_releases_its_lock(tmp_path: Path) -> None:
     other = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )

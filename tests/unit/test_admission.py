@@ -1,4 +1,4 @@
-"""The gate before the turns, with real threads."""
+"""Admission before the turns, with real threads."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def line() -> Iterator[Line]:
 
 
 def new(turn: Turn, parked: Collection[object]) -> bool:
-    return str(turn.subject).startswith("new")
+    return str(turn.in_flight).startswith("new")
 
 
-def test_what_is_parked_blocks_nobody_and_goes_on_in_its_order(line: Line) -> None:
+def test_parked_stories_block_no_other_and_resume_in_their_order(line: Line) -> None:
     line.executors.close_admission(new)
     parked = [line.submit(f"new-{n}") for n in range(20)]
     assert line.submit("old").wait(BOUND_S)
@@ -61,7 +61,7 @@ def test_what_is_parked_blocks_nobody_and_goes_on_in_its_order(line: Line) -> No
     assert line.ran == ["old", *(f"new-{n}" for n in range(20))]
 
 
-def test_what_waits_for_its_turn_when_the_gate_closes_goes_before_it(line: Line) -> None:
+def test_a_story_that_waited_when_admission_closed_is_parked_at_its_turn(line: Line) -> None:
     with line.executors.batch():
         waiting = line.submit("new")
         line.executors.close_admission(new)
@@ -72,11 +72,11 @@ def test_what_waits_for_its_turn_when_the_gate_closes_goes_before_it(line: Line)
     assert waiting.wait(BOUND_S)
 
 
-def test_what_is_parked_can_be_withdrawn(line: Line) -> None:
+def test_a_parked_story_can_be_withdrawn(line: Line) -> None:
     line.executors.close_admission(new)
     line.submit("new-a")
     kept = line.submit("new-b")
-    assert line.executors.withdraw(lambda subject: subject == "new-a") == ["new-a"]
+    assert line.executors.withdraw(lambda in_flight: in_flight == "new-a") == ["new-a"]
     line.executors.open_admission()
     assert kept.wait(BOUND_S)
     assert line.ran == ["new-b"]
