@@ -16,6 +16,12 @@ from enqueue.requests import Host
 
 DEFAULT_CLIENT: Final = "agentd"
 DASHBOARD: Final = "dashboard"
+HEALTH: Final = "health"  # may PING, with any password: for health checks
+REPLICA: Final = "replica"  # a replica's `masteruser`
+SENTINEL: Final = "sentinel"  # a Sentinel's `auth-user`
+# Redis replays its append-only file with this user's rights and checks them at each EXEC: a
+# default user with fewer loses acknowledged requests at every restart.  Nobody can log in as it.
+DEFAULT_USER: Final = "user default off sanitize-payload resetpass ~* &* +@all"
 
 CLIENT_COMMANDS: Final = (
     *("evalsha", "exec", "exists", "expire", "hget", "hmget", "hset", "llen", "lrange", "multi"),
@@ -23,10 +29,17 @@ CLIENT_COMMANDS: Final = (
     "zscore",
 )
 WORKER_COMMANDS: Final = (
-    *("blmove", "client|info", "client|setname", "del", "exec", "exists"),
+    *("acl|dryrun", "blmove", "client|info", "client|setname", "del", "exec", "exists"),
     *("expire", "get", "hget", "hmget", "hset", "info", "llen", "lmove", "lrange", "lrem"),
     *("ltrim", "multi", "persist", "rpush", "sadd", "set", "srem", "xadd", "zadd", "zcard"),
     *("zrangebyscore", "zrem", "zremrangebyscore"),
+)
+# https://redis.io/docs/latest/operate/oss_and_stack/management/security/acl, "ACL rules for
+# Sentinel and Replicas".
+REPLICA_RIGHTS: Final = ("-@all", "+psync", "+replconf", "+ping")
+SENTINEL_RIGHTS: Final = (
+    *("&*", "-@all", "+multi", "+slaveof", "+ping", "+exec", "+subscribe", "+config|rewrite"),
+    *("+role", "+publish", "+info", "+client|setname", "+client|kill", "+script|kill"),
 )
 DASHBOARD_COMMANDS: Final = (
     "info",
@@ -42,17 +55,19 @@ def acl_lines(
     """The lines of an ACL file for these hosts: one client for all, a worker for each.
 
     `hashes` holds SHA-256 digests of passwords by user (`password_hash`); a user without one is
-    off.  Without a login nothing but PING is allowed.
+    off.  Without a login nothing is allowed; `health` may PING.
 
     Raises:
         ValueError: a host's name is none.
     """
     checked = [_host(name) for name in hosts]
     known = hashes or {}
-    lines = ["user default on nopass sanitize-payload resetchannels -@all +ping"]
+    lines = [DEFAULT_USER, f"user {HEALTH} on nopass sanitize-payload resetchannels -@all +ping"]
     lines.append(_user(client, known, client_rights(checked)))
     lines += [_user(worker_user(host), known, worker_rights(host)) for host in checked]
     lines.append(_user(DASHBOARD, known, dashboard_rights()))
+    lines.append(_user(REPLICA, known, REPLICA_RIGHTS))
+    lines.append(_user(SENTINEL, known, SENTINEL_RIGHTS))
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -23,7 +23,8 @@ def write(directory: Path, hosts: Sequence[str], *, client: str = acl.DEFAULT_CL
     """
     acl.acl_lines(*hosts)  # checks the names before they become names of files
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    users = (client, *(acl.worker_user(host) for host in hosts), acl.DASHBOARD)
+    workers = (acl.worker_user(host) for host in hosts)
+    users = (client, *workers, acl.DASHBOARD, acl.REPLICA, acl.SENTINEL)
     hashes = {user: acl.password_hash(_password(directory, user)) for user in users}
     path = directory / "users.acl"
     path.touch(mode=0o600)

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import yaml
 from redis import Redis
-from redis.exceptions import NoPermissionError, RedisError
+from redis.exceptions import AuthenticationError, RedisError
 
 from enqueue import HostClient
 from enqueue.requests import Ping
@@ -73,7 +73,7 @@ def redis_port(secrets: Path, tmp_path: Path) -> Iterator[int]:
 
 def await_answer(port: int, log: Path) -> None:
     deadline = time.monotonic() + BOUND_S
-    with Redis(port=port) as redis:
+    with Redis(port=port, username="health", password="any") as redis:
         while True:
             try:
                 redis.ping()
@@ -85,11 +85,11 @@ def await_answer(port: int, log: Path) -> None:
                 return
 
 
-def test_redis_starts_with_its_configuration_and_lets_strangers_only_ping(
+def test_redis_starts_with_its_configuration_and_lets_no_stranger_in(
     redis_port: int, secrets: Path
 ) -> None:
-    with Redis(port=redis_port) as stranger, pytest.raises(NoPermissionError):
-        stranger.get("x")
+    with Redis(port=redis_port) as stranger, pytest.raises(AuthenticationError):
+        stranger.ping()
     config = RedisConfig(
         url=f"redis://hostd-{HOST}@127.0.0.1:{redis_port}/0",
         password_file=str(secrets / f"hostd-{HOST}.password"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import msgspec
 from redis import Redis, Sentinel
@@ -17,11 +18,27 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from enqueue.keys import HostKeys
+from enqueue.keys import QUEUES, HostKeys, job, results
 from worker.config import RedisConfig
 from worker.errors import ConfigError, StartupError, Unreachable
 
+log = logging.getLogger("hostd")
+
 OWNER_TTL_S = 30
+_ANY: Final = HostKeys("any")
+# What stands in an append-only file of hostd's, a command for each kind of key.
+_REPLAYED: Final = (
+    ("HSET", job("any_1"), "status", "queued"),
+    ("PEXPIREAT", job("any_1"), "1"),
+    ("DEL", job("any_1")),
+    ("SADD", QUEUES, "x"),
+    ("RPUSH", _ANY.queue, "x"),
+    ("LREM", _ANY.intermediate, "1", "x"),
+    ("ZADD", _ANY.failed, "1", "x"),
+    ("XADD", results("any_1"), "*", "f", "x"),
+    ("XADD", _ANY.events, "*", "f", "x"),
+    ("SET", _ANY.owner, "x"),
+)
 
 
 class Owner(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +136,39 @@ def check(redis: Redis, config: RedisConfig) -> None:
         raise StartupError(
             f"Redis at {where} may evict requests (maxmemory-policy {policy}); set it to noeviction"
         )
+    _check_replay(redis, where)
+
+
+def _check_replay(redis: Redis, where: str) -> None:
+    """The server would read back all that it has written to its append-only file.
+
+    Redis 7 replays it as the user `default` and refuses there, at each EXEC, what that user may not
+    do: the transaction is dropped, with a line in Redis' log and no error.
+
+    Raises:
+        StartupError: it would drop requests, or does not let hostd ask.
+        Unreachable: it is away.
+    """
+    for command in _REPLAYED:
+        try:
+            answer = redis.execute_command("ACL", "DRYRUN", "default", *command)  # type: ignore[no-untyped-call]  # redis-py's
+        except NoPermissionError as error:
+            raise StartupError(
+                f"Redis at {where} does not let hostd ask whether a restart would lose requests: "
+                f"give hostd's user +acl|dryrun; see `hostctl acl`"
+            ) from error
+        except ResponseError as error:  # older than 7.0
+            log.warning("Redis at %s cannot tell whether a restart would lose requests: %s; "
+                        "use Redis 7 or newer", where, error)  # fmt: skip
+            return
+        except RedisError as error:
+            raise Unreachable(f"Redis at {where} does not answer: {error}") from error
+        if answer not in (b"OK", "OK", True):
+            raise StartupError(
+                f"Redis at {where} would lose requests at its next restart: it replays its "
+                f"append-only file as the user `default`, who may not {command[0]}; make that user "
+                f"`off resetpass ~* &* +@all`, see `hostctl acl`"
+            )
 
 
 def claim(redis: Redis, host_keys: HostKeys, owner: Owner) -> None:
