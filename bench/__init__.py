@@ -1,6 +1,6 @@
-"""Figures of hostd, as ratios to what the same machine does at the same time.
+"""Figures of hostd, as ratios to other work on the same machine at the same time.
 
-`python -m bench` writes build/bench.json.  Machines are shared and noisy: whatever is compared is
-measured in turns, several rounds of it, and medians are taken; the ratios last, the milliseconds
-do not.
+`python -m bench` writes build/bench.json.  Machines are shared and noisy, so what is compared is
+measured in turns, in several rounds, and medians are taken: milliseconds differ from run to run,
+the ratios hardly.
 """

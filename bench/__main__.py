@@ -1,4 +1,4 @@
-"""`python -m bench`: measures, prints a table, writes build/bench.json, and says what is missed."""
+"""`python -m bench`: measures, prints a table and the missed targets, writes build/bench.json."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PARTS: Final[Mapping[str, Callable[[Sandbox, Scale], Iterable[Figure]]]] = {
 
 
 def main() -> int:
-    """Exit code 1 if a target is missed."""
+    """The exit code: 1 if a target is missed."""
     options = _options()
     if os.geteuid() != 0:
         print("the benchmark needs root: it makes devices, namespaces and control groups")

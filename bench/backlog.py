@@ -1,4 +1,4 @@
-"""How fast a backlog is worked off: Pings next to jobs that do nothing in RQ's SimpleWorker."""
+"""How fast a backlog is processed: Pings next to jobs that do nothing in RQ's SimpleWorker."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ POLL_S: Final = 0.004
 
 
 def measure(box: Sandbox, scale: Scale) -> Iterator[Figure]:
-    """Jobs a second, and the worker's CPU time a job."""
+    """Jobs per second, and the worker's CPU time per job."""
     with box.client() as client, box.redis() as redis, box.worker(), stock_workers(box):
         queue = Queue(stock.QUEUE, connection=redis)
         hostd_ping(client)
@@ -71,7 +71,7 @@ def _drained(
     number: int,
     enqueue: Callable[[], object],
 ) -> float:
-    """Jobs a second, from the worker's first move to the last result."""
+    """Jobs per second, from the worker's start to the last result."""
     with box.stopped(worker):
         wanted = redis.zcard(registry) + number
         enqueue()

@@ -1,6 +1,6 @@
-"""The least that starts or wakes the same VMM: the jailer, then the same calls to its API, by hand.
+"""The minimum that starts or wakes the same VMM: the jailer, then the same API calls, by hand.
 
-The jail is built and the TAP put on its bridge beforehand; nothing is recorded or checked.
+The jail is built and the TAP attached to its bridge beforehand; nothing is recorded or checked.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ TIMEOUT_S: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class ByHand:
-    """Milliseconds from the start to the API socket, from there to the guest's boot, for pause and
-    Full snapshot; and, for a wake, from the start to the API socket and from there to the guest."""
+    """Milliseconds of each part: a start (`spawn` until the API socket exists, `boot`), pause and
+    Full snapshot, and a wake (`respawn` until the API socket exists, `load`)."""
 
     spawn_ms: float
     boot_ms: float
@@ -58,29 +58,33 @@ class ByHand:
 
     @property
     def wake_ms(self) -> float:
-        """From the start to the guest that runs on."""
+        """From the start until the guest runs again."""
         return self.respawn_ms + self.load_ms
 
 
 class Plain:
-    """Firecracker's API, asked without any check but the status."""
+    """Calls Firecracker's API, and checks only the status."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._http = HTTPConnection("localhost")
         self._http.sock = connection
 
     def put(self, path: str, body: Mapping[str, Any], *, timeout_s: float = TIMEOUT_S) -> None:
-        """`PUT path`, accepted."""
+        """Sends `PUT path`."""
         self._http.sock.settimeout(timeout_s)
         self.ask("PUT", path, body)
 
     def put_all(self, bodies: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-        """`PUT` of each path, accepted; one after another, as one would by hand."""
+        """Sends a `PUT` of each path, one after another, as by hand."""
         for path, body in bodies:
             self.put(path, body)
 
     def ask(self, method: str, path: str, body: Mapping[str, Any]) -> None:
-        """A call that was accepted."""
+        """Makes one call.
+
+        Raises:
+            RuntimeError: the VMM refused it.
+        """
         self._http.request(method, path, msgspec.json.encode(body))
         answer = self._http.getresponse()
         if answer.status not in (200, 204):
@@ -91,7 +95,7 @@ class Plain:
 def run(box: Sandbox, spec: VmSpec, *, confined: bool) -> ByHand:
     """Starts the guest with copies of its disks, snapshots it, wakes it and ends it.
 
-    hostd's own guest of that spec is gone by now.  `confined` puts the VMM into a control group
+    hostd's own guest of that spec must have ended.  `confined` puts the VMM into a control group
     with hostd's limits before the jailer runs.
     """
     base = box.base / "by-hand"
@@ -123,7 +127,7 @@ def run(box: Sandbox, spec: VmSpec, *, confined: bool) -> ByHand:
 
 
 def _kept(jail: Jail, directory: Path, name: str) -> Path:
-    """A file of the snapshot, out of the jail that goes."""
+    """Moves a file of the snapshot out of the jail, before that is removed."""
     return (jail.root / "snapshot" / name).rename(directory / name)
 
 
@@ -181,7 +185,7 @@ def _launched(
 
 @contextmanager
 def _tap(spec: VmSpec) -> Iterator[None]:
-    """The guest's TAP is up and on its tenant's bridge, as hostd's: opening it takes longer so."""
+    """The guest's TAP, up and on its tenant's bridge as hostd's: opening it then takes longer."""
     net_id = net_id_of(spec.tap)
     assert net_id is not None
     with new_tap(spec.tap, owner_uid=spec.uid):
@@ -210,7 +214,7 @@ def _group(box: Sandbox, spec: VmSpec, confined: bool) -> Iterator[tuple[Path, .
 
 
 def _connected(directory: Path, deadline: float) -> socket.socket:
-    """A connection as soon as something listens there."""
+    """A connection, as soon as something listens there."""
     while time.perf_counter() < deadline:
         connection = socket.socket(socket.AF_UNIX)
         try:

@@ -1,4 +1,4 @@
-"""What a measurement says, and whether that is good enough."""
+"""Measured figures, and whether they reach their targets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a figure, or its ratio to the baseline, must be."""
+    """A bound of a figure, or of its ratio to the baseline."""
 
     of: Literal["value", "ratio"]
     relation: Literal["<=", ">="]
@@ -38,7 +38,7 @@ class Target:
         return f"{what}{self.relation} {self.bound:g}"
 
     def met(self, value: float, ratio: float | None) -> bool:
-        """Whether it is reached; a ratio that could not be had is a miss."""
+        """Whether it is reached; a missing ratio is a miss."""
         seen = value if self.of == "value" else ratio
         if seen is None:
             return False
@@ -54,7 +54,7 @@ def figure(
     ratio: float | None = None,
     target: Target | None = None,
 ) -> Figure:
-    """The figure; without a target it is for information, and good."""
+    """The figure; one without a target is for information, and `ok`."""
     if ratio is None and baseline:
         ratio = value / baseline
     return Figure(
@@ -90,7 +90,7 @@ def overall(rounds: Sequence[Sequence[float]]) -> float:
 
 
 def percentile(samples: Sequence[float], percent: int) -> float:
-    """The smallest sample that so many per cent do not exceed."""
+    """The smallest sample that `percent` per cent of the samples do not exceed."""
     return sorted(samples)[max(0, -(-len(samples) * percent // 100) - 1)]
 
 
@@ -107,7 +107,7 @@ def in_turns(
 
 
 def timed_ms(action: Callable[[], object]) -> float:
-    """How long the action takes, in milliseconds."""
+    """The duration of the action, in milliseconds."""
     began = time.perf_counter()
     action()
     return (time.perf_counter() - began) * 1000

@@ -1,4 +1,4 @@
-"""Which Firecracker is measured: the operator's, if the environment names it, else the stand-in."""
+"""The Firecracker to measure: the operator's if the environment names it, else the stand-in."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Guest:
 
 
 def choose(directory: Path, kernel: Path | None) -> Guest:
-    """The guest of this run; what must be built for it goes into `directory`."""
+    """The guest of this run; builds into `directory` what it needs."""
     named = os.environ.get("HOSTD_FIRECRACKER"), os.environ.get("HOSTD_JAILER")
     if all(named) and os.access("/dev/kvm", os.R_OK | os.W_OK):
         firecracker, jailer = (Path(name or "") for name in named)

@@ -1,4 +1,4 @@
-"""What hostd adds to a VMM: StartInstance next to the same VMM started by hand, and to `true`;
+"""The time that hostd adds: StartInstance next to the same VMM started by hand, and to `true`;
 SleepInstance next to writing the same bytes."""
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from worker.model.names import InstanceRef
 TENANT: Final = TenantId("acme")
 NET_ID: Final = 10
 MEM_MIB: Final = 512
-# A VMM's own time varies by 20 ms from launch to launch: what hostd adds to it is told apart only
-# over many, and those of small guests take less time.
+# A VMM's own time varies by 20 ms from launch to launch, so hostd's share shows only over many
+# launches; those of small guests take less time.
 SMALL: Final = TenantId("small")
 SMALL_NET_ID: Final = 11
 SMALL_MEM_MIB: Final = 128
@@ -46,7 +46,7 @@ _numbers = count(1)
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """One instance's requests, and what they are compared with."""
+    """One instance's requests, and the times to compare them with."""
 
     start: Ended
     sleep: Ended
@@ -85,14 +85,14 @@ def prepare(
     net_id: int = NET_ID,
     mem_mib: int = MEM_MIB,
 ) -> None:
-    """The tenant is on record and its network stands."""
+    """Writes the tenant's documents, if missing, and sets up its network."""
     if not box.layout.tenant(tenant).exists():
         write_tenant(box.layout, tenant, net_id, kernel=box.guest.kernel, mem_mib=mem_mib)
     carried_out(client, SetupNetwork(tenant_id=tenant, net=net(net_id)))
 
 
 def new_instance(box: Sandbox, tenant: TenantId = TENANT) -> InstanceRef:
-    """An instance that nobody has started."""
+    """A new instance, not started."""
     return write_instance(box.layout, tenant, f"i-{next(_numbers):08x}")
 
 
@@ -117,7 +117,7 @@ def _life(box: Sandbox, client: HostClient, tenant: TenantId = TENANT) -> Life:
 
 
 def _dd_ms(image: Path, target: Path) -> float:
-    """Milliseconds in which dd writes the same bytes, which are in the page cache, and fsyncs."""
+    """Milliseconds that dd needs to write and fsync the same bytes, read from the page cache."""
     command = ["dd", f"if={image}", f"of={target}", "bs=1M"]
     quiet = ["conv=fsync", "status=none"]
     took_ms = timed_ms(lambda: subprocess.run([*command, *quiet], check=True))
@@ -190,7 +190,7 @@ def _wake(lives: Sequence[Life], word: str) -> Iterator[Figure]:
 
 
 def _steps(op: str, ended: list[Ended], by_hand: dict[str, float]) -> Iterator[Figure]:
-    """The steps of a millisecond and more, and what lies between them."""
+    """The steps of a millisecond and more, and the time between steps."""
     for name in step_names(ended):
         took_ms = median(one.step_ms(name) for one in ended)
         if took_ms >= 1 or name in by_hand:

@@ -25,7 +25,7 @@ WARM_UP: Final = 10
 
 
 def measure(box: Sandbox, scale: Scale) -> Iterator[Figure]:
-    """Latency of a Ping next to the others'."""
+    """Latency of a Ping next to RQ and the bare loop."""
     with box.client() as client, box.redis() as redis, box.worker(), stock_workers(box):
         queue = Queue(stock.QUEUE, connection=redis)
         ids = count()
@@ -34,7 +34,7 @@ def measure(box: Sandbox, scale: Scale) -> Iterator[Figure]:
             "rq": lambda: rq_job(queue),
             "bare": lambda: bare_job(redis, str(next(ids))),
         }
-        for job in jobs.values():  # scripts are uploaded, what is imported late is imported
+        for job in jobs.values():  # uploads scripts, does late imports
             _timed(job, WARM_UP)
         parts = {name: lambda job=job: _timed(job, scale.pings) for name, job in jobs.items()}
         samples = in_turns(scale.rounds, parts)
@@ -53,7 +53,7 @@ def measure(box: Sandbox, scale: Scale) -> Iterator[Figure]:
 
 @contextmanager
 def stock_workers(box: Sandbox) -> Iterator[None]:
-    """RQ's SimpleWorker and the bare loop serve their queues."""
+    """RQ's SimpleWorker and the bare loop run."""
     kinds = ("rq", "bare")
     for kind in kinds:
         box.spawn(kind, [sys.executable, "-m", "bench.stock", kind, box.redis_url])
@@ -65,20 +65,20 @@ def stock_workers(box: Sandbox) -> Iterator[None]:
 
 
 def hostd_ping(client: HostClient) -> None:
-    """A Ping was answered."""
+    """Sends a Ping and awaits its result."""
     result = client.enqueue(Ping(), host=HOST).wait(WAIT_S)
     assert isinstance(result, Pong), result
 
 
 def rq_job(queue: Queue) -> None:
-    """A job that does nothing was done by SimpleWorker."""
+    """Sends a job that does nothing to SimpleWorker and awaits its result."""
     result = queue.enqueue(stock.nothing).latest_result(timeout=WAIT_S)
     assert result is not None
     assert result.type is result.Type.SUCCESSFUL
 
 
 def bare_job(redis: Redis, id_: str) -> None:
-    """An id was answered by the bare loop."""
+    """Sends an id to the bare loop and awaits its answer."""
     redis.rpush(stock.BARE, id_)
     assert redis.xread({stock.answers_of(id_): "0-0"}, block=WAIT_S * 1000)
 

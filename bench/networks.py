@@ -49,5 +49,5 @@ def measure(box: Sandbox, scale: Scale) -> Iterator[Figure]:
 
 
 def true_ms() -> float:
-    """Milliseconds to start `true` and learn that it has ended."""
+    """Milliseconds to run `true`."""
     return timed_ms(lambda: subprocess.run(["true"], check=True))

@@ -1,4 +1,4 @@
-"""How soon a killed hostd works again, with a backlog before it."""
+"""How soon a killed hostd works again, with a backlog in its queue."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ POLL_S: Final = 0.004
 
 
 def measure(box: Sandbox, scale: Scale) -> Iterator[Figure]:
-    """From exec to the first attempt, the first result and the last; half had been in flight."""
+    """Times from exec to the first attempt, the first result and the last; half were in flight."""
     write_tenant(box.layout, TENANT, NET_ID, kernel=b"nothing boots")
     with box.client() as client, box.redis() as redis:
         rounds = [_round(box, client, redis, scale.backlog) for _ in range(scale.backlog_rounds)]
@@ -43,7 +43,7 @@ def measure(box: Sandbox, scale: Scale) -> Iterator[Figure]:
 def _round(
     box: Sandbox, client: HostClient, redis: Redis, number: int
 ) -> tuple[float, float, float]:
-    """Seconds to the first attempt, to the first result, to the last."""
+    """Seconds to the first attempt, to the first result, to the last result."""
     request = SetupNetwork(tenant_id=TenantId(TENANT), net=net(NET_ID))
     half = number // 2
 
@@ -58,7 +58,7 @@ def _round(
     told = ended()
     client.enqueue_many([request] * (number - half + told - before), host=HOST)
     began = time.perf_counter()
-    with ThreadPoolExecutor() as watching:  # the worker dies with the thread that has started it
+    with ThreadPoolExecutor() as watching:  # the worker dies with the thread that started it
         attempts = _attempts(box)
         running = watching.submit(_at_least, attempts + 1, lambda: _attempts(box), box)
         first = watching.submit(_at_least, told + 1, ended, box)
@@ -69,14 +69,14 @@ def _round(
 
 
 def _attempts(box: Sandbox) -> int:
-    """How many were made, ever."""
+    """The number of attempts in the ledger."""
     uri = f"file:{box.base / 'ledger.db'}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True, timeout=10)) as ledger:
         return int(ledger.execute("SELECT SUM(attempts) FROM requests").fetchone()[0])
 
 
 def _at_least(wanted: int, count: Callable[[], int], box: Sandbox) -> float:
-    """When so many were counted, by the performance counter."""
+    """The performance counter when `count()` has reached `wanted`."""
     deadline = time.monotonic() + WAIT_S
     while count() < wanted:
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""The figures as a table for a person."""
+"""Prints the figures as a table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.figures import Figure
 
 
 def show(figures: Sequence[Figure], console: Console, *, took_s: float, output: Path) -> int:
-    """Prints all; the exit code."""
+    """Prints all; the exit code: 1 if a target is missed."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("figure", overflow="fold")
     for heading in ("value", "baseline", "ratio", "target"):

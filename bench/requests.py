@@ -19,18 +19,22 @@ WAIT_S: Final = 60
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A request that succeeded; `waited_ms` is from before it was signed to its result."""
+    """A request that succeeded; `waited_ms` is the time from before it was signed to its result."""
 
     done: Done
     waited_ms: float
 
     def step_ms(self, name: str) -> float:
-        """How long one step took; 0 if the plan had none of that name."""
+        """The time of one step; 0 if the plan had no step of that name."""
         return sum(step.ms for step in self.done.steps if step.name == name)
 
 
 def carried_out(client: HostClient, request: Request) -> Ended:
-    """The request was carried out."""
+    """Sends the request and awaits its result.
+
+    Raises:
+        RuntimeError: it failed.
+    """
     began = time.perf_counter()
     result = client.enqueue(request, host=HOST).wait(WAIT_S)
     waited_ms = (time.perf_counter() - began) * 1000

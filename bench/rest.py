@@ -1,4 +1,4 @@
-"""What a worker takes when it has nothing to do, and how soon it is ready."""
+"""The memory and CPU time of an idle worker, and how soon it is ready."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from enqueue.requests import DestroyInstance, SleepInstance, StartInstance, Wake
 
 
 def measure(box: Sandbox, scale: Scale) -> Iterator[Figure]:
-    """Time to be ready; then, with a guest running, memory and CPU of a worker at rest."""
+    """Time until ready; then, with a guest running, memory and CPU of an idle worker."""
     ready_s = [_start_and_stop(box) for _ in range(scale.starts)]
     yield figure("hostd run, exec to ready", median(ready_s), "s", target=Target("value", "<=", 1))
     with box.worker(), box.client() as client:

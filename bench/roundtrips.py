@@ -1,5 +1,5 @@
-"""Round trips with Redis, counted by a proxy on its Unix socket: a burst of commands that a reply
-follows is one, however many commands are in it."""
+"""Counts round trips with Redis by a proxy on its Unix socket: a burst of any number of commands,
+followed by a reply, is one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WAIT_S: Final = 30
 
 
 def measure(box: Sandbox, scale: Scale) -> Iterator[Figure]:
-    """Round trips a job: the worker's, for a Ping and an instance operation; the client's."""
+    """Round trips per job: the worker's, for a Ping and an instance operation; the client's."""
     write_tenant(box.layout, "counted", 30, kernel=box.guest.kernel)
     stop = of(StopInstance, write_instance(box.layout, "counted", "i-0000c001"))
 
@@ -51,19 +51,19 @@ def measure(box: Sandbox, scale: Scale) -> Iterator[Figure]:
 
 
 def _counted(proxy: Proxy, job: Callable[[], object], bunches: int) -> float:
-    """The median bunch: what the worker's housekeeping adds to a few of them does not count."""
+    """The median of the bunches, so that housekeeping, which hits a few of them, does not count."""
     job()
     counts = []
     for _ in range(bunches):
-        before = _settled(proxy)
+        before = _quiet_count(proxy)
         for _ in range(BUNCH):
             job()
-        counts.append((_settled(proxy) - before) / BUNCH)
+        counts.append((_quiet_count(proxy) - before) / BUNCH)
     return median(counts)
 
 
-def _settled(proxy: Proxy) -> int:
-    """The count, once nothing has come for a while: a result is seen before Redis' reply is."""
+def _quiet_count(proxy: Proxy) -> int:
+    """The count once nothing has arrived for a while: a result is seen before Redis' reply is."""
     seen = -1
     while proxy.round_trips != seen:
         seen = proxy.round_trips

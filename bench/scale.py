@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Numbers of rounds, of samples a round and of jobs; `rest_s` is in seconds."""
+    """Numbers of rounds, of samples per round and of jobs."""
 
     rounds: int = 5
     pings: int = 60

@@ -1,7 +1,7 @@
-"""What hostd is compared with, each in a process of its own: `python -m bench.stock KIND URL`.
+"""The workers to compare hostd with, each a process: `python -m bench.stock KIND URL`.
 
-`rq` is RQ's SimpleWorker with a job that does nothing; `bare` moves an id and writes an answer,
-the least that a queue with at-least-once delivery can do in redis-py.
+`rq` is RQ's SimpleWorker with a job that does nothing; `bare` moves an id and writes an answer, the
+minimum of a queue with at-least-once delivery in redis-py.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ def nothing() -> None:
 
 
 def answers_of(id_: str) -> str:
-    """The stream that answers a job of the bare loop."""
+    """The stream to which the bare loop writes a job's answer."""
     return f"bare:{id_}"
 
 
 def serve_rq(redis: Redis) -> None:
-    """RQ's SimpleWorker, silent, for ever."""
+    """Runs RQ's SimpleWorker for ever, without log lines."""
     logging.getLogger("rq.worker").setLevel(logging.ERROR)
     queue = Queue(QUEUE, connection=redis)
     SimpleWorker([queue], connection=redis).work(logging_level="ERROR")
 
 
 def serve_bare(redis: Redis) -> None:
-    """BLMOVE, then one MULTI with the answer, for ever."""
+    """Runs BLMOVE, then one MULTI with the answer, for ever."""
     while True:
         id_ = redis.blmove(BARE, BARE_TAKEN, WAIT_S)
         if not isinstance(id_, str):

@@ -1,4 +1,4 @@
-"""What a process uses, as the kernel counts it."""
+"""The CPU time and memory of a process, as the kernel counts them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 def cpu_ms(pid: int) -> float:
     """CPU time of all its threads so far, in milliseconds.
 
-    /proc/<pid>/task/<tid>/schedstat counts nanoseconds; a thread that has ended is not in it.
+    /proc/<pid>/task/<tid>/schedstat counts nanoseconds; threads that have ended are missing.
     """
     total_ns = 0
     for task in Path(f"/proc/{pid}/task").iterdir():

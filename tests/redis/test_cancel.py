@@ -15,7 +15,16 @@ from enqueue import keys
 from enqueue.client import Ticket
 from enqueue.requests import DestroyInstance, StartInstance, StopInstance, WakeInstance
 from enqueue.results import Failed
-from tests.fixtures.asking import answers, ask, done, failed, held, status, taken, waits_for_lock
+from tests.fixtures.asking import (
+    answers,
+    ask,
+    done,
+    failed,
+    instance_locked,
+    status,
+    taken,
+    waits_for_lock,
+)
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.worker import HOST, HostdMaker, HostdProcess, eventually, ids
 from worker.queue.registries import Registries
@@ -83,7 +92,7 @@ def test_a_request_that_waits_for_its_turn_ends_at_once_and_the_others_go_on(
 ) -> None:
     server, ref = hostd.redis.client(), hostd.instance("i-00000001")
     client = hostd.client()
-    with held(hostd, ref):
+    with instance_locked(hostd, ref):
         stop, start, wake = [
             ask(client, kind, ref) for kind in (StopInstance, StartInstance, WakeInstance)
         ]
@@ -105,7 +114,7 @@ def test_a_request_that_waits_for_its_next_attempt_ends_at_once(
     hostd = make_hostd(worker={"lock_timeout_s": 0.05}, retry=PATIENT)
     hostd.start()
     server, ref = hostd.redis.client(), hostd.instance("i-00000001")
-    with held(hostd, ref):
+    with instance_locked(hostd, ref):
         start = ask(hostd.client(), StartInstance, ref)
         eventually(lambda: server.zcard(hostd.keys.deferred) == 1, "it is put off")
     assert status(server, start) == "queued"
@@ -118,7 +127,7 @@ def test_a_request_that_waits_for_its_next_attempt_ends_at_once(
 def test_a_status_alone_ends_a_request_when_its_turn_comes(hostd: HostdProcess) -> None:
     server, ref = hostd.redis.client(), hostd.instance("i-00000001")
     client = hostd.client()
-    with held(hostd, ref):
+    with instance_locked(hostd, ref):
         stop, start = ask(client, StopInstance, ref), ask(client, StartInstance, ref)
         waits_for_lock(hostd, stop)
         taken(hostd, start)
@@ -128,7 +137,7 @@ def test_a_status_alone_ends_a_request_when_its_turn_comes(hostd: HostdProcess) 
 
 def test_what_runs_is_let_end_and_the_caller_is_told_so(hostd: HostdProcess) -> None:
     server, ref = hostd.redis.client(), hostd.instance("i-00000001")
-    with held(hostd, ref):
+    with instance_locked(hostd, ref):
         start = ask(hostd.client(), StartInstance, ref)
         waits_for_lock(hostd, start)
         assert start.cancel() == "running"
@@ -139,7 +148,7 @@ def test_what_runs_is_let_end_and_the_caller_is_told_so(hostd: HostdProcess) -> 
 
 def test_rqs_own_cancel_does_not_cut_what_runs_either(hostd: HostdProcess) -> None:
     server, ref = hostd.redis.client(), hostd.instance("i-00000001")
-    with held(hostd, ref):
+    with instance_locked(hostd, ref):
         start = ask(hostd.client(), StartInstance, ref)
         waits_for_lock(hostd, start)
         by_rq(start, server)
@@ -174,7 +183,7 @@ def test_a_cancelled_request_gives_the_same_answer_whoever_sends_it_again(
 ) -> None:
     server, ref = hostd.redis.client(), hostd.instance("i-00000001")
     client = hostd.client()
-    with held(hostd, ref):
+    with instance_locked(hostd, ref):
         stop = ask(client, StopInstance, ref)
         waits_for_lock(hostd, stop)
         start = client.enqueue(StartInstance(**ids(ref)), host=HOST, request_id="same")
@@ -189,7 +198,7 @@ def test_a_cancelled_request_gives_the_same_answer_whoever_sends_it_again(
 def test_a_cancellation_outlives_a_kill(hostd: HostdProcess) -> None:
     server, ref = hostd.redis.client(), hostd.instance("i-00000001")
     client = hostd.client()
-    with held(hostd, ref):
+    with instance_locked(hostd, ref):
         stop, start = ask(client, StopInstance, ref), ask(client, StartInstance, ref)
         waits_for_lock(hostd, stop)
         taken(hostd, start)

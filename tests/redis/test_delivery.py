@@ -30,7 +30,7 @@ from tests.fixtures.asking import (
     ask,
     done,
     failed,
-    held,
+    instance_locked,
     status,
     waits_for_lock,
 )
@@ -129,7 +129,7 @@ def test_a_deleted_job_never_runs_and_the_next_one_does(make_hostd: HostdMaker) 
 
 def test_a_job_deleted_while_it_runs_is_answered_all_the_same(hostd: HostdProcess) -> None:
     server, ref = hostd.redis.client(), hostd.instance("i-00000001")
-    with held(hostd, ref):
+    with instance_locked(hostd, ref):
         stop = ask(hostd.client(), StopInstance, ref)
         waits_for_lock(hostd, stop)
         server.delete(keys.job(stop.job_id))
@@ -230,7 +230,7 @@ def test_a_newer_request_supersedes_waiting_ones(
     hostd: HostdProcess, newer: type[InstanceRequest], older: tuple[type[InstanceRequest], ...]
 ) -> None:
     server, ref, client = hostd.redis.client(), hostd.instance("i-00000001"), hostd.client()
-    with held(hostd, ref):
+    with instance_locked(hostd, ref):
         # Runs already, so it is left alone.
         running = ask(client, SleepInstance, ref)
         waits_for_lock(hostd, running)
@@ -278,7 +278,7 @@ def test_a_worker_killed_in_a_step_ends_the_request_once(hostd: HostdProcess, st
 
 def test_a_worker_killed_after_deciding_tells_what_it_decided(hostd: HostdProcess) -> None:
     server, ref = hostd.redis.client(), hostd.instance("i-00000001")
-    with held(hostd, ref):
+    with instance_locked(hostd, ref):
         ticket = ask(hostd.client(), StopInstance, ref)
         waits_for_lock(hostd, ticket)
         hostd.redis.freeze()
@@ -302,7 +302,7 @@ def test_requests_that_end_while_redis_is_down_are_told_when_it_is_back(
     hostd.redis.client().config_set("appendfsync", "always")
     refs = [hostd.instance(f"i-0000000{n}") for n in range(3)]
     client = hostd.client()
-    with held(hostd, refs[0]), held(hostd, refs[1]):
+    with instance_locked(hostd, refs[0]), instance_locked(hostd, refs[1]):
         tickets = [ask(client, StopInstance, ref) for ref in refs[:2]]
         for ticket in tickets:
             waits_for_lock(hostd, ticket)
@@ -350,7 +350,7 @@ def test_a_transient_failure_is_retried_in_its_place_while_others_go_on(
     hostd = make_hostd(worker=HASTY, retry={"first_s": 0.05, "cap_s": 0.1, "attempts": 100})
     hostd.start()
     busy, free, client = hostd.instance("i-00000001"), hostd.instance("i-00000002"), hostd.client()
-    with held(hostd, busy):
+    with instance_locked(hostd, busy):
         first = ask(client, WakeInstance, busy)
         second = ask(client, SleepInstance, busy)
         attempts = "SELECT attempts FROM requests WHERE request_id = ?"
@@ -367,6 +367,6 @@ def test_a_request_whose_retries_are_used_up_fails_as_transient(make_hostd: Host
     hostd = make_hostd(worker=HASTY, retry={"first_s": 0.01, "cap_s": 0.01, "attempts": 3})
     hostd.start()
     ref = hostd.instance("i-00000001")
-    with held(hostd, ref):
+    with instance_locked(hostd, ref):
         result = failed(ask(hostd.client(), StopInstance, ref))
     assert (result.code, result.attempts) == ("transient/lock_timeout", 3)

@@ -116,7 +116,7 @@ Fault = Callable[[RedisServer], AbstractContextManager[None]]
 def test_nothing_is_lost_or_done_twice(
     host: HostInEveryState, server: RedisServer, fault: Fault
 ) -> None:
-    host.go_on()
+    host.fill()
     with fault(server):
         host.release()
     assert tells_within_s(host) < SOON_S
@@ -128,7 +128,7 @@ def test_nothing_is_lost_or_done_twice(
 def test_an_emptied_redis_loses_only_what_nobody_waits_for_and_the_host_had_not_taken(
     host: HostInEveryState, server: RedisServer, fault: Fault
 ) -> None:
-    host.go_on()
+    host.fill()
     with fault(server):
         host.release()
     assert tells_within_s(host) < SOON_S
@@ -141,7 +141,7 @@ def test_a_lost_tail_loses_only_what_nobody_waits_for_and_the_host_had_not_taken
 ) -> None:
     written, earlier = server.directory / "appendonlydir", tmp_path / "earlier"
     shutil.copytree(written, earlier)
-    host.go_on()
+    host.fill()
     server.stop()
     host.release()
     shutil.rmtree(written)
@@ -167,7 +167,7 @@ def test_an_id_still_names_its_request_after_a_flush(
 
 def tells_within_s(host: HostInEveryState) -> float:
     """How long it takes until what was done meanwhile is told; the host answers new requests."""
-    took_s = host.goes_on_within_s()
+    took_s = host.works_after_s()
     print(f"hostd went on {took_s:.2f} s after Redis was back")
     eventually(lambda: host.hostd.state_of("up-24") == "told", "what was done meanwhile is told")
     return took_s

@@ -111,7 +111,7 @@ def test_a_slow_redis_loses_and_repeats_nothing(
     hostd: HostdProcess, client: HostClient, proxies: dict[str, Proxy], delay_s: float
 ) -> None:
     with HostInEveryState(hostd, client) as host:
-        host.go_on()
+        host.fill()
         for proxy in proxies.values():
             proxy.delay_s = delay_s
         host.release()
@@ -121,6 +121,6 @@ def test_a_slow_redis_loses_and_repeats_nothing(
         )
         for proxy in proxies.values():
             proxy.delay_s = 0.0
-        print(f"hostd went on {host.goes_on_within_s():.2f} s after Redis was fast again")
+        print(f"hostd went on {host.works_after_s():.2f} s after Redis was fast again")
         assert host.lost() == []
         host.assert_all_ended_once()
