@@ -1,4 +1,4 @@
-"""Mistakes of the system whose place hostd takes, over networks: hostd does otherwise."""
+"""Bugs that the predecessor of hostd has in its networks: none of them is in hostd."""
 
 from __future__ import annotations
 
@@ -114,9 +114,7 @@ def opens_tap(name: str, *, uid: int) -> bool:
     return done.returncode == 0
 
 
-def test_mistake_11_the_tap_belongs_to_the_jails_uid_and_opens_for_no_other(
-    host: Host, settings: Settings
-) -> None:
+def test_tap_opens_for_the_uid_of_its_jail_only(host: Host, settings: Settings) -> None:
     barred = SpoofingBarred(guest(A, 9))
     present = TapPresent(REF, "tn5i9", bridge_name(A), UID)
     made_true(host, *network(A, settings), barred, present)
@@ -128,7 +126,7 @@ def test_mistake_11_the_tap_belongs_to_the_jails_uid_and_opens_for_no_other(
     assert not opens_tap("tn5i9", uid=65_534)
 
 
-def test_mistake_11_a_tap_of_roots_is_not_taken_for_the_jails(
+def test_tap_owned_by_root_is_made_again_for_the_uid_of_the_jail(
     host: Host, settings: Settings
 ) -> None:
     made_true(host, *network(A, settings))
@@ -147,7 +145,7 @@ def test_mistake_11_a_tap_of_roots_is_not_taken_for_the_jails(
         "link set br-tenant-5 address 02:00:00:00:00:01",
     ],
 )
-def test_mistake_13_a_half_built_bridge_does_not_count_as_built(
+def test_half_built_bridge_does_not_count_as_built(
     host: Host, settings: Settings, half: str
 ) -> None:
     made_true(host, *network(A, settings))
@@ -157,7 +155,7 @@ def test_mistake_13_a_half_built_bridge_does_not_count_as_built(
     assert made_true(host, *network(A, settings)) == ["bridge_present"]
 
 
-def test_mistake_13_what_is_dropped_between_tenants_is_in_the_kernel(
+def test_traffic_between_tenants_is_dropped_and_flushed_rules_come_back(
     net: Net, host: Host, settings: Settings
 ) -> None:
     assert net.reaches(A1, B1) == A1
@@ -171,7 +169,7 @@ def test_mistake_13_what_is_dropped_between_tenants_is_in_the_kernel(
     assert net.is_dropped(A1, B1)
 
 
-def test_mistake_13_the_clouds_metadata_is_out_of_reach(
+def test_guests_cannot_reach_the_metadata_service_of_the_cloud(
     net: Net, host: Host, settings: Settings
 ) -> None:
     assert net.reaches(A1, IMDS) == A1
@@ -182,7 +180,7 @@ def test_mistake_13_the_clouds_metadata_is_out_of_reach(
 
 
 @pytest.mark.parametrize("order", [(A, B), (B, A)])
-def test_mistake_15_no_tenants_rules_cut_off_anothers_metadata_endpoint(
+def test_rules_of_one_tenant_do_not_block_the_metadata_endpoint_of_another(
     net: Net, host: Host, settings: Settings, order: tuple[int, int]
 ) -> None:
     for net_id in order:

@@ -1,4 +1,4 @@
-"""Mistakes that controllers of Firecracker make in its jail, each shown not to be made here."""
+"""Bugs that controllers of Firecracker have had in the jail: none of them is in hostd."""
 
 from __future__ import annotations
 
@@ -64,9 +64,7 @@ def confinement(rig: Rig) -> dict[str, object]:
     }
 
 
-def test_mistake_05_a_woken_vmm_is_confined_exactly_as_a_booted_one(
-    driven: Rig, tmp_path: Path
-) -> None:
+def test_woken_vmm_is_confined_exactly_as_a_booted_one(driven: Rig, tmp_path: Path) -> None:
     driven.up()
     booted = confinement(driven)
     driven.vmm.kill(REF, timeout_s=5)
@@ -83,7 +81,7 @@ def test_mistake_05_a_woken_vmm_is_confined_exactly_as_a_booted_one(
 
 
 @pytest.mark.parametrize("driven_vmm", [REAL], indirect=True)  # stand-ins have no filter
-def test_mistake_05_a_woken_vmms_threads_have_a_seccomp_filter_as_a_booted_ones(
+def test_threads_of_a_woken_vmm_have_the_seccomp_filter_of_a_booted_one(
     driven: Rig, tmp_path: Path
 ) -> None:
     driven.up()
@@ -107,9 +105,7 @@ def filters(pid: int) -> list[str]:
     ]
 
 
-def test_mistake_09_a_second_and_a_third_start_find_a_jail_without_leftovers(
-    driven: Rig, tmp_path: Path
-) -> None:
+def test_each_start_gets_a_jail_without_leftovers(driven: Rig, tmp_path: Path) -> None:
     seen = []
     for _ in range(3):
         driven.up()
@@ -122,7 +118,7 @@ def test_mistake_09_a_second_and_a_third_start_find_a_jail_without_leftovers(
     assert sorted(path.name for path in driven.jail().root.iterdir()) == seen[0]
 
 
-def test_mistake_09_every_path_that_the_vmm_is_told_is_one_inside_its_jail(driven: Rig) -> None:
+def test_vmm_gets_paths_inside_its_jail_only(driven: Rig) -> None:
     driven.up()
     root = driven.jail().root
     for drive in driven.spec.drives:
@@ -134,7 +130,7 @@ def test_mistake_09_every_path_that_the_vmm_is_told_is_one_inside_its_jail(drive
     assert Path(f"/proc/{driven.pid()}/root/kernel").samefile(driven.spec.kernel)
 
 
-def test_mistake_10_the_vmm_is_in_a_group_that_holds_its_memory_and_nothing_survives_it(
+def test_cgroup_limits_the_vmm_and_kills_all_of_it(
     driven: Rig, hierarchies: Hierarchies, cgroup_parent: str
 ) -> None:
     groups = KernelCgroups(cgroup_parent, hierarchies)
@@ -155,7 +151,7 @@ def test_mistake_10_the_vmm_is_in_a_group_that_holds_its_memory_and_nothing_surv
     assert REF.instance_id not in groups.instances()
 
 
-def test_mistake_10_a_vmm_outside_its_group_is_not_taken_for_started(driven: Rig) -> None:
+def test_vmm_outside_its_cgroup_does_not_count_as_started(driven: Rig) -> None:
     driven.vmm.build_jail(driven.spec, None)
     elsewhere = Path("/proc/nowhere/cgroup.procs")
     with pytest.raises(Exception, match="ended by itself") as failed:

@@ -1,4 +1,4 @@
-"""Mistakes that controllers of Firecracker make with a guest's life, each shown not to be made."""
+"""Bugs that controllers of Firecracker have had in a guest's life: none of them is in hostd."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def world(real_hosts: RealHosts) -> Iterator[RealHost]:
     made.close()
 
 
-# ---------------------------------------------------------------- 1: shells
+# ---------------------------------------------------------------- shells
 
 INJECTED = ("$(touch pwned)", "x;touch pwned", "`touch pwned`", "a b", "../../etc", "-rf", "\n")
 
 
 @pytest.mark.parametrize("field", ["tenant_id", "pool_id", "instance_id"])
-def test_mistake_01_a_field_that_is_no_id_is_refused_before_anything(
+def test_invalid_ids_are_rejected_before_any_effect(
     world: RealHost, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -69,7 +69,7 @@ def test_mistake_01_a_field_that_is_no_id_is_refused_before_anything(
     assert list(world.leaks()) == []
 
 
-def test_mistake_01_no_shell_reads_the_paths_that_hostd_works_with(
+def test_paths_with_shell_syntax_are_not_run_by_a_shell(
     real_hosts: RealHosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -80,7 +80,7 @@ def test_mistake_01_no_shell_reads_the_paths_that_hostd_works_with(
     assert not list(tmp_path.rglob("pwned"))
 
 
-# ---------------------------------------------------------------- 7, 8: the guest's agent
+# ---------------------------------------------------------------- the guest's agent
 
 
 def with_agent(world: RealHost, **faults: Any) -> None:
@@ -90,7 +90,7 @@ def with_agent(world: RealHost, **faults: Any) -> None:
     done(world, "StartInstance")
 
 
-def test_mistake_07_the_guest_drains_while_it_runs_and_its_timeout_is_told(
+def test_guest_drains_before_its_pause_and_a_timeout_is_reported(
     world: RealHost,
 ) -> None:
     paused_when_asked = []
@@ -114,7 +114,7 @@ def test_mistake_07_the_guest_drains_while_it_runs_and_its_timeout_is_told(
     assert paused_when_asked == [False, False]
 
 
-def test_mistake_08_a_connection_to_the_guest_is_asked_for_in_one_piece(tmp_path: Path) -> None:
+def test_vsock_connect_command_is_sent_in_one_piece(tmp_path: Path) -> None:
     commands = []
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(tmp_path / "v.sock"))
@@ -141,10 +141,10 @@ def own_pid() -> int:
     return int(Path("/proc/self").readlink().name)
 
 
-# ---------------------------------------------------------------- 11: recorded pids
+# ---------------------------------------------------------------- recorded pids
 
 
-def test_mistake_11_a_process_that_got_the_recorded_pid_is_not_killed(
+def test_process_that_reuses_a_recorded_pid_is_not_killed(
     world: RealHost, sleeper: Sleeper
 ) -> None:
     arranged(world, "SleepInstance")
@@ -160,11 +160,11 @@ def test_mistake_11_a_process_that_got_the_recorded_pid_is_not_killed(
     assert victim.poll() is None
 
 
-# ---------------------------------------------------------------- 12: races
+# ---------------------------------------------------------------- races
 
 
 @pytest.mark.redis
-def test_mistake_12_starts_at_once_share_no_address_and_keep_the_quota(
+def test_concurrent_starts_share_no_address_and_keep_the_quota(
     hostd: HostdProcess,
 ) -> None:
     tenant = hostd.layout.tenant(TENANT) / "tenant.json"
@@ -197,7 +197,7 @@ def test_mistake_12_starts_at_once_share_no_address_and_keep_the_quota(
 
 
 @pytest.mark.redis
-def test_mistake_12_a_request_that_comes_twice_is_carried_out_once(hostd: HostdProcess) -> None:
+def test_duplicate_request_is_carried_out_once(hostd: HostdProcess) -> None:
     client, ref = hostd.client(), hostd.instance("i-00001210")
     request = StartInstance(**ids(ref))
     for _ in range(2):
@@ -206,10 +206,10 @@ def test_mistake_12_a_request_that_comes_twice_is_carried_out_once(hostd: HostdP
     assert hostd.rows("SELECT attempts FROM requests WHERE request_id = 'once'") == [(1,)]
 
 
-# ---------------------------------------------------------------- 14: leftovers
+# ---------------------------------------------------------------- leftovers
 
 
-def test_mistake_14_secrets_of_a_running_guest_are_on_no_disk(world: RealHost) -> None:
+def test_secrets_of_a_running_guest_are_on_no_disk(world: RealHost) -> None:
     secret = "a secret of 14 words"
     (world.layout.tenant(world.tenant_id) / "secrets.json").write_text(json.dumps({"s": secret}))
     done(world, "StartInstance")
@@ -228,7 +228,7 @@ def files_below(directory: Path) -> Iterator[Path]:
     yield from (p for p in directory.rglob("*") if p.is_file() and not p.is_symlink())
 
 
-def test_mistake_14_stop_and_destroy_leave_nothing_and_a_second_destroy_is_done(
+def test_stop_and_destroy_leave_nothing_and_a_second_destroy_succeeds(
     world: RealHost,
 ) -> None:
     arranged(world, "WakeInstance")
@@ -245,7 +245,7 @@ def test_mistake_14_stop_and_destroy_leave_nothing_and_a_second_destroy_is_done(
 
 
 @pytest.mark.parametrize("call", ["PUT /drives/data", "PUT /actions"])
-def test_mistake_14_a_failed_start_leaves_nothing(world: RealHost, call: str) -> None:
+def test_failed_start_leaves_nothing(world: RealHost, call: str) -> None:
     world.misbehave(routes={call: {"status": 400}})
     result = carried_out(world, "StartInstance")
     assert isinstance(result, Failed)

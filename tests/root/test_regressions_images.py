@@ -1,4 +1,4 @@
-"""Mistakes that controllers of Firecracker make with sleep images and disks, each not made here."""
+"""Bugs that controllers of Firecracker have had with sleep images and disks: none is in hostd."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def world(real_hosts: RealHosts) -> Iterator[RealHost]:
     made.close()
 
 
-# ---------------------------------------------------------------- 2: refused calls
+# ---------------------------------------------------------------- refused calls
 
 
-def test_mistake_02_a_guest_whose_snapshot_was_refused_is_not_killed(world: RealHost) -> None:
+def test_guest_survives_a_refused_snapshot(world: RealHost) -> None:
     arranged(world, "SleepInstance")
     pid = world.real.pid(world.ref)
     world.misbehave(routes={"PUT /snapshot/create": {"status": 400, "message": "no luck"}})
@@ -40,10 +40,10 @@ def test_mistake_02_a_guest_whose_snapshot_was_refused_is_not_killed(world: Real
     assert (world.guest(), world.status(), world.image()) == ("running", "running", "")
 
 
-# ---------------------------------------------------------------- 3, 4: images
+# ---------------------------------------------------------------- images
 
 
-def test_mistake_03_the_image_of_another_instance_is_not_loaded(real_hosts: RealHosts) -> None:
+def test_image_of_another_instance_is_not_loaded(real_hosts: RealHosts) -> None:
     one, other = real_hosts(), real_hosts()
     for world in (one, other):
         arranged(world, "WakeInstance")
@@ -62,7 +62,7 @@ def test_mistake_03_the_image_of_another_instance_is_not_loaded(real_hosts: Real
         world.close()
 
 
-def test_mistake_03_what_is_loaded_is_as_large_as_the_guest_and_its_own_generation(
+def test_truncated_image_is_not_loaded(
     world: RealHost,
 ) -> None:
     arranged(world, "WakeInstance")
@@ -82,9 +82,7 @@ def test_mistake_03_what_is_loaded_is_as_large_as_the_guest_and_its_own_generati
 
 
 @pytest.mark.parametrize("codec", ["none", "zstd", "lz4"])
-def test_mistake_04_every_image_is_full_and_survives_compression(
-    world: RealHost, codec: str
-) -> None:
+def test_every_image_is_full_and_survives_compression(world: RealHost, codec: str) -> None:
     change_pool(world, snapshot_compression=codec)
     arranged(world, "SleepInstance")
     world.misbehave(requests="/requests")
@@ -101,7 +99,7 @@ def test_mistake_04_every_image_is_full_and_survives_compression(
     assert world.counts_beyond(world.last_count)
 
 
-def test_mistake_04_an_image_is_never_written_over(world: RealHost) -> None:
+def test_image_is_never_overwritten(world: RealHost) -> None:
     arranged(world, "WakeInstance")
     image = world.layout.images(world.ref) / "sleep"
     first = (image / "mem.bin").open("rb")
@@ -116,7 +114,7 @@ def test_mistake_04_an_image_is_never_written_over(world: RealHost) -> None:
         assert hashlib.sha256((image / "mem.bin").read_bytes()).hexdigest() != before
 
 
-# ---------------------------------------------------------------- 6: disks of a sleeping guest
+# ---------------------------------------------------------------- disks of a sleeping guest
 
 
 def disks_in(world: RealHost) -> dict[str, tuple[int, str]]:
@@ -131,7 +129,7 @@ def disks_in(world: RealHost) -> dict[str, tuple[int, str]]:
     return found
 
 
-def test_mistake_06_a_guest_wakes_with_the_disks_that_it_has_mounted(world: RealHost) -> None:
+def test_guest_wakes_with_the_disks_that_it_had_mounted(world: RealHost) -> None:
     arranged(world, "SleepInstance")
     jail = find_jail(world.layout.jail_base(world.ref), world.ref.instance_id)
     assert jail is not None
