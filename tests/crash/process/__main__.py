@@ -11,7 +11,7 @@ from tests.crash.process.run import Tally, enumerated
 
 
 def main() -> int:
-    """0 if nothing was wrong."""
+    """The exit code: 0 without violations."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash.process", description=__doc__)
     parser.add_argument("--every", type=int, default=1, help="only every k-th point")
     parser.add_argument("--only", default="", help="only operations with this in their name")
@@ -21,13 +21,13 @@ def main() -> int:
         if arguments.only.lower() not in operation.name.lower():
             continue
         began, before = time.monotonic(), tally.tried
-        enumerated(operation, tally, _say, offset=0)
-        _say(f"{operation.name}: {tally.tried - before} in {time.monotonic() - began:.0f} s")
-    _say(str(tally))
+        enumerated(operation, tally, _print, offset=0)
+        _print(f"{operation.name}: {tally.tried - before} in {time.monotonic() - began:.0f} s")
+    _print(str(tally))
     return bool(tally.violations)
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""A filesystem that can lose its power: all that was not synced is gone from it."""
+"""A filesystem that can lose power: all data that was not synced is then gone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NOLOGFLUSH: Final = 2  # EXT4_GOING_FLAGS_NOLOGFLUSH: the journal's memory is d
 class LoopDisk:
     """ext4 in a file, mounted at `top`.
 
-    Its journal is never committed by the clock within a test, so what nobody syncs stays in memory.
+    No timer commits its journal within a test, so data that is not synced stays in memory.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -32,7 +32,7 @@ class LoopDisk:
         self._mount()
 
     def cut_power(self) -> None:
-        """From here on nothing reaches the disk, and nothing that has not been synced had."""
+        """Stops all writes to the disk, and drops all data that was not synced."""
         fd = os.open(self.top, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.ioctl(fd, _IOC_SHUTDOWN, struct.pack("I", _NOLOGFLUSH))
@@ -40,7 +40,7 @@ class LoopDisk:
             os.close(fd)
 
     def power_on(self) -> None:
-        """What is on the disk is there again; nobody may have a file of it open.
+        """Mounts the disk again; no process may have a file of it open.
 
         Raises:
             CalledProcessError: it is in use, or damaged.
@@ -51,7 +51,7 @@ class LoopDisk:
         self._mount()
 
     def close(self) -> None:
-        """It is unmounted."""
+        """Unmounts it."""
         for point in mounts.below(self.top):
             mounts.unmount(point)
 

@@ -1,8 +1,8 @@
 """`hostd run` with every effect numbered, and a SIGKILL before or after one of them.
 
-Nothing but the requests is at work: no housekeeping, and the consumer takes nothing more until
-what it took is told.  With `[worker] threads = 1` the same request so has the same effects in the
-same order, each time.
+Only requests run: there is no housekeeping, and the consumer takes nothing more until the results
+of what it took are published.  So with `[worker] threads = 1` the same request has the same effects
+in the same order, each time.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from worker.queue.publisher import RedisPublisher
 
 
 class Counting(Enum):
-    """From when on effects count, up to the end of what is done then."""
+    """Which effects are counted."""
 
-    START = "start"  # what hostd does by itself when it starts
-    REQUEST = "request"  # from the request's being taken to its being told
+    START = "start"  # those of hostd's own work at its start
+    REQUEST = "request"  # from taking the request to publishing its result
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What the process is to do."""
+    """How the process runs."""
 
     config: str
     log: str  # of effects
-    counting: Counting | None = None  # an ordinary `hostd run` without it
+    counting: Counting | None = None  # None: an ordinary `hostd run`
     at: At | None = None
 
 
 def run(order: Order) -> int:
-    """Serves until it is killed; with effects counted, 0 if they have ended and it lives."""
+    """Serves until it is killed; with effects counted, until they end, and then returns 0."""
     arguments = ["--config", order.config, "run"]
     if order.counting is None:
         return main(arguments)
@@ -78,9 +78,9 @@ def _only_requests(fuse: Fuse, counting: Counting) -> None:
         _until_idle(hostd)
         os._exit(0)
 
-    def publish_counted(publisher: RedisPublisher, *told: Any, **more: Any) -> None:
-        publish(publisher, *told, **more)
-        fuse.disarm()  # what a VMM's end brings about comes when it comes
+    def publish_counted(publisher: RedisPublisher, *results: Any, **more: Any) -> None:
+        publish(publisher, *results, **more)
+        fuse.disarm()  # effects of a VMM's exit have no fixed place in the order
 
     seams.put(RedisPublisher, "publish", publish_counted)
     seams.put(Hostd, "run", run_counted)

@@ -1,8 +1,8 @@
 """Numbers the effects of one process, and kills it before or after one of them.
 
-An effect within another belongs to it.  One that the kernel refused and that is tried again at
-once, as the removal of a control group whose last process is still ending, keeps its number: how
-often it is tried is the kernel's business.
+An effect within another is part of it.  One that the kernel refused and that is retried at once,
+such as the removal of a control group whose last process is still ending, keeps its number: the
+number of tries depends on the kernel.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _write, _kill, _getpid = os.write, os.kill, os.getpid
 
 
 class When(Enum):
-    """On which side of an effect the process dies."""
+    """Whether the process dies before or after the effect."""
 
     BEFORE = "before"
     AFTER = "after"
@@ -31,7 +31,7 @@ class When(Enum):
 
 @dataclass(frozen=True, slots=True)
 class At:
-    """One point to die at; effects are numbered from 1."""
+    """The point of a kill; effects are numbered from 1."""
 
     number: int
     when: When
@@ -41,7 +41,7 @@ class At:
 
 
 class Fuse:
-    """Counts while armed; every effect stands in `log` when it begins and when it has ended."""
+    """Counts while armed, and logs the begin and the end of every effect."""
 
     def __init__(self, log: int, at: At | None = None) -> None:
         self._log = log
@@ -54,21 +54,21 @@ class Fuse:
         self._lock = threading.Lock()
 
     def arm(self) -> None:
-        """Counting begins."""
+        """Starts to count."""
         self._armed = True
-        self._say("armed")
+        self._write_line("armed")
 
     def disarm(self) -> None:
-        """Counting ends, if it has not; the log says which threads there are."""
+        """Stops counting, if it counts, and logs the ids of all threads."""
         if not self._armed:
             return
         self._armed = False
         threads = " ".join(str(thread.native_id) for thread in threading.enumerate())
-        self._say(f"disarmed {threads}")
+        self._write_line(f"disarmed {threads}")
 
     @contextmanager
     def effect(self, name: str) -> Iterator[None]:
-        """What happens within is the next effect, unless it is part of one."""
+        """Counts the block as the next effect, unless it is part of one."""
         if not self._armed or getattr(self._own, "inside", False):
             yield
             return
@@ -93,17 +93,17 @@ class Fuse:
             number = self._count
         if self._at == At(number, When.BEFORE):
             self._die(number, name)
-        self._say(f"+ {number} {name}")
+        self._write_line(f"+ {number} {name}")
         return number
 
     def _end(self, number: int) -> None:
-        self._say(f"- {number}")
+        self._write_line(f"- {number}")
         if self._at == At(number, When.AFTER):
             self._die(number, "")
 
     def _die(self, number: int, name: str) -> None:
-        self._say(f"burnt {number} {name}")
+        self._write_line(f"killed {number} {name}")
         _kill(_getpid(), signal.SIGKILL)
 
-    def _say(self, what: str) -> None:
+    def _write_line(self, what: str) -> None:
         _write(self._log, f"{LOG_MARK} {what}\n".encode(errors="backslashreplace"))

@@ -1,4 +1,4 @@
-"""A host whose hostd can be made to die at a point, and what is asked of it."""
+"""A host whose hostd can be killed at a point, and requests to it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from worker.model.names import InstanceRef
 
 ROOT: Final = Path(__file__).parents[3]
 WAIT_S: Final = 60.0
-# One executor, and no number that grows with what has been.
+# One executor, and no number that depends on earlier requests.
 SETTINGS: Final[Mapping[str, Mapping[str, object]]] = {
     "worker": {"threads": 1},
     "images": {"digest_memory": True, "keep_free_mib": 1},
@@ -37,7 +37,7 @@ MEM_MIB: Final = 32
 
 
 class Machine:
-    """One host; `served` or `dying`, its hostd is a process of its own each time."""
+    """One host; each start of its hostd is a new process."""
 
     def __init__(
         self, redis: RedisServer, settings: Mapping[str, Mapping[str, object]] = SETTINGS
@@ -65,7 +65,7 @@ class Machine:
         self.close()
 
     def close(self) -> None:
-        """Nothing of it is left."""
+        """Removes the host: processes, devices, files."""
         self.kill()
         assert self._zygote.stdin is not None
         assert self._zygote.stdout is not None
@@ -77,25 +77,25 @@ class Machine:
     # ------------------------------------------------------------ processes
 
     def serve(self) -> None:
-        """An ordinary `hostd run` serves."""
+        """Starts an ordinary `hostd run`, unless one runs."""
         if self._running is None:
             order = Order(config=str(self.hostd.config), log=str(self.log))
             self._running = self._call(Call(run=order, output=str(self.hostd.log)))
 
     def kill(self) -> None:
-        """SIGKILL, reaped."""
+        """Kills hostd with SIGKILL and reaps it."""
         if self._running is not None:
             subprocess.run(["kill", "-KILL", str(self._running)], check=True)
             self._call(Call(wait=self._running))
             self._running = None
 
     def counted(self, counting: Counting, at: At | None = None) -> list[str]:
-        """Serves until it dies there, or until what counts has ended; the effects, named.
+        """Runs hostd until it dies at `at`, or until the counted work ends; the effects' names.
 
         Raises:
             AssertionError: it ended in another way.
         """
-        assert self._running is None, "it is served already"
+        assert self._running is None, "hostd runs already"
         self.log.unlink(missing_ok=True)
         order = self.order(counting, at)
         code = self._call(Call(wait=self._call(Call(run=order, output=str(self.hostd.log)))))
@@ -104,7 +104,7 @@ class Machine:
         return effects(self.log.read_text())
 
     def order(self, counting: Counting, at: At | None = None) -> Order:
-        """What a counted process is told."""
+        """The settings of a process whose effects are counted."""
         config = str(self.hostd.config)
         return Order(config=config, log=str(self.log), counting=counting, at=at)
 
@@ -118,26 +118,26 @@ class Machine:
     # ------------------------------------------------------------ requests
 
     def enqueue(self, request: Request) -> Ticket:
-        """It stands in the queue.  Every id has the same length."""
+        """Enqueues the request; every id has the same length."""
         self._serial += 1
         return self.client.enqueue(request, host=HOST, request_id=f"r-{self._serial:08d}")
 
     def ask(self, request: Request) -> Result:
-        """What an ordinary hostd answers."""
+        """The result of the request from an ordinary hostd."""
         ticket = self.enqueue(request)
         self.serve()
         return self.answer(ticket)
 
     def answer(self, ticket: Ticket) -> Result:
-        """What is told, if it is within the bound."""
+        """The request's result, awaited for at most WAIT_S."""
         return ticket.wait(timeout_s=WAIT_S)
 
     def rest(self) -> None:
-        """Nothing is left to do: no request, and no instance to settle."""
+        """Waits until hostd has nothing to do: no request, and no event to publish."""
         eventually(self._rests, "hostd has nothing left to do", bound_s=WAIT_S)
 
     def _rests(self) -> bool:
-        if not self.hostd.ready():  # before that, what a killed one left is not taken up yet
+        if not self.hostd.ready():  # before that, it has not recovered the work of a killed one
             return False
         shown = self.hostd.get("/metrics").splitlines()
         busy = ("hostd_requests_in_flight ", "hostd_requests_waiting ")
@@ -156,7 +156,7 @@ class Machine:
         file.write_bytes(msgspec.json.encode(pool))
 
     def forget_kernel_state(self) -> None:
-        """As on a host where hostd has just been installed: nothing that it makes only once."""
+        """Removes what hostd makes only once, as on a host where it was just installed."""
         for point in mounts.below(self.hostd.runtime):
             mounts.unmount(point)
         shutil.rmtree(self.hostd.runtime, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What must hold of a host, however hostd died on it."""
+"""What must be true on a host wherever hostd was killed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from worker.model.names import InstanceRef
 from worker.ports import ImageState
 
 AWAKE: Final = ("running", "warm")
-_TAP: Final = re.compile(r'"(tn\d+i\d+)"')  # a concrete one, not a pattern of the frame
+_TAP: Final = re.compile(r'"(tn\d+i\d+)"')  # a concrete one, not a pattern of the base rules
 
 
 def always(host: HostdProcess, ref: InstanceRef) -> Iterator[str]:
-    """What does not hold, and must at any instant: also before hostd has been started again."""
+    """The violations of what must be true at any time, also before hostd is started again."""
     if (count := len(seen.vmms(host, ref))) > 1:
         yield f"{count} VMMs of one instance"
     doc = seen.instance(host, ref)
@@ -31,7 +31,7 @@ def always(host: HostdProcess, ref: InstanceRef) -> Iterator[str]:
 
 
 def _ending(host: HostdProcess, ref: InstanceRef) -> bool:
-    """Whether a request is under way that takes the image away, or has its memory back."""
+    """Whether a request is running that removes the image or has loaded it."""
     ops = host.rows(
         "SELECT op FROM requests WHERE state = 'accepted' AND instance_id = ?", ref.instance_id
     )
@@ -39,7 +39,7 @@ def _ending(host: HostdProcess, ref: InstanceRef) -> bool:
 
 
 def at_rest(host: HostdProcess, ref: InstanceRef) -> Iterator[str]:
-    """What does not hold, and must once hostd has nothing left to do."""
+    """The violations of what must be true once hostd has nothing to do."""
     yield from always(host, ref)
     doc = seen.instance(host, ref)
     status = None if doc is None else doc.fields.status
@@ -52,7 +52,7 @@ def at_rest(host: HostdProcess, ref: InstanceRef) -> Iterator[str]:
 
 
 def _unowned(host: HostdProcess, ref: InstanceRef, *, awake: bool) -> Iterator[str]:
-    """Devices, groups, mounts, jails and rules of an instance that has none running."""
+    """Devices, groups, mounts, jails and rules that no running instance owns."""
     doc = seen.instance(host, ref)
     own = doc.fields.net.tap_dev if awake and doc is not None and doc.fields.net else ""
     for link in seen.links(host.namespace):

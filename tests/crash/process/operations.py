@@ -1,4 +1,4 @@
-"""The operations whose every effect is a point to die at, and what stands before each."""
+"""The operations at whose every effect hostd is killed, and the requests before each."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ Ask = Callable[[InstanceRef], Request]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One request from one state, or what a starting hostd does by itself.
+    """One request from one state, or the work that a starting hostd does without a request.
 
-    `before` leads to the state from a new instance, `back` to it again from the end; without
-    `back` every point has an instance of its own, on a host as it was before the first.
+    `before` leads from a new instance to the state, `back` from the end to the state again.
+    Without `back` every point has a new instance, on a host as it was before the first.
     """
 
     name: str
     before: tuple[Ask, ...]
     asked: Ask
     back: tuple[Ask, ...] = ()
-    happened: Callable[[Machine, InstanceRef], None] | None = None  # and nothing is asked
+    happened: Callable[[Machine, InstanceRef], None] | None = None  # instead of a request
 
     @property
     def fresh(self) -> bool:
-        """Whether every point has an instance of its own."""
+        """Whether every point has a new instance."""
         return not self.back
 
 
@@ -85,13 +85,13 @@ def down(_: InstanceRef) -> Request:
 
 
 def guest_exits(machine: Machine, ref: InstanceRef) -> None:
-    """The VMM ends while hostd is away."""
+    """Kills the VMM while hostd does not run."""
     for pid in vmms(machine.hostd, ref):
         os.kill(pid, signal.SIGKILL)
 
 
 def sleep_fails(machine: Machine, ref: InstanceRef) -> None:
-    """A Sleep has failed for want of room; now there is room."""
+    """A Sleep that failed because the disk was full; now there is space."""
     full = dict(SETTINGS["images"]) | {"keep_free_mib": 1 << 30}
     machine.hostd.configure(images=full, retry={"attempts": 1})
     result = machine.ask(sleep(ref))

@@ -1,4 +1,4 @@
-"""One operation on one host, killed at any of its effects, and what is wrong afterwards."""
+"""Kills one operation on one host at any of its effects, and checks the host afterwards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.crash.process.entry import Counting
 from tests.crash.process.fuse import At, When
 from tests.crash.process.host import Machine
 from tests.crash.process.operations import GONE, Ask, Operation
-from tests.crash.process.seen import last_event, results, seen, told
+from tests.crash.process.seen import last_event, published_events, results, seen
 from tests.fixtures.worker import HOST
 
 _NAMES: Final = re.compile(r"i-[0-9a-f]{8}|r-[0-9]{8}|\S*/hostd-test-[0-9a-z_]+")
@@ -25,7 +25,7 @@ _SHOWN: Final = 400
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """Something that must not be, after a death at one point."""
+    """A broken invariant after a kill at one point."""
 
     operation: str
     at: At
@@ -37,28 +37,28 @@ class Violation:
 
 
 class Enumeration:
-    """The effects of one operation, and a death at any of them."""
+    """The effects of one operation, and kills at any of them."""
 
     def __init__(self, machine: Machine, operation: Operation, first: int = 1) -> None:
-        """Carries it out undisturbed, twice: the second time is like every later one."""
+        """Runs it twice without a kill: the second run is like every later one."""
         self._machine = machine
         self.operation = operation
         self._next = first
         self._prepare()
-        self._undisturbed()
+        self._run_unkilled()
         self.again()
-        self.effects = self._undisturbed()
+        self.effects = self._run_unkilled()
         self._end = seen(machine.hostd, self.ref)
-        self._told = self._news()
+        self._events = self._new_events()
         self.again()
 
     def points(self) -> list[At]:
-        """All of them, in order."""
+        """All points, in order."""
         numbers = range(1, len(self.effects) + 1)
         return [At(number, when) for number in numbers for when in When]
 
     def violations(self, at: At) -> list[Violation]:
-        """What is wrong after a death there, a restart, and the same request once more."""
+        """The violations after a kill there, a restart, and the same request again."""
         effect = self.effects[at.number - 1]
         found = [Violation(self.operation.name, at, effect, what) for what in self._wrong(at)]
         self.again()
@@ -71,20 +71,20 @@ class Enumeration:
         ticket = self.begin()
         names = [_plain(name) for name in machine.counted(self._counting, at)]
         if (other := _first_other(names, self.effects)) is not None:
-            yield f"not the undisturbed effects: {other}"
-        yield from (f"when it was dead: {fault}" for fault in invariants.always(host, ref))
+            yield f"other effects than without a kill: {other}"
+        yield from (f"while hostd was dead: {fault}" for fault in invariants.always(host, ref))
         machine.serve()
         if ticket is not None and not isinstance(result := machine.answer(ticket), Done):
-            yield f"it ended as {result}"
+            yield f"the request ended as {result}"
         machine.rest()
         yield from self._differences()
-        if (news := self._news()) != self._told:
-            yield f"other events than undisturbed: {news}, not {self._told}"
+        if (news := self._new_events()) != self._events:
+            yield f"other events than without a kill: {news}, not {self._events}"
         if ticket is not None and len(answers := results(host, f"{HOST}_{ticket.request_id}")) != 1:
-            yield f"told differently: {answers}"
+            yield f"different results published: {answers}"
         yield from _changed(machine.ask(self.operation.asked(ref)))
         machine.rest()
-        yield from (f"once more: {fault}" for fault in self._differences())
+        yield from (f"after the same again: {fault}" for fault in self._differences())
 
     def _differences(self) -> Iterator[str]:
         host, ref = self._machine.hostd, self.ref
@@ -100,11 +100,11 @@ class Enumeration:
     def _counting(self) -> Counting:
         return Counting.START if self.operation.happened else Counting.REQUEST
 
-    def _news(self) -> list[str]:
-        return told(self._machine.hostd, self.ref, after=self._before)
+    def _new_events(self) -> list[str]:
+        return published_events(self._machine.hostd, self.ref, after=self._before)
 
     def begin(self) -> Ticket | None:
-        """What is to be done waits for a hostd; none runs."""
+        """Brings about the work for a hostd that does not run yet; the request's ticket, if any."""
         self._before = last_event(self._machine.hostd)
         if self.operation.happened is not None:
             self.operation.happened(self._machine, self.ref)
@@ -112,7 +112,7 @@ class Enumeration:
             return None
         return self._machine.enqueue(self.operation.asked(self.ref))
 
-    def _undisturbed(self) -> list[str]:
+    def _run_unkilled(self) -> list[str]:
         ticket = self.begin()
         effects = self._machine.counted(self._counting)
         self._machine.serve()
@@ -123,7 +123,7 @@ class Enumeration:
         return [_plain(name) for name in effects]
 
     def again(self) -> None:
-        """The state before the operation, once more; hostd does not run."""
+        """Restores the state before the operation; hostd does not run."""
         if not self.operation.fresh:
             self._all(self.operation.back)
             return
@@ -161,13 +161,13 @@ def _difference(found: Any, wanted: Any) -> str:
     if isinstance(found, list) and isinstance(wanted, list):
         more = [one for one in found if one not in wanted]
         less = [one for one in wanted if one not in found]
-        return f"beside {less} not there, {more} is"[:_SHOWN]
+        return f"missing {less}, unexpected {more}"[:_SHOWN]
     return f"{json.dumps(found)[:_SHOWN]} is not {json.dumps(wanted)[:_SHOWN]}"
 
 
 def _changed(result: Result) -> Iterator[str]:
     if not isinstance(result, Done):
-        yield f"the same once more ended as {result}"
+        yield f"the same again ended as {result}"
     elif result.changed or any(step.applied for step in result.steps):
         applied = [step.name for step in result.steps if step.applied]
-        yield f"the same once more changed something: {applied}"
+        yield f"the same again changed something: {applied}"

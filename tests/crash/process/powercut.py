@@ -1,4 +1,4 @@
-"""A host on a disk of its own, and what is left of it when its power goes."""
+"""A host on its own disk, which can lose power."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from worker.model.names import InstanceRef
 
 
 class MachineOnDisk(Machine):
-    """A host whose directories all lie on one filesystem."""
+    """A host whose directories are all on one filesystem."""
 
     def __init__(self, redis: RedisServer, disk: LoopDisk) -> None:
         self._disk = disk
@@ -30,13 +30,13 @@ class MachineOnDisk(Machine):
             super().__init__(redis)
 
     def instance(self, number: int) -> InstanceRef:
-        """A new instance, `created`; what agentd and an operator wrote is on the disk."""
+        """A new instance, `created`; syncs what agentd and an operator wrote."""
         ref = super().instance(number)
         subprocess.run(["sync", "-f", str(self.hostd.config)], check=True)
         return ref
 
     def lose_power(self) -> None:
-        """All that only memory held is gone; the host is up again, with no hostd yet."""
+        """Loses all data that was only in memory; then the host is up again, without hostd."""
         self.kill()
         self._disk.cut_power()
         self._end_guests()
@@ -45,7 +45,7 @@ class MachineOnDisk(Machine):
         eventually(self._powered, "the disk is mounted again")
         shutil.rmtree(self.hostd.runtime, ignore_errors=True)
         self._forget_network()
-        # A boot id cannot be changed without a reboot: what hostd remembers of it can.
+        # A boot id cannot be changed without a reboot, but hostd's record of it can.
         self.hostd.change("UPDATE notes SET value = 'an earlier boot' WHERE key = 'boot_id'")
 
     def _powered(self) -> bool:
@@ -54,7 +54,7 @@ class MachineOnDisk(Machine):
         except subprocess.CalledProcessError as error:
             if "umount" not in error.cmd:
                 raise
-            return False  # a guest that was just killed has not let go of its files
+            return False  # a guest that was just killed still has files open
         return True
 
     def _end_guests(self) -> None:

@@ -1,4 +1,4 @@
-"""Every operation at every k-th point; the last line is what a run is remembered by."""
+"""Runs operations at every k-th point, and counts points and violations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.fixtures.redis import RedisServer
 
 @dataclass(slots=True)
 class Tally:
-    """What was tried, of how many points there are, and what was wrong."""
+    """The tried points, of all points, and the violations."""
 
     every: int
     tried: int = 0
@@ -24,14 +24,14 @@ class Tally:
     violations: list[Violation] = field(default_factory=list)
 
     def __str__(self) -> str:
-        said = f"{self.tried} crash points, {len(self.violations)} violations"
-        return said if self.every == 1 else f"{said} (every {self.every}th of {self.points})"
+        counts = f"{self.tried} crash points, {len(self.violations)} violations"
+        return counts if self.every == 1 else f"{counts} (every {self.every}th of {self.points})"
 
 
 def enumerated(
     operation: Operation, tally: Tally, say: Callable[[str], None], *, offset: int
 ) -> None:
-    """The operation at every k-th of its points, counted in `tally`; `offset` is of the first."""
+    """Runs the operation at every k-th point from `offset` on; adds to `tally`."""
     with tempfile.TemporaryDirectory(prefix="hostd-redis-") as directory:
         redis = RedisServer(Path(directory))
         redis.start()
@@ -64,7 +64,7 @@ def _played(
                 try:
                     found = enumeration.violations(at)
                 except (AssertionError, TimeoutError) as error:
-                    # Whatever it left, the next point has a host of its own.
+                    # The next point gets a new host.
                     yield at, 0, [Violation(operation.name, at, "", f"{error}\n{_end(machine)}")]
                     break
                 yield at, 0, found

@@ -1,9 +1,8 @@
-"""Where hostd's code touches the machine, wrapped so that a fuse counts what passes.
+"""Wraps the calls by which hostd's code changes the machine, so that a fuse counts them.
 
-The wrapped places are the lowest that Python code has: functions of `os` (pathlib, shutil and
-tempfile go through them), files opened for writing, sockets, `fcntl.ioctl`, libc by ctypes,
-libnftables, new processes and the ledger's commit.  That nothing passes beside them is what
-`test_trace` shows.
+These are the lowest that Python code has: functions of `os` (pathlib, shutil and tempfile use
+them), files opened for writing, sockets, `fcntl.ioctl`, libc by ctypes, libnftables, new processes
+and the ledger's commit.  `test_trace` proves that no change bypasses them.
 """
 
 from __future__ import annotations
@@ -73,12 +72,12 @@ IOCTL_READS: Final = frozenset(
 
 
 def put(owner: object, name: str, function: object) -> None:
-    """In this process, `owner.name` is the function."""
+    """Replaces `owner.name` in this process."""
     setattr(owner, name, function)
 
 
 def wrap(fuse: Fuse) -> None:
-    """Every effect of this process goes through the fuse from here on."""
+    """Makes the fuse count every effect of this process."""
     for name in OS:
         setattr(os, name, _counted(fuse, name, getattr(os, name)))
     put(os, "open", _counted_open(fuse, os.open))
@@ -103,7 +102,7 @@ def _shown(argument: object) -> str:
 
 def _counted(fuse: Fuse, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     def counted(*arguments: Any, **options: Any) -> Any:
-        # A descriptor's number says nothing: it is named by what was opened.
+        # A descriptor's number differs each time: the name is that of its file.
         named = [_shown(value) for value in arguments[:2] if isinstance(value, str | os.PathLike)]
         with fuse.effect(" ".join((name, *(named or [_descriptor(arguments[0])])))):
             return original(*arguments, **options)

@@ -1,4 +1,4 @@
-"""What is on a host: in the kernel, on the disk, in the ledger and in Redis, in comparable form."""
+"""The state of a host in comparable form: kernel, disk, ledger and Redis."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from worker.linux.netns import NetworkNamespace
 from worker.model.names import InstanceRef
 
 Seen = dict[str, Any]
-# What differs from one life to the next: ids of instances and requests, and what follows from them.
+# What differs from one run to the next: ids of instances and requests, and names made from them.
 _NAMES: Final = re.compile(r"i-[0-9a-f]{8}|r-[0-9]{8}|hostd-test-[0-9a-z_-]+")
 _VOLATILE: Final = re.compile(r"pid|time|_at\b|_at_|seen|changed|inode|digest|sha256")
-# A VMM's own files, and those whose content tells of when they were made.
+# A VMM's own files, and those whose content depends on when they were made.
 _OWN: Final = re.compile(r"/(jail|runtime)/|audit\.log|\.ext4$|\.bin$")
 
 
 def seen(host: HostdProcess, ref: InstanceRef) -> Seen:
-    """Everything, with `ref` as the one instance that is looked at in detail."""
+    """The whole state, with details of the instance `ref`."""
     return {
         "links": sorted(links(host.namespace)),
         "rules": rules(host.namespace),
@@ -47,7 +47,7 @@ def seen(host: HostdProcess, ref: InstanceRef) -> Seen:
 
 
 def links(namespace: NetworkNamespace) -> Iterator[str]:
-    """Devices but the loopback, with their owners, addresses and bridges."""
+    """Devices except the loopback, with their owners, addresses and bridges."""
     with namespace.entered():
         shown = subprocess.run(["ip", "-j", "-d", "addr"], capture_output=True, check=True).stdout
     for link in json.loads(shown):
@@ -55,20 +55,22 @@ def links(namespace: NetworkNamespace) -> Iterator[str]:
             continue
         addresses = [f"{one['local']}/{one['prefixlen']}" for one in link["addr_info"]]
         data = link.get("linkinfo", {}).get("info_data", {})
-        said = [link["ifname"], link.get("master"), link.get("ifalias"), "UP" in link["flags"]]
+        facts = [link["ifname"], link.get("master"), link.get("ifalias"), "UP" in link["flags"]]
         address = link["address"] if link.get("linkinfo", {}).get("info_kind") == "bridge" else ""
-        yield _plain(f"{said} {address} {addresses} {data.get('user')}")  # a TAP's is the kernel's
+        yield _plain(
+            f"{facts} {address} {addresses} {data.get('user')}"
+        )  # the kernel chooses a TAP's address
 
 
 def rules(namespace: NetworkNamespace) -> list[str]:
-    """The whole rule set, an element a line, sorted: sets have no order."""
+    """The rule set, one element per line, sorted, since sets have no order."""
     with namespace.entered():
         listed = subprocess.run(["nft", "-s", "list", "ruleset"], capture_output=True, check=True)
     return sorted(line.strip() for line in re.split(r"[,\n]", listed.stdout.decode()))
 
 
 def groups(host: HostdProcess) -> dict[str, int]:
-    """Control groups below hostd's, each with how many processes it has."""
+    """The number of processes of each control group below hostd's."""
     found = {}
     for mount in detect().mounts():
         top = mount / host.cgroup
@@ -85,7 +87,7 @@ def mounts_of(host: HostdProcess) -> list[str]:
 
 
 def vmms(host: HostdProcess, ref: InstanceRef) -> list[int]:
-    """Pids of the jailers and VMMs of an instance, whatever control group they are in."""
+    """Pids of the jailers and VMMs of an instance, in any control group."""
     marks = (str(host.layout.jail_base(ref)).encode(), b"--daemonize")
     found = []
     for entry in Path("/proc").iterdir():
@@ -100,7 +102,7 @@ def vmms(host: HostdProcess, ref: InstanceRef) -> list[int]:
 
 
 def instance(host: HostdProcess, ref: InstanceRef) -> InstanceDoc | None:
-    """instance.json; None where there is none."""
+    """instance.json, or None without one."""
     try:
         return parse_instance((host.layout.instance(ref) / "instance.json").read_bytes())
     except FileNotFoundError:
@@ -108,13 +110,13 @@ def instance(host: HostdProcess, ref: InstanceRef) -> InstanceDoc | None:
 
 
 def document(host: HostdProcess, ref: InstanceRef) -> Any:
-    """instance.json without what differs from life to life."""
+    """instance.json without what differs from run to run."""
     found = instance(host, ref)
     return None if found is None else json.loads(_plain(json.dumps(_steady(found.whole))))
 
 
 def ledger(host: HostdProcess, ref: InstanceRef) -> dict[str, Any]:
-    """What the ledger holds beside the results of requests."""
+    """The ledger, except the results of requests."""
     of = host.rows
     return {
         "open": of("SELECT request_id, state FROM requests WHERE state != 'told'"),
@@ -128,17 +130,19 @@ def ledger(host: HostdProcess, ref: InstanceRef) -> dict[str, Any]:
     }
 
 
-def told(host: HostdProcess, ref: InstanceRef, *, after: int) -> list[str]:
-    """What was told of the instance, and of requests, since that event."""
+def published_events(host: HostdProcess, ref: InstanceRef, *, after: int) -> list[str]:
+    """The published events of the instance, and of requests, after that event."""
     with host.redis._connect() as client:
         entries: Any = client.xrange(host.keys.events)
-    numbered = {int(fields[b"seq"]): fields[b"event"] for _, fields in entries}  # told once or more
+    numbered = {
+        int(fields[b"seq"]): fields[b"event"] for _, fields in entries
+    }  # published once or more
     shown = []
     for event in (json.loads(raw) for seq, raw in sorted(numbered.items()) if seq > after):
         if event.get("instance_id") in (None, ref.instance_id):
             words = ("event", "op", "before", "after", "reason", "outcome", "changed", "finding")
             shown.append(" ".join(str(event[word]) for word in words if word in event))
-    # Whether an instance that needs nothing was looked at by one hostd or by two says nothing.
+    # Two hostds may both have found that an instance needs nothing.
     return [line for line in shown if not line.endswith("hostd_restarted adopted")]
 
 
@@ -149,7 +153,7 @@ def last_event(host: HostdProcess) -> int:
 
 
 def redis(host: HostdProcess) -> dict[str, int]:
-    """How much waits in Redis."""
+    """The lengths of the lists and registries in Redis."""
     with host.redis._connect() as client:
         pipe = client.pipeline(transaction=False)
         pipe.llen(host.keys.queue).llen(host.keys.intermediate)
@@ -171,7 +175,7 @@ def _files(host: HostdProcess, ref: InstanceRef) -> Iterator[str]:
 def _names(top: Path) -> Iterator[str]:
     for path in _below([top]):
         name = str(path.relative_to(top))
-        if not name.startswith("lock/instance-"):  # never removed, and of every instance ever
+        if not name.startswith("lock/instance-"):  # one of every instance ever, never removed
             yield _plain(name)
 
 
@@ -192,8 +196,8 @@ def _plain(text: str) -> str:
 
 
 def results(host: HostdProcess, job: str) -> set[bytes]:
-    """The distinct results that were ever told of a job, that one is a repetition apart."""
+    """The distinct results that were published for a job; `replayed` makes no difference."""
     with host.redis._connect() as client:
         entries: Any = client.xrange(keys.results(job))
-    told = (base64.b64decode(fields[b"return_value"]) for _, fields in entries)
-    return {result.replace(b'"replayed":true', b'"replayed":false') for result in told}
+    published = (base64.b64decode(fields[b"return_value"]) for _, fields in entries)
+    return {result.replace(b'"replayed":true', b'"replayed":false') for result in published}

@@ -1,4 +1,4 @@
-"""A kill leaves the page cache; a power cut does not.  What was promised is on the disk."""
+"""A kill keeps the page cache, a power cut does not: what was promised is on the disk."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.fixtures.worker import HOST
 from worker.linux import files
 
 pytestmark = [pytest.mark.root, pytest.mark.redis, pytest.mark.slow]
-MEMORY: Final = Path("/dev/shm")  # the disk's bytes: nothing is gained by a second disk below it
+MEMORY: Final = Path("/dev/shm")  # for the disk's bytes, since a disk below it would only be slower
 EVERY: Final = 37  # HOSTD_POWER_CUT_EVERY=1 tries every effect
 CASES: Final = ("the first Start", "Sleep", "Wake", "Destroy")
 
@@ -44,7 +44,7 @@ def machine(redis_server: RedisServer) -> Iterator[MachineOnDisk]:
         shutil.rmtree(directory)
 
 
-def test_a_disk_without_power_forgets_what_was_not_synced(tmp_path: Path) -> None:
+def test_a_power_cut_loses_what_was_not_synced(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root: a loop device")
     disk = LoopDisk(tmp_path)
@@ -70,7 +70,7 @@ def _fresh(name: str) -> Operation:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", CASES)
-def test_after_a_power_cut_everything_promised_is_there(
+def test_everything_promised_survives_a_power_cut(
     name: str, machine: MachineOnDisk, capsys: pytest.CaptureFixture[str]
 ) -> None:
     enumeration = Enumeration(machine, _fresh(name))
@@ -92,10 +92,10 @@ def test_after_a_power_cut_everything_promised_is_there(
 def test_a_guest_runs_only_once_the_mark_on_its_image_is_on_the_disk(
     machine: MachineOnDisk,
 ) -> None:
-    """hostd is killed when it has marked the image and not synced that; another takes it up.
+    """hostd is killed after it marked the image, before it synced the mark; another continues.
 
-    The order is looked at and not a disk without power: here the ledger lies on the same
-    filesystem, and what syncs it when hostd starts syncs the mark.
+    Checked by the order of effects, not by a power cut: here the ledger is on the same filesystem,
+    and the sync of it when hostd starts also syncs the mark.
     """
     enumeration = Enumeration(machine, _fresh("Wake"))
     (marked,) = [
@@ -105,24 +105,24 @@ def test_a_guest_runs_only_once_the_mark_on_its_image_is_on_the_disk(
     ]
     assert enumeration.begin() is not None
     machine.counted(Counting.REQUEST, At(marked, When.AFTER))
-    taken_up = machine.counted(Counting.START)
-    assert "fsync sleep" in taken_up[: taken_up.index("http PATCH /vm")], taken_up
+    continued = machine.counted(Counting.START)
+    assert "fsync sleep" in continued[: continued.index("http PATCH /vm")], continued
 
 
 def _wrong(machine: MachineOnDisk, enumeration: Enumeration, at: At) -> Iterator[str]:
-    """What is not as promised after a power cut there."""
+    """The violations after a power cut there."""
     host, ref = machine.hostd, enumeration.ref
     ticket = enumeration.begin()
     assert ticket is not None
     begun = machine.counted(Counting.REQUEST, at)
     machine.lose_power()
-    told = seen.results(host, f"{HOST}_{ticket.request_id}")
+    published = seen.results(host, f"{HOST}_{ticket.request_id}")
     row = host.rows("SELECT state, result FROM requests WHERE request_id = ?", ticket.request_id)
     if "ledger commit" in begun and not row:
-        yield "an accepted request is forgotten"
-    promised = [decode_result(result) for result in told]
+        yield "an accepted request is lost"
+    promised = [decode_result(result) for result in published]
     if promised and (not row or row[0][1] is None or decode_result(row[0][1]) not in promised):
-        yield f"a told result is forgotten: {row}"
+        yield f"a published result is lost: {row}"
     yield from (f"at once: {fault}" for fault in invariants.always(host, ref))
     machine.serve()
     result = machine.answer(ticket)
@@ -140,16 +140,16 @@ def _wrong(machine: MachineOnDisk, enumeration: Enumeration, at: At) -> Iterator
 def _ended_badly(
     result: Result, promised: list[Result], enumeration: Enumeration, begun: list[str]
 ) -> Iterator[str]:
-    """Memory may be lost only with a guest that had not been saved, or had run again."""
+    """Memory may be lost only of a guest that was not saved, or had run again."""
     if promised and result not in promised:
-        yield f"told {promised}, then {result}"
+        yield f"published {promised}, then {result}"
     if isinstance(result, Done):
         return
     if not isinstance(result, Failed) or result.failure_class != "lost":
         yield f"it ended as {result}"
     match enumeration.operation.name:
         case "Sleep" if _published(begun):
-            yield f"an image was published, and is lost: {result}"
+            yield f"a published image is lost: {result}"
         case "Wake" if not any("consumed" in name for name in begun):
             yield f"an image that was never loaded is lost: {result}"
         case "Sleep" | "Wake":
@@ -159,6 +159,6 @@ def _ended_badly(
 
 
 def _published(begun: list[str]) -> bool:
-    """Whether the image had its name and the directory that holds the name was synced."""
+    """Whether the image was renamed to its final name, and that directory synced."""
     renamed = [number for number, name in enumerate(begun) if name.endswith("/snapshots/sleep")]
     return bool(renamed) and "fsync snapshots" in begun[renamed[0] :]

@@ -1,4 +1,4 @@
-"""Nothing that hostd does to the machine passes beside the fuse's count."""
+"""The fuse counts every change that hostd makes to the machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.crash.process.operations import OPERATIONS, Operation
 from tests.fixtures.redis import RedisServer
 
 pytestmark = [pytest.mark.root, pytest.mark.redis, pytest.mark.slow]
-# Between them they take every step that there is.
+# Together they apply every step.
 NAMES: Final = ("SetupNetwork", "TeardownNetwork", "the first Start", "Sleep", "Wake", "Destroy")
 TRACED: Final = [operation for operation in OPERATIONS if operation.name in NAMES]
 FEWEST: Final = 10
@@ -29,7 +29,7 @@ FEWEST: Final = 10
 @pytest.fixture
 def machine(redis_server: RedisServer) -> Iterator[Machine]:
     if shutil.which("strace") is None:
-        pytest.skip("strace is not here")
+        pytest.skip("needs strace")
     with Machine(redis_server) as made:
         yield made
 
@@ -58,7 +58,7 @@ def _traced(machine: Machine) -> trace.Trace:
     order, output = host.base / "order.json", host.base / "trace"
     order.write_bytes(msgspec.json.encode(machine.order(Counting.REQUEST)))
     calls = ",".join(trace.names())
-    # Not into other programs: the guest would keep the trace going.
+    # Detached from other programs, since the trace would last as long as the guest.
     strace = ["strace", "-f", "-b", "execve", "-y", "-s", "2000", "-o", str(output)]
     strace += ["-e", f"trace={calls}"]
     run = [sys.executable, "-m", "tests.crash.process.entry", str(order)]

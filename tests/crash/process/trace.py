@@ -1,4 +1,4 @@
-"""A trace of a process' system calls, and which of them change something beside every effect."""
+"""Finds in a trace of system calls those that change something outside of every effect."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Final
 from tests.crash.process import wire
 from tests.crash.process.fuse import LOG_MARK
 
-# Whatever can change something outside of the process.  Not in it: `flock`, since a lock goes with
-# its holder; `connect`, `bind` and the like, which end with the process too.
+# The calls that can change something outside of the process.  Not included: `flock`, `connect`,
+# `bind` and the like, whose effects end with the process.
 MUTATING: Final = (
     "open,openat,openat2,creat,write,writev,pwrite64,pwritev,pwritev2,sendto,sendmsg,sendmmsg,"
     "sendfile,copy_file_range,splice,tee,vmsplice,fsync,fdatasync,sync,syncfs,sync_file_range,"
@@ -25,7 +25,7 @@ MUTATING: Final = (
 )
 _LINE: Final = re.compile(r"(?P<tid>\d+) +(?P<name>[a-z_0-9]+)\((?P<rest>.*)")
 _TEXT: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')
-# Only looked at, or about the descriptor itself.
+# These only read, or concern the descriptor itself.
 _IOCTLS: Final = re.compile(
     r"TIOCOUTQ|FIONREAD|FIONBIO|FIOCLEX|FIONCLEX|TCGETS|FS_IOC_GET|KVM_CHECK|TUNGETIFF|DM_|0xfd"
     r"|TIOCGWINSZ"
@@ -36,7 +36,7 @@ _NFT_KIND: Final = re.compile(r"nlmsg_type=0xa([0-9a-f]{2})\b")
 
 @dataclass(slots=True)
 class Trace:
-    """What a trace says of the counted stretch."""
+    """The calls between the fuse's arming and its disarming."""
 
     effects: int = 0
     within: int = 0  # changing calls that belong to an effect
@@ -50,10 +50,10 @@ def read(text: str) -> Trace:
     armed = next(n for n in marks if f'"{LOG_MARK} armed' in lines[n])
     disarmed = next(n for n in marks if f'"{LOG_MARK} disarmed' in lines[n])
     threads = set(lines[disarmed].split(f'"{LOG_MARK} disarmed ')[1].split("\\n")[0].split())
-    return _stretch(lines[armed + 1 : disarmed], threads)
+    return _between(lines[armed + 1 : disarmed], threads)
 
 
-def _stretch(lines: list[str], threads: set[str]) -> Trace:
+def _between(lines: list[str], threads: set[str]) -> Trace:
     found, inside = Trace(), set[str]()
     for line in lines:
         call = _LINE.match(line)
@@ -81,15 +81,15 @@ def _changes(name: str, rest: str) -> bool:
         return _IOCTLS.search(rest) is None
     if name.startswith("send"):
         return not _asks(rest)
-    # hostd's log; wake-ups among its own threads; the ledger's shared memory, which SQLite builds
-    # anew from the log.
+    # hostd's log; wake-ups among its own threads; the ledger's shared memory, which SQLite rebuilds
+    # from the log.
     return re.match(r"2<|\d+<anon_inode:\[event|\d+<[^>]*-shm>", rest) is None
 
 
 def _asks(rest: str) -> bool:
     if _NETLINK_GET.search(rest) and not re.search(r"RTM_(NEW|DEL|SET)|NFT_MSG_(NEW|DEL)", rest):
         return True
-    kinds = _NFT_KIND.findall(rest)  # where strace does not know the socket's family
+    kinds = _NFT_KIND.findall(rest)  # if strace does not know the socket's family
     if kinds:
         return all(int(kind, 16) in wire.NFT_GETS for kind in kinds)
     text = _TEXT.search(rest)
@@ -100,5 +100,5 @@ def _asks(rest: str) -> bool:
 
 
 def names() -> Iterator[str]:
-    """The system calls that are traced; a kernel or a strace that lacks one is no fault."""
+    """The system calls to trace; `?` accepts a kernel or a strace without one of them."""
     return (f"?{name}" for name in MUTATING.split(","))

@@ -1,6 +1,6 @@
-"""What is being sent, read from its first bytes: a question, or something that changes the other.
+"""Tells messages that only read from those that change the receiver, by their first bytes.
 
-Questions are not effects: netlink's GET messages, HTTP's GET, Redis commands that only read.
+Reads are not effects: netlink's GET messages, HTTP's GET, Redis commands that only read.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _READS: Final = frozenset(
 
 
 def netlink(data: bytes) -> tuple[str, bool]:
-    """The message's name, and whether it only asks."""
+    """The message's name, and whether it only reads."""
     if len(data) < _HEADER.size:
         return "netlink", False
     _, kind, *_ = _HEADER.unpack_from(data)
@@ -52,7 +52,7 @@ def netlink(data: bytes) -> tuple[str, bool]:
 
 
 def stream(data: bytes) -> tuple[str, bool]:
-    """The name of what goes over a stream socket, and whether it only asks."""
+    """The name of a message on a stream socket, and whether it only reads."""
     if data.startswith(b"*"):
         names = commands(data)
         return f"redis {' '.join(names)}"[:120], bool(names) and set(names) <= _READS

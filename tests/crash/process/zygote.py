@@ -1,7 +1,7 @@
-"""Makes hostd processes by fork, all modules loaded: each is a real process, ready in no time.
+"""Forks hostd processes with all modules loaded: each is a real process that starts at once.
 
-One order a line on standard input: `{"run": ORDER}` answers with the pid, `{"wait": PID}` with
-its exit status, as `os.waitstatus_to_exitcode` says it.
+Each line on standard input is a call: `{"run": ORDER}` returns the pid, `{"wait": PID}` the exit
+status in the form of `os.waitstatus_to_exitcode`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.crash.process.entry import Order, run
 
 
 class Call(msgspec.Struct, frozen=True):
-    """One line."""
+    """One line of the input."""
 
     run: Order | None = None
     wait: int = 0
@@ -25,7 +25,7 @@ class Call(msgspec.Struct, frozen=True):
 
 
 def serve() -> None:
-    """Until standard input ends."""
+    """Serves until standard input ends."""
     for line in sys.stdin.buffer:
         call = msgspec.json.decode(line, type=Call)
         if call.run is None:
@@ -44,8 +44,8 @@ def _forked(order: Order, output: Path) -> int:
     try:
         os.setsid()
         nothing = os.open(os.devnull, os.O_RDONLY)
-        said = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        for fd, standard in ((nothing, 0), (said, 1), (said, 2)):
+        log = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        for fd, standard in ((nothing, 0), (log, 1), (log, 2)):
             os.dup2(fd, standard)
         code = run(order)
     except BaseException:
