@@ -234,7 +234,7 @@ def _connected(directory: Path, deadline: float) -> socket.socket:
 
 def _end(jail: Jail) -> None:
     pid = read_pid(jail.pid_file)
-    vmm = None if pid is None else processes.hold(pid)
+    vmm = None if pid is None else processes.open_pidfd(pid)
     if vmm is not None:
         with vmm:
             vmm.signal(signal.SIGKILL)

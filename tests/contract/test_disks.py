@@ -67,14 +67,14 @@ def secrets(disks: Disks) -> DiskSpec:
 def test_nothing_has_no_label(disks: Disks, config: DiskSpec) -> None:
     assert disks.label(config.path) is None
     assert not disks.exists(config.path)
-    assert not disks.holds(config)
+    assert not disks.matches(config)
 
 
 def test_a_made_disk_has_its_label_and_content(disks: Disks, config: DiskSpec) -> None:
     disks.make(config)
     assert disks.exists(config.path)
     assert disks.label(config.path) == "mvm-config"
-    assert disks.holds(config)
+    assert disks.matches(config)
     assert config.path.stat().st_mode & 0o777 == 0o644
 
 
@@ -89,14 +89,14 @@ def test_a_disk_with_other_bytes_modes_names_label_or_size_is_not_it(
         replace(config, label="mvm-other"),
         replace(config, size_mib=5),
     ]
-    assert [disks.holds(other) for other in others] == [False] * len(others)
+    assert [disks.matches(other) for other in others] == [False] * len(others)
 
 
 def test_making_again_replaces_what_is_there(disks: Disks, config: DiskSpec) -> None:
     disks.make(config)
     newer = replace(config, files={"config.json": (b"{}", 0o444)})
     disks.make(newer)
-    assert disks.holds(newer)
+    assert disks.matches(newer)
     assert names(config.path.parent) == ["config.ext4"]
 
 
@@ -111,21 +111,21 @@ def test_what_is_no_image_has_no_label(disks: Disks, config: DiskSpec) -> None:
 
 def test_a_truncated_image_is_not_whole(disks: Disks, data: DiskSpec) -> None:
     disks.make(data)
-    assert disks.holds(data)
+    assert disks.matches(data)
     os.truncate(data.path, data.path.stat().st_size - 1)
     assert disks.label(data.path) is None
-    assert not disks.holds(data)
+    assert not disks.matches(data)
 
 
 def test_a_disk_that_was_begun_is_made_of_what_was_begun(disks: Disks, data: DiskSpec) -> None:
     disks.begin(data)
-    assert disks.begun(data)
+    assert disks.is_begun(data)
     assert not disks.exists(data.path)
     (new,) = data.path.parent.iterdir()
     inode = new.stat().st_ino
     disks.make(data)
-    assert disks.holds(data)
-    assert not disks.begun(data)
+    assert disks.matches(data)
+    assert not disks.is_begun(data)
     assert data.path.stat().st_ino == inode
     assert names(data.path.parent) == ["data.ext4"]
 
@@ -133,26 +133,26 @@ def test_a_disk_that_was_begun_is_made_of_what_was_begun(disks: Disks, data: Dis
 def test_of_an_abandoned_disk_nothing_is_left(disks: Disks, data: DiskSpec) -> None:
     disks.begin(data)
     disks.abandon(data)
-    assert not disks.begun(data)
+    assert not disks.is_begun(data)
     assert names(data.path.parent) == []
     disks.abandon(data)
     disks.make(data)
-    assert disks.holds(data)
+    assert disks.matches(data)
 
 
 def test_what_was_begun_for_one_size_is_not_made_the_other(disks: Disks, data: DiskSpec) -> None:
     disks.begin(data)
     larger = replace(data, size_mib=2 * data.size_mib)
-    assert not disks.begun(larger)
+    assert not disks.is_begun(larger)
     disks.make(larger)
-    assert disks.holds(larger)
-    assert not disks.begun(data)
+    assert disks.matches(larger)
+    assert not disks.is_begun(data)
 
 
 def test_a_secrets_disk_is_made_found_and_removed(disks: Disks) -> None:
     spec = secrets(disks)
     disks.make(spec)
-    assert disks.holds(spec)
+    assert disks.matches(spec)
     assert spec.path.stat().st_mode & 0o777 == 0o600
     disks.remove(spec.path)
     assert not disks.exists(spec.path)
@@ -164,7 +164,7 @@ def test_a_copy_has_the_same_bytes_until_either_changes(disks: Disks, tmp_path: 
     assert not disks.same(spec.path, target)
     disks.copy(spec.path, target)
     assert disks.same(spec.path, target)
-    assert disks.holds(replace(spec, path=target))
+    assert disks.matches(replace(spec, path=target))
     assert target.stat().st_mode & 0o777 == 0o600
     with target.open("r+b") as file:
         file.seek(-1, os.SEEK_END)
@@ -179,7 +179,7 @@ def test_a_secrets_disk_can_be_brought_back_from_a_copy(disks: Disks, tmp_path: 
     disks.remove(spec.path)
     disks.copy(image, spec.path)
     assert disks.same(image, spec.path)
-    assert disks.holds(spec)
+    assert disks.matches(spec)
 
 
 def test_removing_takes_files_trees_and_nothing(disks: Disks, data: DiskSpec) -> None:
@@ -262,7 +262,7 @@ def test_a_killed_attempts_leftovers_are_replaced(real: Ext4Disks, config: DiskS
     (config.path.parent / ".config.ext4.new").write_bytes(b"half" * 1024)
     real.make(config)
     assert names(config.path.parent) == ["config.ext4"]
-    assert real.holds(config)
+    assert real.matches(config)
 
 
 @pytest.mark.root
@@ -321,9 +321,9 @@ def test_another_hostd_sees_the_same_secrets(real: Ext4Disks, disk_runtime: Path
     spec = secrets(real)
     real.make(spec)
     other = Ext4Disks(disk_runtime)
-    assert other.holds(spec)
+    assert other.matches(spec)
     other.make(replace(spec, path=other.secrets_path(InstanceId("i-00000002"))))
-    assert real.holds(spec)
+    assert real.matches(spec)
     assert len(mounts.below(disk_runtime)) == 1
 
 
@@ -352,7 +352,7 @@ def test_a_runtime_in_memory_gets_no_mount(small_tmpfs: Callable[[int], Path]) -
     disks.make(secrets(disks))
     assert mounts.below(runtime) == [runtime]
     disks.close()
-    assert disks.holds(secrets(disks))
+    assert disks.matches(secrets(disks))
 
 
 @pytest.mark.root
@@ -492,9 +492,9 @@ def test_a_filled_disk_of_which_a_block_was_lost_is_found_out_and_made_anew(
         with config.path.open("r+b") as file:
             file.seek(at)
             file.write(bytes(4096))
-        assert not disks.holds(config), f"block at {at}"
+        assert not disks.matches(config), f"block at {at}"
         disks.make(config)
-        assert disks.holds(config)
+        assert disks.matches(config)
         assert config.path.read_bytes() == whole
 
 
@@ -503,11 +503,11 @@ def test_another_hostd_makes_its_own_disk_of_what_a_killed_one_had_begun(
 ) -> None:
     killed, disks = Ext4Disks(tmp_path / "run"), Ext4Disks(tmp_path / "run")
     killed.begin(data)
-    assert not disks.begun(data)
+    assert not disks.is_begun(data)
     disks.make(data)
     inode = data.path.stat().st_ino
     killed.abandon(data)
-    assert disks.holds(data)
+    assert disks.matches(data)
     assert data.path.stat().st_ino == inode
     check = ["fsck.ext4", "-f", "-n", str(data.path)]
     assert subprocess.run(check, check=False, capture_output=True).returncode == 0

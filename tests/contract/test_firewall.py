@@ -46,14 +46,14 @@ def firewall(request: pytest.FixtureRequest) -> Iterator[Firewall]:
 
 
 def test_nothing_stands_at_first(firewall: Firewall) -> None:
-    assert not firewall.stands(rules())
+    assert not firewall.is_current(rules())
     assert firewall.tenants() == frozenset()
 
 
 def test_rules_stand_after_put(firewall: Firewall) -> None:
     firewall.put(rules())
     firewall.put(rules())
-    assert firewall.stands(rules())
+    assert firewall.is_current(rules())
     assert firewall.tenants() == {5}
 
 
@@ -69,10 +69,10 @@ def test_rules_stand_after_put(firewall: Firewall) -> None:
 )
 def test_rules_that_differ_do_not_stand_until_put(firewall: Firewall, other: TenantRules) -> None:
     firewall.put(rules())
-    assert not firewall.stands(other)
+    assert not firewall.is_current(other)
     firewall.put(other)
-    assert firewall.stands(other)
-    assert not firewall.stands(rules())
+    assert firewall.is_current(other)
+    assert not firewall.is_current(rules())
 
 
 def test_tenants_stand_beside_each_other(firewall: Firewall) -> None:
@@ -80,9 +80,9 @@ def test_tenants_stand_beside_each_other(firewall: Firewall) -> None:
     for net_id in (5, 55, 0):
         firewall.put(rules(net_id))
     firewall.put(rules(5, uplink=""))
-    assert firewall.stands(rules(5, uplink=""))
-    assert firewall.stands(rules(55))
-    assert firewall.stands(rules(0))
+    assert firewall.is_current(rules(5, uplink=""))
+    assert firewall.is_current(rules(55))
+    assert firewall.is_current(rules(0))
     assert firewall.tenants() == {5, 55, 0}
 
 
@@ -91,8 +91,8 @@ def test_removing_a_tenant_leaves_the_others(firewall: Firewall) -> None:
     firewall.put(rules(55))
     firewall.remove(5)
     firewall.remove(5)
-    assert not firewall.stands(rules(5))
-    assert firewall.stands(rules(55))
+    assert not firewall.is_current(rules(5))
+    assert firewall.is_current(rules(55))
     assert firewall.tenants() == {55}
 
 
@@ -103,7 +103,7 @@ def test_removing_what_is_not_there_is_fine(firewall: Firewall) -> None:
 
 def test_no_guest_stands_at_first(firewall: Firewall) -> None:
     firewall.put(rules())
-    assert not firewall.guest_stands(guest())
+    assert not firewall.guest_is_current(guest())
     assert firewall.guests() == frozenset()
 
 
@@ -111,8 +111,8 @@ def test_a_guest_stands_after_put_beside_its_tenant(firewall: Firewall) -> None:
     firewall.put(rules())
     firewall.put_guest(guest())
     firewall.put_guest(guest())
-    assert firewall.guest_stands(guest())
-    assert firewall.stands(rules())
+    assert firewall.guest_is_current(guest())
+    assert firewall.is_current(rules())
     assert firewall.guests() == {"tn5i3"}
     assert firewall.tenants() == {5}
 
@@ -124,10 +124,10 @@ def test_a_guest_that_differs_does_not_stand_until_put(
     firewall: Firewall, other: GuestRules
 ) -> None:
     firewall.put_guest(guest())
-    assert not firewall.guest_stands(other)
+    assert not firewall.guest_is_current(other)
     firewall.put_guest(other)
-    assert firewall.guest_stands(other)
-    assert not firewall.guest_stands(guest())
+    assert firewall.guest_is_current(other)
+    assert not firewall.guest_is_current(guest())
     assert firewall.guests() == {"tn5i3"}
 
 
@@ -138,10 +138,10 @@ def test_removing_a_guest_leaves_the_others(firewall: Firewall) -> None:
         firewall.put_guest(guest(5, offset))
     firewall.remove_guest("tn5i3")
     firewall.remove_guest("tn5i3")
-    assert not firewall.guest_stands(guest(5, 3))
-    assert firewall.guest_stands(guest(5, 30))
+    assert not firewall.guest_is_current(guest(5, 3))
+    assert firewall.guest_is_current(guest(5, 30))
     assert firewall.guests() == {"tn5i30", "tn5i31"}
-    assert firewall.stands(rules())
+    assert firewall.is_current(rules())
 
 
 def test_removing_the_last_guest_leaves_its_tenant(firewall: Firewall) -> None:
@@ -149,7 +149,7 @@ def test_removing_the_last_guest_leaves_its_tenant(firewall: Firewall) -> None:
     firewall.put_guest(guest())
     firewall.remove_guest("tn5i3")
     assert firewall.guests() == frozenset()
-    assert firewall.stands(rules())
+    assert firewall.is_current(rules())
 
 
 def test_removing_a_tenant_removes_its_guests_alone(firewall: Firewall) -> None:
@@ -158,8 +158,8 @@ def test_removing_a_tenant_removes_its_guests_alone(firewall: Firewall) -> None:
         firewall.put_guest(guest(net_id))
     firewall.remove(5)
     assert firewall.guests() == {"tn55i3"}
-    assert firewall.guest_stands(guest(55))
-    assert firewall.stands(rules(55))
+    assert firewall.guest_is_current(guest(55))
+    assert firewall.is_current(rules(55))
     assert firewall.tenants() == {55}
 
 

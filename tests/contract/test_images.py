@@ -91,14 +91,14 @@ def made(images: Images, layout: Layout, request_id: str, *, memory: bytes = b"m
 def test_an_instance_that_never_slept_has_nothing(world: World) -> None:
     assert world.images.find(REF) is None
     assert not world.images.has_files(REF)
-    assert not world.images.complete(REF, FIRST)
+    assert not world.images.is_complete(REF, FIRST)
 
 
 def test_a_sealed_image_is_complete_but_not_found(world: World, layout: Layout) -> None:
     sealed(world.images, layout, FIRST)
-    assert world.images.complete(REF, FIRST)
-    assert not world.images.complete(REF, SECOND)
-    assert not world.images.complete(OTHER, FIRST)
+    assert world.images.is_complete(REF, FIRST)
+    assert not world.images.is_complete(REF, SECOND)
+    assert not world.images.is_complete(OTHER, FIRST)
     assert world.images.find(REF) is None
     assert world.images.has_files(REF)
 
@@ -123,7 +123,7 @@ def test_a_published_image_is_found_with_its_files_and_manifest(
     assert image.secrets is None
     assert image.manifest["made_by"] == FIRST
     assert image.manifest["request_id"] == FIRST
-    assert not world.images.complete(REF, FIRST)
+    assert not world.images.is_complete(REF, FIRST)
     assert world.images.find(OTHER) is None
 
 
@@ -216,14 +216,14 @@ def test_discarding_takes_published_and_partial_alike(world: World, layout: Layo
         world.images.discard(REF)
         assert not world.images.has_files(REF)
         assert world.images.find(REF) is None
-        assert not world.images.complete(REF, SECOND)
+        assert not world.images.is_complete(REF, SECOND)
 
 
 def test_discarding_spares_other_instances(world: World, layout: Layout) -> None:
     world.images.seal(OTHER, FIRST, snapshot(layout, OTHER), None, {})
     made(world.images, layout, FIRST)
     world.images.discard(REF)
-    assert world.images.complete(OTHER, FIRST)
+    assert world.images.is_complete(OTHER, FIRST)
 
 
 def test_room_is_there_or_missing_by_so_many_bytes(world: World) -> None:
@@ -320,7 +320,7 @@ def test_a_vmm_cannot_pass_off_something_else_as_its_snapshot(
     with pytest.raises((Broken, OSError)):
         images.seal(REF, FIRST, written, None, {})
     assert target.stat().st_mode & 0o777 == 0o640
-    assert not images.complete(REF, FIRST)
+    assert not images.is_complete(REF, FIRST)
     images.discard(REF)
     assert target.read_bytes() == b"root's"
 
@@ -330,7 +330,7 @@ def test_a_killed_attempts_generation_is_made_anew(images: DiskImages, layout: L
     partial.mkdir(parents=True)
     (partial / "mem.bin").write_bytes(b"half")
     (partial / "secrets.ext4").write_bytes(b"old")
-    assert not images.complete(REF, FIRST)
+    assert not images.is_complete(REF, FIRST)
     assert images.has_files(REF)
     made(images, layout, FIRST)
     image = images.find(REF)
@@ -412,7 +412,7 @@ def test_a_kill_while_sealing_leaves_nothing_to_be_found_and_nothing_in_the_way(
         with suppress(Killed):
             sealed(images, layout, FIRST, memory=b"one")
     if not struck():
-        assert images.complete(REF, FIRST)
+        assert images.is_complete(REF, FIRST)
     assert images.find(REF) is None
     made(images, layout, FIRST, memory=b"two")
     image = images.find(REF)
@@ -447,7 +447,7 @@ def test_a_full_filesystem_seals_nothing(
     with pytest.raises(HostdError) as refused:
         images.seal(REF, FIRST, snapshot(layout), tmp_path / "secrets", {})
     assert refused.value.code == "transient/no_space"
-    assert not images.complete(REF, FIRST)
+    assert not images.is_complete(REF, FIRST)
 
 
 def test_the_manifest_names_sizes_and_digests(images: DiskImages, layout: Layout) -> None:
@@ -463,4 +463,4 @@ def test_a_seal_cannot_hide_what_the_caller_says_of_another_request(
     images: DiskImages, layout: Layout
 ) -> None:
     images.seal(REF, FIRST, snapshot(layout), None, {"request_id": SECOND})
-    assert images.complete(REF, FIRST)
+    assert images.is_complete(REF, FIRST)

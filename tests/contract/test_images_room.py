@@ -27,7 +27,7 @@ def test_room_is_held_for_one_request_and_released_as_often_as_one_likes(world: 
     assert not images.reserved(OTHER, FIRST, MIB)
     assert not images.reserved(REF, FIRST, 2 * MIB)
     assert images.find(REF) is None
-    assert not images.complete(REF, FIRST)
+    assert not images.is_complete(REF, FIRST)
     for _ in range(2):
         images.release(REF, FIRST)
         assert not images.reserved(REF, FIRST, MIB)
@@ -38,7 +38,7 @@ def test_sealing_uses_the_room_up(world: World, layout: Layout) -> None:
     world.images.reserve(REF, FIRST, MIB)
     sealed(world.images, layout, FIRST)
     assert not world.images.reserved(REF, FIRST, MIB)
-    assert world.images.complete(REF, FIRST)
+    assert world.images.is_complete(REF, FIRST)
 
 
 def test_releasing_takes_a_sealed_generation_but_no_published_image(
@@ -49,7 +49,7 @@ def test_releasing_takes_a_sealed_generation_but_no_published_image(
     sealed(world.images, layout, SECOND)
     for request_id in (FIRST, SECOND):
         world.images.release(REF, request_id)
-    assert not world.images.complete(REF, SECOND)
+    assert not world.images.is_complete(REF, SECOND)
     image = world.images.find(REF)
     assert image is not None
     assert image.manifest["request_id"] == FIRST

@@ -17,9 +17,9 @@ from worker.ports import Bridge, Links
 BRIDGE = "br-tenant-5"
 MAC = guest_mac(5, 1)
 ADDRESS = "10.240.5.1/24"
-MARK = "hostd:acme"
+TAG = "hostd:acme"
 TAP = "tn5i3"
-TAP_MARK = "hostd:i-1a2b3c4d"
+TAP_TAG = "hostd:i-1a2b3c4d"
 
 
 class World(Protocol):
@@ -40,7 +40,7 @@ class Memory:
 
     def make_bridge(self, name: str, mac: str) -> None:
         self.links.devices[name] = Bridge(
-            name=name, up=False, addresses=frozenset(), mac=mac, mark="", forwarding=False
+            name=name, up=False, addresses=frozenset(), mac=mac, owner_tag="", forwarding=False
         )
 
 
@@ -72,11 +72,11 @@ def links(world: World) -> Links:
 
 
 def put_bridge(links: Links) -> None:
-    links.put_bridge(BRIDGE, address=ADDRESS, mac=MAC, mark=MARK)
+    links.put_bridge(BRIDGE, address=ADDRESS, mac=MAC, owner_tag=TAG)
 
 
 def put_tap(links: Links, owner_uid: int = 11_283) -> None:
-    links.put_tap(TAP, owner_uid=owner_uid, bridge=BRIDGE, mark=TAP_MARK)
+    links.put_tap(TAP, owner_uid=owner_uid, bridge=BRIDGE, owner_tag=TAP_TAG)
 
 
 def whole_bridge() -> Bridge:
@@ -85,7 +85,7 @@ def whole_bridge() -> Bridge:
         up=True,
         addresses=frozenset({ADDRESS}),
         mac=MAC,
-        mark=MARK,
+        owner_tag=TAG,
         forwarding=True,
     )
 
@@ -94,7 +94,7 @@ def test_nothing_is_there_at_first(links: Links) -> None:
     assert links.bridge(BRIDGE) is None
     assert links.tap(TAP) is None
     assert links.ports(BRIDGE) == frozenset()
-    assert links.marked() == {}
+    assert links.owned() == {}
 
 
 def test_a_bridge_is_whole_after_put(links: Links) -> None:
@@ -109,7 +109,7 @@ def test_putting_a_bridge_again_changes_nothing(links: Links) -> None:
 
 
 def test_put_replaces_address_and_mac_of_our_bridge(links: Links) -> None:
-    links.put_bridge(BRIDGE, address="10.240.9.1/24", mac=guest_mac(9, 1), mark=MARK)
+    links.put_bridge(BRIDGE, address="10.240.9.1/24", mac=guest_mac(9, 1), owner_tag=TAG)
     put_bridge(links)
     assert links.bridge(BRIDGE) == whole_bridge()
 
@@ -141,7 +141,7 @@ def test_an_unmarked_bridge_with_another_mac_is_left_alone(world: World) -> None
 def test_a_bridge_with_another_tenants_mark_is_left_alone(links: Links) -> None:
     put_bridge(links)
     with pytest.raises(Conflict):
-        links.put_bridge(BRIDGE, address=ADDRESS, mac=MAC, mark="hostd:other")
+        links.put_bridge(BRIDGE, address=ADDRESS, mac=MAC, owner_tag="hostd:other")
     assert links.bridge(BRIDGE) == whole_bridge()
 
 
@@ -165,7 +165,7 @@ def test_a_tap_is_whole_after_put(links: Links) -> None:
     put_tap(links)
     tap = links.tap(TAP)
     assert tap is not None
-    assert (tap.up, tap.owner_uid, tap.bridge, tap.mark) == (True, 11_283, BRIDGE, TAP_MARK)
+    assert (tap.up, tap.owner_uid, tap.bridge, tap.owner_tag) == (True, 11_283, BRIDGE, TAP_TAG)
     assert links.ports(BRIDGE) == {TAP}
 
 
@@ -182,7 +182,7 @@ def test_a_tap_of_another_instance_is_left_alone(links: Links) -> None:
     put_bridge(links)
     put_tap(links)
     with pytest.raises(Conflict) as refused:
-        links.put_tap(TAP, owner_uid=1, bridge=BRIDGE, mark="hostd:i-ffffffff")
+        links.put_tap(TAP, owner_uid=1, bridge=BRIDGE, owner_tag="hostd:i-ffffffff")
     assert refused.value.code == "conflict/foreign_device"
     tap = links.tap(TAP)
     assert tap is not None
@@ -200,7 +200,7 @@ def test_marked_lists_what_is_ours_and_nothing_else(world: World) -> None:
     world.make_device("other0")
     put_bridge(world.links)
     put_tap(world.links)
-    assert world.links.marked() == {BRIDGE: MARK, TAP: TAP_MARK}
+    assert world.links.owned() == {BRIDGE: TAG, TAP: TAP_TAG}
 
 
 def test_deleting_is_complete_and_repeatable(links: Links) -> None:
@@ -208,7 +208,7 @@ def test_deleting_is_complete_and_repeatable(links: Links) -> None:
     put_tap(links)
     for name in (TAP, BRIDGE, TAP, BRIDGE):
         links.delete(name)
-    assert links.marked() == {}
+    assert links.owned() == {}
     assert links.tap(TAP) is None
     assert links.bridge(BRIDGE) is None
 

@@ -154,7 +154,7 @@ def test_what_a_killed_attempt_left_of_a_secret_is_told_and_other_files_are_not(
 
 
 def test_without_open_containers_none_is_told(disks: Disks) -> None:
-    assert not any(str(path).startswith("/nowhere") for path in disks.opened().values())
+    assert not any(str(path).startswith("/nowhere") for path in disks.open_containers().values())
 
 
 @pytest.mark.parametrize(
@@ -171,13 +171,13 @@ def test_an_open_container_is_told_with_where_it_lies(
     key.chmod(0o600)
     spec = CryptSpec(layout.volumes(REF) / "data.ext4", mapper_name(REF), key)
     subject.make_crypt(spec, size_mib=64, label="mvm-data")
-    assert spec.mapper not in subject.opened()
+    assert spec.mapper not in subject.open_containers()
     subject.open_crypt(spec)
     try:
-        assert subject.opened()[spec.mapper] == spec.path
+        assert subject.open_containers()[spec.mapper] == spec.path
     finally:
         subject.close_crypt(spec.mapper)
-    assert spec.mapper not in subject.opened()
+    assert spec.mapper not in subject.open_containers()
 
 
 # ------------------------------------------------------------------ images

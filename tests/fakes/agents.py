@@ -10,7 +10,7 @@ from worker.ports import AgentAnswer, AgentOutcome, VmmState
 class FakeAgents:
     """Implements `worker.ports.Agents` over the guests of a `FakeVmm`'s machine.
 
-    `heard` is all that agents were asked, in order.  `present` says whether guests have one,
+    `calls` is all that agents were asked, in order.  `present` says whether guests have one,
     `drains` what it answers to a drain, `answers_after` how often it is asked before it is up.
     """
 
@@ -19,14 +19,14 @@ class FakeAgents:
         self.present = True
         self.drains = AgentOutcome.DONE
         self.answers_after = 0
-        self.heard: list[tuple[str, float | None]] = []
+        self.calls: list[tuple[str, float | None]] = []
 
     def drain(self, ref: InstanceRef, *, timeout_s: float) -> AgentAnswer:
         guest = self._guest(ref)
         if guest is None:
             return AgentAnswer(AgentOutcome.NO_AGENT, None, 0)
         guest.notified = False
-        self.heard.append(("drain", timeout_s))
+        self.calls.append(("drain", timeout_s))
         took_ms = int(timeout_s * 1000) if self.drains is AgentOutcome.TIMED_OUT else 0
         return AgentAnswer(self.drains, None, took_ms)
 
@@ -36,7 +36,7 @@ class FakeAgents:
             self.machine.guests[ref].notified = True
         if running is None:
             return AgentAnswer(AgentOutcome.NO_AGENT, None, 0)
-        self.heard.append(("notify_resumed", None))
+        self.calls.append(("notify_resumed", None))
         return AgentAnswer(AgentOutcome.DONE, None, 0)
 
     def agent_notified(self, ref: InstanceRef) -> bool:
@@ -49,7 +49,7 @@ class FakeAgents:
             self.answers_after = max(0, self.answers_after - 1)
             return AgentAnswer(AgentOutcome.NO_AGENT, None, int(timeout_s * 1000))
         guest.ready = True
-        self.heard.append(("ready", timeout_s))
+        self.calls.append(("ready", timeout_s))
         return AgentAnswer(AgentOutcome.DONE, None, 0)
 
     def agent_seen(self, ref: InstanceRef) -> bool:

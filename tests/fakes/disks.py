@@ -32,7 +32,7 @@ class FakeDisks:
         found = self._read(path)
         return None if found is None else str(found["label"])
 
-    def holds(self, spec: DiskSpec) -> bool:
+    def matches(self, spec: DiskSpec) -> bool:
         found, wanted = self._read(spec.path), self._content(spec)
         if found is not None and not spec.files:
             wanted["files"] = found["files"]
@@ -55,7 +55,7 @@ class FakeDisks:
         _aside(spec.path).touch()
         self._begun[spec.path] = spec
 
-    def begun(self, spec: DiskSpec) -> bool:
+    def is_begun(self, spec: DiskSpec) -> bool:
         return self._begun.get(spec.path) == spec
 
     def abandon(self, spec: DiskSpec) -> None:
@@ -103,7 +103,7 @@ class FakeDisks:
         names = (path.name.removesuffix(".new").strip(".") for path in found)
         return frozenset(InstanceId(name.removesuffix(".ext4")) for name in names)
 
-    def opened(self) -> Mapping[str, Path]:
+    def open_containers(self) -> Mapping[str, Path]:
         found = self.devices.glob("mvm-*") if self.devices.is_dir() else ()
         return {device.name: Path(device.read_text()) for device in found}
 

@@ -73,7 +73,7 @@ class FakeImages:
         self.partial.pop((ref, request_id), None)
         self.rooms.pop((ref, request_id), None)
 
-    def complete(self, ref: InstanceRef, request_id: str) -> bool:
+    def is_complete(self, ref: InstanceRef, request_id: str) -> bool:
         generation = self.partial.get((ref, request_id))
         return generation is not None and _whole(generation)
 
@@ -104,7 +104,7 @@ class FakeImages:
         self.partial[ref, request_id] = generation
 
     def publish(self, ref: InstanceRef, request_id: str) -> None:
-        if not self.complete(ref, request_id):
+        if not self.is_complete(ref, request_id):
             there = self.published.get(ref)
             if there is not None and there.request_id == request_id:
                 return

@@ -15,7 +15,7 @@ class Foreign:
     """A device that is neither bridge nor TAP."""
 
     name: str
-    mark: str = ""
+    owner_tag: str = ""
 
 
 class FakeLinks:
@@ -32,14 +32,12 @@ class FakeLinks:
             raise _foreign(name)
         return device
 
-    def put_bridge(self, name: str, *, address: str, mac: str, mark: str) -> None:
+    def put_bridge(self, name: str, *, address: str, mac: str, owner_tag: str) -> None:
         """See `ports.Links.put_bridge`."""
         there = self.bridge(name)
-        if there is not None and there.mark != mark and not self._is_newborn(there, mac):
+        if there is not None and there.owner_tag != owner_tag and not self._is_newborn(there, mac):
             raise _foreign(name)
-        self.devices[name] = Bridge(
-            name=name, up=True, addresses=frozenset({address}), mac=mac, mark=mark, forwarding=True
-        )
+        self.devices[name] = Bridge(name, True, frozenset({address}), mac, owner_tag, True)
 
     def tap(self, name: str) -> Tap | None:
         """See `ports.Links.tap`."""
@@ -48,14 +46,14 @@ class FakeLinks:
             raise _foreign(name)
         return device
 
-    def put_tap(self, name: str, *, owner_uid: int, bridge: str, mark: str) -> None:
+    def put_tap(self, name: str, *, owner_uid: int, bridge: str, owner_tag: str) -> None:
         """See `ports.Links.put_tap`."""
         if not isinstance(self.devices.get(bridge), Bridge):
             raise Conflict("no_bridge", f"there is no bridge {bridge} to attach {name} to")
         there = self.tap(name)
-        if there is not None and there.mark != mark:
+        if there is not None and there.owner_tag != owner_tag:
             raise _foreign(name)
-        self.devices[name] = Tap(name=name, up=True, owner_uid=owner_uid, bridge=bridge, mark=mark)
+        self.devices[name] = Tap(name, True, owner_uid, bridge, owner_tag)
 
     def delete(self, name: str) -> None:
         """See `ports.Links.delete`."""
@@ -63,7 +61,7 @@ class FakeLinks:
         if device is None:
             return
         newborn = isinstance(device, Bridge) and self._is_newborn(device, _birth_mac(name))
-        if not device.mark.startswith("hostd:") and not newborn:
+        if not device.owner_tag.startswith("hostd:") and not newborn:
             raise _foreign(name)
         del self.devices[name]
         for port in self.ports(name):
@@ -76,10 +74,10 @@ class FakeLinks:
         taps = (device for device in self.devices.values() if isinstance(device, Tap))
         return frozenset(tap.name for tap in taps if tap.bridge == bridge)
 
-    def marked(self) -> Mapping[str, str]:
-        """See `ports.Links.marked`."""
-        marks = {device.name: device.mark for device in self.devices.values()}
-        return {name: mark for name, mark in marks.items() if mark.startswith("hostd:")}
+    def owned(self) -> Mapping[str, str]:
+        """See `ports.Links.owned`."""
+        tags = {device.name: device.owner_tag for device in self.devices.values()}
+        return {name: tag for name, tag in tags.items() if tag.startswith("hostd:")}
 
     def forwarding(self) -> bool:
         """See `ports.Links.forwarding`."""
@@ -90,7 +88,7 @@ class FakeLinks:
         self._forwarding = True
 
     def _is_newborn(self, bridge: Bridge, mac: str | None) -> bool:
-        bare = not (bridge.mark or bridge.up or bridge.addresses or self.ports(bridge.name))
+        bare = not (bridge.owner_tag or bridge.up or bridge.addresses or self.ports(bridge.name))
         return bare and bridge.mac == mac
 
 

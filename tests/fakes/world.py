@@ -196,7 +196,7 @@ class MemoryPublisher:
         world = self._world
         events = world.ledger.untold_events()
         with world.fuse.effect("publish"):
-            world.told.setdefault(delivery.id, []).append(result)
+            world.published.setdefault(delivery.id, []).append(result)
             world.events += [event for event in events if event not in world.events]
             world.inbox = [other for other in world.inbox if other.id != delivery.id]
         upto = events[-1][0] if events else 0
@@ -227,7 +227,7 @@ class World:
         self.agents = FakeAgents(self.vmm.machine)
         self.fuse = self.fuse_type()
         self.inbox: list[Delivery] = []
-        self.told: dict[str, list[Result]] = {}
+        self.published: dict[str, list[Result]] = {}
         self.events: list[tuple[int, bytes]] = []
         self.cancelled: set[str] = set()
         self.now_s = NOW_S
@@ -358,7 +358,7 @@ class World:
         """Carries out one request; its last told result."""
         delivery = self.enqueue(request, request_id)
         self.deliver()
-        return self.told[delivery.id][-1]
+        return self.published[delivery.id][-1]
 
     # ------------------------------------------------------------ looking
 
@@ -369,7 +369,7 @@ class World:
         return {
             "links": dict(self.links.devices),
             "rules": dict(self.firewall.rules),
-            "held": dict(self.firewall.held),
+            "held": dict(self.firewall.guest_rules),
             "groups": {name: group.limits for name, group in self.cgroups.groups.items()},
             "guests": {str(ref): g.state for ref, g in self.vmm.machine.guests.items()},
             "jails": [str(ref) for ref in self.records.docs if self.vmm.jail_exists(ref)],

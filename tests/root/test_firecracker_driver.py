@@ -127,7 +127,7 @@ def test_a_record_of_a_recycled_pid_harms_nobody(driven: Rig) -> None:
 def test_a_pid_file_that_the_vmm_forged_is_not_believed(driven: Rig) -> None:
     driven.up()
     (driven.layout.runtime(REF) / "vmm.json").unlink()
-    with processes.hold(driven.pid()) or pytest.fail("the VMM is found without its record"):
+    with processes.open_pidfd(driven.pid()) or pytest.fail("the VMM is found without its record"):
         (driven.layout.runtime(REF) / "vmm.json").unlink()
         driven.jail().pid_file.write_text(str(os.getpid()))
         impatient = driven.impatient(spawn_timeout_s=0.05)
@@ -145,7 +145,7 @@ def test_a_damaged_record_is_made_again(driven: Rig) -> None:
 
 def test_a_vmm_that_does_not_answer_is_late_and_not_gone(driven: Rig) -> None:
     driven.up()
-    with processes.hold(driven.pid()) or pytest.fail("no VMM") as vmm:
+    with processes.open_pidfd(driven.pid()) or pytest.fail("no VMM") as vmm:
         # SIGSTOP does reach the init of a pid namespace when an ancestor sends it.
         vmm.signal(signal.SIGSTOP)
         with pytest.raises(Transient) as late:
@@ -157,7 +157,7 @@ def test_a_vmm_that_does_not_answer_is_late_and_not_gone(driven: Rig) -> None:
 
 def test_a_vmm_that_died_is_gone_and_its_end_is_told(driven: Rig) -> None:
     driven.up()
-    with processes.hold(driven.pid()) or pytest.fail("no VMM") as vmm:
+    with processes.open_pidfd(driven.pid()) or pytest.fail("no VMM") as vmm:
         vmm.signal(signal.SIGKILL)
         assert vmm.wait(timeout_s=5)
         assert vmm.exit_code() == -signal.SIGKILL

@@ -208,7 +208,7 @@ def test_an_open_connection_outlives_a_repair_of_the_table(net: Net) -> None:
     guest.sendto(b"before", (INTERNET, 9))
     _, masqueraded = sink.recvfrom(64)
     nft("add chain inet hostd extra")
-    assert not net.firewall.stands(rules(A))
+    assert not net.firewall.is_current(rules(A))
     net.firewall.put(replace(rules(A), metadata_port=METADATA_PORT))
     sink.sendto(b"answer", masqueraded)
     assert guest.recv(64) == b"answer"

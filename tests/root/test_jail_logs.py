@@ -62,7 +62,7 @@ def test_the_vmm_has_no_stream_of_its_own_but_its_log(driven: Rig) -> None:
     driven.up()
     pid = driven.pid()
     assert [Path(f"/proc/{pid}/fd/{fd}").readlink() for fd in (0, 1, 2)] == [Path("/dev/null")] * 3
-    with processes.hold(pid) or pytest.fail("no VMM") as vmm:
+    with processes.open_pidfd(pid) or pytest.fail("no VMM") as vmm:
         assert vmm.alive()
     metrics = [path.name for path in driven.jail().root.rglob("*metrics*")]
     assert metrics == []

@@ -77,7 +77,7 @@ def test_a_guest_outlives_a_supervisor_that_kills_all_it_knows_of_hostd(
     process = make_hostd()
     supervisor = supervised(process, unit)
     fields, pid = guest(process)
-    with processes.hold(pid) or pytest.fail("no VMM") as vmm:
+    with processes.open_pidfd(pid) or pytest.fail("no VMM") as vmm:
         assert pid not in members(unit)
         if how == "control group":
             signal_all(unit)

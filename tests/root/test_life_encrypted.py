@@ -57,13 +57,13 @@ def test_an_encrypted_disk_is_open_while_its_guest_lives_and_wiped_with_a_receip
     disk = hostd.layout.volumes(ref) / "data.ext4"
     done(client, StartInstance(**ids(ref)))
     assert is_open(ref)
-    header = luks_header.header(disk)
+    header = luks_header.read_header(disk)
     assert header is not None
     done(client, StopInstance(**ids(ref)))
     assert not is_open(ref)
     done(client, StartInstance(**ids(ref)))
     assert is_open(ref)
-    assert luks_header.header(disk) == header
+    assert luks_header.read_header(disk) == header
 
     destroyed = done(client, DestroyInstance(**ids(ref), wipe_volumes=True))
     assert not is_open(ref)

@@ -13,7 +13,7 @@ import pytest
 from pyroute2.netlink.rtnl import RTM_GETLINK
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
-from tests.contract.test_links import BRIDGE, MAC, TAP, TAP_MARK, put_bridge, put_tap, whole_bridge
+from tests.contract.test_links import BRIDGE, MAC, TAP, TAP_TAG, put_bridge, put_tap, whole_bridge
 from tests.fixtures.netns import ip
 from worker.errors import Conflict
 from worker.host.links.link_message import parsed
@@ -87,7 +87,7 @@ def test_bridge_and_tap_speak_no_ipv6(kernel: Netlink) -> None:
 def test_a_tap_with_a_group_is_made_anew(kernel: Netlink) -> None:
     put_bridge(kernel)
     ip(f"tuntap add {TAP} mode tap user 11283 group 11283")
-    ip(f"link set {TAP} alias {TAP_MARK}")
+    ip(f"link set {TAP} alias {TAP_TAG}")
     assert "group 11283" in ip(f"-details link show {TAP}")
     seen = kernel.tap(TAP)
     assert seen is not None
@@ -129,7 +129,7 @@ def test_many_threads_can_share_one_adapter(kernel: Netlink) -> None:
     def life(offset: int) -> None:
         name = f"tn5i{offset}"
         try:
-            kernel.put_tap(name, owner_uid=offset, bridge=BRIDGE, mark=TAP_MARK)
+            kernel.put_tap(name, owner_uid=offset, bridge=BRIDGE, owner_tag=TAP_TAG)
             tap = kernel.tap(name)
             assert tap is not None
             assert tap.owner_uid == offset
@@ -149,9 +149,9 @@ def test_many_threads_can_share_one_adapter(kernel: Netlink) -> None:
 def test_a_dump_larger_than_one_packet_is_whole(kernel: Netlink) -> None:
     put_bridge(kernel)
     for offset in range(3, 83):
-        kernel.put_tap(f"tn5i{offset}", owner_uid=offset, bridge=BRIDGE, mark=TAP_MARK)
+        kernel.put_tap(f"tn5i{offset}", owner_uid=offset, bridge=BRIDGE, owner_tag=TAP_TAG)
     assert kernel.ports(BRIDGE) == {f"tn5i{offset}" for offset in range(3, 83)}
-    assert len(kernel.marked()) == 81
+    assert len(kernel.owned()) == 81
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from worker.host.firewall import firewall as adapter
 from worker.host.firewall import lock as nft_turn
 from worker.host.firewall.firewall import Nft
 from worker.host.firewall.reader import NftReader
-from worker.host.firewall.ruleset import FRAME
+from worker.host.firewall.ruleset import BASE_RULESET
 from worker.linux.libnftables import Libnftables, NftError
 from worker.linux.netns import NetworkNamespace
 from worker.ports import GuestRules
@@ -63,7 +63,7 @@ def test_tables_of_others_are_left_alone(kernel: Nft) -> None:
     nft("add table bridge other; add chain bridge other c; add rule bridge other c drop")
     before = nft("list ruleset")
     kernel.put(rules())
-    assert kernel.stands(rules())
+    assert kernel.is_current(rules())
     kernel.remove(5)
     assert nft("list ruleset") == before
 
@@ -100,16 +100,16 @@ def test_each_missing_rule_is_seen_and_mended(kernel: Nft, chain: str, number: i
     kernel.put(rules(5))
     kernel.put(rules(6))
     kernel.put_guest(guest())
-    assert kernel.stands(rules(5))
+    assert kernel.is_current(rules(5))
     assert len(handles(chain)) == CHAINS[chain]
     nft(f"delete rule {chain} handle {handles(chain)[number]}")
-    assert not kernel.stands(rules(5))
-    assert not kernel.stands(rules(6))
-    assert not kernel.guest_stands(guest())
+    assert not kernel.is_current(rules(5))
+    assert not kernel.is_current(rules(6))
+    assert not kernel.guest_is_current(guest())
     kernel.put(rules(5))
-    assert kernel.stands(rules(5))
-    assert kernel.stands(rules(6))
-    assert kernel.guest_stands(guest())
+    assert kernel.is_current(rules(5))
+    assert kernel.is_current(rules(6))
+    assert kernel.guest_is_current(guest())
 
 
 def test_a_guests_put_mends_the_frame_with_all_in_it(kernel: Nft) -> None:
@@ -118,9 +118,9 @@ def test_a_guests_put_mends_the_frame_with_all_in_it(kernel: Nft) -> None:
     kernel.put_guest(guest(5, 30))
     nft("delete chain bridge hostd input")
     kernel.put_guest(guest(5, 3))
-    assert kernel.guest_stands(guest(5, 3))
-    assert kernel.guest_stands(guest(5, 30))
-    assert kernel.stands(rules(5))
+    assert kernel.guest_is_current(guest(5, 3))
+    assert kernel.guest_is_current(guest(5, 30))
+    assert kernel.is_current(rules(5))
 
 
 @pytest.mark.parametrize(
@@ -131,19 +131,19 @@ def test_a_hole_for_one_guest_is_seen_and_closed(kernel: Nft, hole: str) -> None
     kernel.put_guest(guest(5, 3))
     kernel.put_guest(guest(5, 30))
     nft(f"add element bridge hostd guests {{ {hole} }}")
-    assert not kernel.guest_stands(guest(5, 3))
-    assert kernel.guest_stands(guest(5, 30))
+    assert not kernel.guest_is_current(guest(5, 3))
+    assert kernel.guest_is_current(guest(5, 30))
     kernel.put_guest(guest(5, 3))
-    assert kernel.guest_stands(guest(5, 3))
+    assert kernel.guest_is_current(guest(5, 3))
     assert hole not in nft("list set bridge hostd guests")
 
 
 def test_a_missing_guest_is_seen_and_put_back(kernel: Nft) -> None:
     kernel.put_guest(guest())
     nft('delete element bridge hostd guests { "tn5i3" . 02:fc:00:05:00:03 . 10.240.5.3 }')
-    assert not kernel.guest_stands(guest())
+    assert not kernel.guest_is_current(guest())
     kernel.put_guest(guest())
-    assert kernel.guest_stands(guest())
+    assert kernel.guest_is_current(guest())
 
 
 @pytest.mark.parametrize(
@@ -176,10 +176,10 @@ def test_each_missing_element_is_seen_and_mended(kernel: Nft, element: str) -> N
     kernel.put(rules(5))
     kernel.put(rules(6))
     nft(f"delete element inet hostd {element}")
-    assert not kernel.stands(rules(5))
-    assert kernel.stands(rules(6))
+    assert not kernel.is_current(rules(5))
+    assert kernel.is_current(rules(6))
     kernel.put(rules(5))
-    assert kernel.stands(rules(5))
+    assert kernel.is_current(rules(5))
 
 
 @pytest.mark.parametrize(
@@ -195,10 +195,10 @@ def test_a_hole_for_one_tenant_is_seen_and_closed(kernel: Nft, element: str) -> 
     kernel.put(rules(5))
     kernel.put(rules(6))
     nft(f"add element inet hostd {element}")
-    assert not kernel.stands(rules(5))
-    assert kernel.stands(rules(6))
+    assert not kernel.is_current(rules(5))
+    assert kernel.is_current(rules(6))
     kernel.put(rules(5))
-    assert kernel.stands(rules(5))
+    assert kernel.is_current(rules(5))
 
 
 @pytest.mark.parametrize(
@@ -220,26 +220,26 @@ def test_a_hole_for_one_tenant_is_seen_and_closed(kernel: Nft, element: str) -> 
 )
 def test_other_damage_to_the_table_is_seen_and_mended(kernel: Nft, damage: str) -> None:
     kernel.put(rules())
-    assert kernel.stands(rules())
+    assert kernel.is_current(rules())
     nft(damage)
-    assert not kernel.stands(rules())
+    assert not kernel.is_current(rules())
     kernel.put(rules())
-    assert kernel.stands(rules())
+    assert kernel.is_current(rules())
 
 
 def test_a_replaced_rule_is_seen(kernel: Nft) -> None:
     kernel.put(rules())
-    assert kernel.stands(rules())
+    assert kernel.is_current(rules())
     last = handles("inet hostd guest-to-host")[-1]
     nft(f"replace rule inet hostd guest-to-host handle {last} accept")
-    assert not kernel.stands(rules())
+    assert not kernel.is_current(rules())
 
 
 def test_a_second_adapter_agrees_with_the_first(kernel: Nft) -> None:
     kernel.put(rules())
     second = Nft()
     try:
-        assert second.stands(rules())
+        assert second.is_current(rules())
         assert second.tenants() == {5}
     finally:
         second.close()
@@ -276,7 +276,7 @@ def test_many_tenants_are_read_whole(kernel: Nft) -> None:
     for net_id in range(250):
         kernel.put(rules(net_id))
     assert kernel.tenants() == frozenset(range(250))
-    assert all(kernel.stands(rules(net_id)) for net_id in range(250))
+    assert all(kernel.is_current(rules(net_id)) for net_id in range(250))
 
 
 def test_a_name_that_is_no_device_never_reaches_nftables(kernel: Nft) -> None:
@@ -306,7 +306,7 @@ def test_an_adapter_stays_in_the_namespace_it_was_made_in(kernel: Nft) -> None:
     try:
         with elsewhere.entered():
             kernel.put(rules())
-            assert kernel.stands(rules())
+            assert kernel.is_current(rules())
             assert nft("list ruleset") == ""
         assert "br-tenant-5" in nft("list table inet hostd")
     finally:
@@ -323,19 +323,19 @@ def test_a_turn_that_does_not_come_is_told(
             kernel.put(rules())
     assert refused.value.code == "transient/firewall_busy"
     kernel.put(rules())
-    assert kernel.stands(rules())
+    assert kernel.is_current(rules())
 
 
 def test_another_wording_by_libnftables_is_no_damage(
     kernel: Nft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worded = FRAME.replace("priority raw;", "priority -300;").replace("\t", "  ")
-    assert worded != FRAME
-    monkeypatch.setattr(adapter, "FRAME", worded)
+    worded = BASE_RULESET.replace("priority raw;", "priority -300;").replace("\t", "  ")
+    assert worded != BASE_RULESET
+    monkeypatch.setattr(adapter, "BASE_RULESET", worded)
     kernel.put(rules())
-    assert kernel.stands(rules())
+    assert kernel.is_current(rules())
     nft("flush chain inet hostd from-guest")
-    assert not kernel.stands(rules())
+    assert not kernel.is_current(rules())
 
 
 def test_a_context_goes_on_beside_many_descriptors_and_none_is_made_too_late(kernel: Nft) -> None:
@@ -346,7 +346,7 @@ def test_a_context_goes_on_beside_many_descriptors_and_none_is_made_too_late(ker
         while not held or held[-1] < 1100:
             held.append(os.open("/dev/null", os.O_RDONLY))
         kernel.put(rules())
-        assert kernel.stands(rules())
+        assert kernel.is_current(rules())
         with pytest.raises(StartupError, match="below 1024"):
             Libnftables()
     finally:
@@ -360,7 +360,7 @@ def test_damage_that_somebody_does_beside_our_own_change_is_noticed(
     kernel: Nft, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     kernel.put(rules())
-    assert kernel.stands(rules())
+    assert kernel.is_current(rules())
     run = Libnftables.run
 
     def run_and_damage(library: Libnftables, text: str) -> str:
@@ -376,26 +376,26 @@ def test_damage_that_somebody_does_beside_our_own_change_is_noticed(
     monkeypatch.setattr(Libnftables, "run", run_and_damage)
     kernel.put_guest(guest())
     monkeypatch.undo()
-    assert not kernel.stands(rules())
+    assert not kernel.is_current(rules())
     kernel.put(rules())
-    assert kernel.stands(rules())
-    assert kernel.guest_stands(guest())
+    assert kernel.is_current(rules())
+    assert kernel.guest_is_current(guest())
 
 
 def test_our_own_change_of_elements_needs_no_second_look_at_the_frame(
     kernel: Nft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernel.put(rules())
-    assert kernel.stands(rules())
+    assert kernel.is_current(rules())
     kernel.put_guest(guest())
 
     def unasked(_: NftReader) -> bytes | None:
         raise AssertionError("the whole frame was read again")
 
     monkeypatch.setattr(NftReader, "frame_digest", unasked)
-    assert kernel.guest_stands(guest())
+    assert kernel.guest_is_current(guest())
     kernel.remove_guest("tn5i3")
-    assert kernel.stands(rules())
+    assert kernel.is_current(rules())
     monkeypatch.undo()
     nft("add chain inet hostd foreign")
-    assert not kernel.stands(rules())
+    assert not kernel.is_current(rules())

@@ -61,7 +61,7 @@ def test_invalid_ids_are_rejected_before_any_effect(
         )
     world.deliver()
     for number in range(len(INJECTED)):
-        (result,) = world.told[job_id(HOST, f"bad-{number}")]
+        (result,) = world.published[job_id(HOST, f"bad-{number}")]
         assert isinstance(result, Failed)
         assert result.failure_class == "rejected"
     assert not list(tmp_path.rglob("pwned"))

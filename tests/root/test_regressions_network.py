@@ -130,7 +130,8 @@ def test_tap_owned_by_root_is_made_again_for_the_uid_of_the_jail(
     host: Host, settings: Settings
 ) -> None:
     made_true(host, *network(A, settings))
-    host.links.put_tap("tn5i9", owner_uid=0, bridge=bridge_name(A), mark=f"hostd:{REF.instance_id}")
+    tag = f"hostd:{REF.instance_id}"
+    host.links.put_tap("tn5i9", owner_uid=0, bridge=bridge_name(A), owner_tag=tag)
     present = TapPresent(REF, "tn5i9", bridge_name(A), UID)
     assert made_true(host, present) == ["tap_present"]
     assert opens_tap("tn5i9", uid=UID)

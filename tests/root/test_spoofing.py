@@ -136,7 +136,7 @@ def test_a_forged_frame_never_reaches_the_host(net: Net, name: str) -> None:
 
 
 def test_a_real_tap_is_held_as_well(net: Net) -> None:
-    net.links.put_tap("tn5i9", owner_uid=0, bridge="br-tenant-5", mark="hostd:i-00000009")
+    net.links.put_tap("tn5i9", owner_uid=0, bridge="br-tenant-5", owner_tag="hostd:i-00000009")
     witness = net.raw(A2)
     with Path("/dev/net/tun").open("r+b", buffering=0) as tap:
         # TUNSETIFF with IFF_TAP | IFF_NO_PI | IFF_VNET_HDR (linux/if_tun.h).

@@ -122,7 +122,7 @@ class SoakHost(HostdProcess):
         with self.namespace.entered():
             links, firewall = Netlink(), Nft()
             try:
-                found = [f"link {name}" for name in links.marked()]
+                found = [f"link {name}" for name in links.owned()]
                 found += [f"rules of net {number}" for number in firewall.tenants()]
                 return found + [f"rules of {tap}" for tap in firewall.guests()]
             finally:

@@ -49,7 +49,7 @@ def test_a_sleep_drains_for_as_long_as_the_pool_says(world: World) -> None:
     world.ask(START, "start")
     detail = done(world.ask(SLEEP, "r"))
     assert detail["drain"] == {"outcome": "done", "detail": None, "took_ms": 0}
-    assert world.agents.heard == [("drain", 7.0)]
+    assert world.agents.calls == [("drain", 7.0)]
 
 
 def test_no_agent_is_asked_where_the_pool_says_that_there_is_none(world: World) -> None:
@@ -59,16 +59,16 @@ def test_no_agent_is_asked_where_the_pool_says_that_there_is_none(world: World) 
     for number, request in enumerate(requests):
         done(world.ask(request, f"r-{number}"))
     assert done(world.ask(STOP, "stop"))["stop"] == {"asked": True, "ended_by": "guest"}
-    assert world.agents.heard == []
+    assert world.agents.calls == []
 
 
 def test_a_request_may_give_another_time_for_the_drain_within_a_steps(world: World) -> None:
     prepare(world, [START])
-    world.agents.heard.clear()
+    world.agents.calls.clear()
     done(world.ask(replaced(SLEEP, drain_timeout_secs=3), "a"))
     done(world.ask(WAKE, "b"))
     done(world.ask(replaced(SLEEP, drain_timeout_secs=86_400), "c"))
-    drains = [entry for entry in world.agents.heard if entry[0] == "drain"]
+    drains = [entry for entry in world.agents.calls if entry[0] == "drain"]
     assert drains == [("drain", 3.0), ("drain", world.context.settings.guest_wait_s)]
 
 
@@ -81,10 +81,10 @@ def test_a_drain_that_is_not_wanted_is_skipped_and_the_result_says_so(
     changes: dict[str, Any], why: str, world: World
 ) -> None:
     prepare(world, [START])
-    world.agents.heard.clear()
+    world.agents.calls.clear()
     detail = done(world.ask(replaced(SLEEP, **changes), "r"))
     assert detail["drain"] == {"outcome": "skipped", "detail": why}
-    assert world.agents.heard == []
+    assert world.agents.calls == []
 
 
 @pytest.mark.parametrize(
@@ -104,9 +104,9 @@ def test_a_drain_that_fails_is_told_and_the_sleep_goes_on(
 def test_a_warm_guest_is_resumed_to_drain_and_not_if_it_need_not(world: World) -> None:
     prepare(world, [START])
     world.vmm.pause(ref_of(world))
-    world.agents.heard.clear()
+    world.agents.calls.clear()
     assert "drain" in done(world.ask(SLEEP, "a"))
-    assert [what for what, _ in world.agents.heard] == ["drain"]
+    assert [what for what, _ in world.agents.calls] == ["drain"]
     done(world.ask(WAKE, "b"))
     world.vmm.pause(ref_of(world))
     forced = world.ask(replaced(SLEEP, force=True), "c")
@@ -119,22 +119,22 @@ def test_a_guest_whose_sleep_failed_runs_on_and_is_told(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare(world, [START])
-    world.agents.heard.clear()
+    world.agents.calls.clear()
     monkeypatch.setattr(world.vmm, "snapshot", failing)
     assert isinstance(world.ask(SLEEP, "r"), Failed)
     assert world.vmm.state(ref_of(world)) is VmmState.RUNNING
-    assert [what for what, _ in world.agents.heard] == ["drain", "notify_resumed"]
+    assert [what for what, _ in world.agents.calls] == ["drain", "notify_resumed"]
     assert world.agents.agent_notified(ref_of(world))
 
 
 def test_a_woken_guest_is_told_once(world: World) -> None:
     prepare(world, [START, SLEEP])
-    world.agents.heard.clear()
+    world.agents.calls.clear()
     detail = done(world.ask(WAKE, "r"))
     assert detail["agent"] == {"outcome": "done", "detail": None, "took_ms": 0}
-    assert world.agents.heard == [("notify_resumed", None)]
+    assert world.agents.calls == [("notify_resumed", None)]
     done(world.ask(WAKE, "again"))
-    assert world.agents.heard == [("notify_resumed", None)]
+    assert world.agents.calls == [("notify_resumed", None)]
 
 
 @pytest.mark.parametrize("request_", [START, WAKE], ids=["start", "wake"])
@@ -160,7 +160,7 @@ def test_a_start_waits_for_the_agent_where_the_pool_asks_for_it(world: World) ->
     prepare(world, [])
     policy(world, readiness_timeout_seconds=9)
     assert done(world.ask(START, "r"))["ready"]["outcome"] == "done"
-    assert world.agents.heard == [("ready", 9.0)]
+    assert world.agents.calls == [("ready", 9.0)]
 
 
 def test_a_guest_that_is_not_ready_in_time_is_undone_and_tried_again(world: World) -> None:
@@ -214,9 +214,9 @@ def test_a_guest_that_does_not_go_is_killed_within_the_grace(
 def test_a_paused_guest_is_not_asked_to_stop(world: World) -> None:
     prepare(world, [START])
     world.vmm.pause(ref_of(world))
-    world.agents.heard.clear()
+    world.agents.calls.clear()
     assert done(world.ask(STOP, "r"))["stop"] == {"asked": False, "ended_by": "kill"}
-    assert world.agents.heard == []
+    assert world.agents.calls == []
 
 
 def replaced(request: Any, **changes: Any) -> Any:

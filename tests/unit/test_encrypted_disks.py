@@ -33,7 +33,7 @@ def keyed(world: World) -> World:
 
 
 def ask(world: World, *requests: Request) -> Result:
-    results = [world.ask(request, f"r-{len(world.told)}") for request in requests]
+    results = [world.ask(request, f"r-{len(world.published)}") for request in requests]
     return results[-1]
 
 

@@ -118,12 +118,12 @@ def test_a_failed_fsync_is_final_and_leaves_the_old_file(
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_full_disks_and_quotas_are_transient(tmp_path: Path, number: int) -> None:
-    with pytest.raises(Transient), files.translated(tmp_path):
+    with pytest.raises(Transient), files.translate_errors(tmp_path):
         raise OSError(number, os.strerror(number))
 
 
 def test_other_errors_of_the_kernel_are_not_reworded(tmp_path: Path) -> None:
-    with pytest.raises(PermissionError), files.translated(tmp_path):
+    with pytest.raises(PermissionError), files.translate_errors(tmp_path):
         raise PermissionError(errno.EACCES, "no")
 
 

@@ -71,7 +71,7 @@ def test_opening_lets_discards_through() -> None:
 
 
 def test_a_key_is_its_32_bytes(key: Path) -> None:
-    assert luks.key(key) == SECRET
+    assert luks.read_key(key) == SECRET
 
 
 @pytest.mark.parametrize("damage", ["short", "long", "group", "others", "link", "directory"])
@@ -92,7 +92,7 @@ def test_a_key_that_is_none_or_not_roots_alone_is_refused(key: Path, damage: str
             key.unlink()
             key.mkdir(0o700)
     with pytest.raises(Conflict) as refused:
-        luks.key(key)
+        luks.read_key(key)
     assert refused.value.code == "conflict/bad_key"
     assert SECRET.hex() not in str(refused.value)
 
@@ -101,29 +101,29 @@ def test_a_key_that_is_none_or_not_roots_alone_is_refused(key: Path, damage: str
 def test_a_key_of_another_user_is_refused(key: Path) -> None:
     os.chown(key, 12_345, 0)
     with pytest.raises(Conflict) as refused:
-        luks.key(key)
+        luks.read_key(key)
     assert refused.value.code == "conflict/bad_key"
 
 
 def test_no_key_is_told_apart(tmp_path: Path) -> None:
     with pytest.raises(Conflict) as refused:
-        luks.key(tmp_path / "none.key")
+        luks.read_key(tmp_path / "none.key")
     assert refused.value.code == "conflict/no_key"
 
 
 @pytest.mark.parametrize("content", [b"", b"LUKS\xba\xbe", b"LUKS\xba\xbe\0\2" + bytes(20_000)])
 def test_what_is_no_container_has_no_header(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "disk"
-    assert luks_header.header(path) is None
-    assert luks_header.header(tmp_path) is None
+    assert luks_header.read_header(path) is None
+    assert luks_header.read_header(tmp_path) is None
     path.write_bytes(content)
-    assert luks_header.header(path) is None
-    assert luks_header.traces(path) == bool(content)
+    assert luks_header.read_header(path) is None
+    assert luks_header.has_magic(path) == bool(content)
 
 
 @CRYPTSETUP
 def test_the_header_says_what_cryptsetup_made(container: Path) -> None:
-    found = luks_header.header(container)
+    found = luks_header.read_header(container)
     assert found is not None
     assert (found.label, found.keyslots, found.data_at_bytes) == ("mvm-data", 1, 1 << 20)
     assert len(found.uuid) == 36
@@ -132,14 +132,14 @@ def test_the_header_says_what_cryptsetup_made(container: Path) -> None:
 
 @CRYPTSETUP
 def test_a_damaged_first_copy_leaves_the_second(container: Path) -> None:
-    whole = luks_header.header(container)
+    whole = luks_header.read_header(container)
     write(container, b"?", at=4096 + 5)
-    assert luks_header.header(container) == whole
+    assert luks_header.read_header(container) == whole
     write(container, bytes(6), at=0)
-    assert luks_header.header(container) == whole
+    assert luks_header.read_header(container) == whole
     write(container, b"?", at=(16 << 10) + 4096 + 5)
-    assert luks_header.header(container) is None
-    assert luks_header.traces(container)
+    assert luks_header.read_header(container) is None
+    assert luks_header.has_magic(container)
 
 
 @CRYPTSETUP
@@ -165,7 +165,7 @@ def test_an_erased_container_has_no_keyslots_and_opens_no_more(container: Path) 
     before = container.read_bytes()[material]
     assert luks.erase(container)
     assert luks_header.keyslots_left(container) == 0
-    assert luks_header.header(container) is not None
+    assert luks_header.read_header(container) is not None
     after = container.read_bytes()[material]
     assert not any(before[at : at + 512] == after[at : at + 512] for at in range(0, 256_000, 512))
     with pytest.raises(HostdError):

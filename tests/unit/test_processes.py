@@ -25,7 +25,7 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def identity_of(pid: int) -> processes.Identity:
-    process = processes.hold(pid)
+    process = processes.open_pidfd(pid)
     assert process is not None
     with process:
         identity = process.identity()
@@ -52,7 +52,7 @@ def test_a_process_that_differs_in_anything_but_its_pid_is_another(
 def test_a_killed_process_is_gone_and_its_signal_is_its_exit_code(
     child: subprocess.Popen[bytes],
 ) -> None:
-    with processes.hold(child.pid) or pytest.fail("not held") as process:
+    with processes.open_pidfd(child.pid) or pytest.fail("not held") as process:
         process.signal(signal.SIGKILL)
         assert process.wait(timeout_s=5)
         assert process.identity() is None
@@ -62,7 +62,7 @@ def test_a_killed_process_is_gone_and_its_signal_is_its_exit_code(
 
 def test_looking_for_a_zombie_child_reaps_it(child: subprocess.Popen[bytes]) -> None:
     identity = identity_of(child.pid)
-    with processes.hold(child.pid) or pytest.fail("not held") as process:
+    with processes.open_pidfd(child.pid) or pytest.fail("not held") as process:
         process.signal(signal.SIGKILL)
         assert process.wait(timeout_s=5)
     assert processes.find(identity) is None
@@ -72,14 +72,14 @@ def test_looking_for_a_zombie_child_reaps_it(child: subprocess.Popen[bytes]) -> 
 def test_waiting_for_a_process_that_lives_ends_with_its_timeout(
     child: subprocess.Popen[bytes],
 ) -> None:
-    with processes.hold(child.pid) or pytest.fail("not held") as process:
+    with processes.open_pidfd(child.pid) or pytest.fail("not held") as process:
         assert not process.wait(timeout_s=0.01)
         assert process.exit_code() is None
 
 
 @pytest.mark.parametrize("pid", [0, -1, 2**22 + 1, 2**40])
 def test_a_number_that_is_no_process_is_held_by_nobody(pid: int) -> None:
-    assert processes.hold(pid) is None
+    assert processes.open_pidfd(pid) is None
 
 
 def test_a_name_with_blanks_and_parentheses_does_not_shift_the_fields() -> None:
@@ -107,7 +107,7 @@ if child == 0:
         os._exit(7)
     os._exit(0)
 os.waitpid(child, 0)
-orphan = processes.hold(int(os.read(reader, 16)))
+orphan = processes.open_pidfd(int(os.read(reader, 16)))
 os.close(0)
 assert orphan is not None and orphan.wait(timeout_s=5)
 print(orphan.exit_code())

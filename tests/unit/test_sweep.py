@@ -203,7 +203,7 @@ def test_what_lies_beside_an_instance_at_rest_goes_and_its_record_stays(world: W
     ref = started(world)
     world.ask(request(StopInstance, ref), "stop")
     seen = world.seen()
-    world.links.put_tap("tn10i3", owner_uid=1, bridge="br-tenant-10", mark=f"hostd:{ONE}")
+    world.links.put_tap("tn10i3", owner_uid=1, bridge="br-tenant-10", owner_tag=f"hostd:{ONE}")
     world.cgroups.put(ref.instance_id, LIMITS)
     Sweeps(world).until_due()
     assert world.seen() == seen
@@ -306,16 +306,18 @@ def test_flushed_packet_rules_are_put_back_for_guests_and_for_bridges_without(
     world: World,
 ) -> None:
     world.tenant("lone", 11)
-    world.links.put_bridge("br-tenant-11", address="10.240.11.1/24", mac="m", mark="hostd:lone")
+    world.links.put_bridge(
+        "br-tenant-11", address="10.240.11.1/24", mac="m", owner_tag="hostd:lone"
+    )
     started(world)
     Sweeps(world).once()
-    rules, held = dict(world.firewall.rules), dict(world.firewall.held)
+    rules, held = dict(world.firewall.rules), dict(world.firewall.guest_rules)
     assert set(rules) == {10, 11}
     world.firewall.rules.clear()
-    world.firewall.held.clear()
+    world.firewall.guest_rules.clear()
     sweeps = Sweeps(world)
     sweeps.once()
-    assert (world.firewall.rules, world.firewall.held) == (rules, held)
+    assert (world.firewall.rules, world.firewall.guest_rules) == (rules, held)
     restored = {event["tenant_id"] for event in events_of(world, "rules_put_back")}
     assert "lone" in restored
 

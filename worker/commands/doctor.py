@@ -215,7 +215,7 @@ def _encryption(config: Config) -> Iterator[Finding]:
         seen = f"{len(keys)} keys, {luks.version()}"
         mapper.require()
         for path in keys:
-            luks.key(path)
+            luks.read_key(path)
         yield Finding("encryption", "ok", seen)
     except HostdError as error:
         yield Finding("encryption", "fail", str(error), error.hint)

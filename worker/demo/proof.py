@@ -35,7 +35,7 @@ def leftovers(namespace: NetworkNamespace | None = None, *, running: bool = Fals
 def _in_network() -> list[str]:
     links, firewall = Netlink(), Nft()
     try:
-        devices = [f"link {name} ({mark})" for name, mark in links.marked().items()]
+        devices = [f"link {name} ({mark})" for name, mark in links.owned().items()]
         return devices + [f"nft rules of net {net_id}" for net_id in firewall.tenants()]
     finally:
         links.close()

@@ -44,7 +44,7 @@ class Sandbox(PrivateHost):
         """As a `PrivateHost`'s; the next demo ends the child if this demo is killed."""
         with self.interrupts.deferred():
             super().spawn(name, command, *inherited)
-            process = processes.hold(self.pid(name))
+            process = processes.open_pidfd(self.pid(name))
             if process is not None:
                 with process:
                     _remember(process)

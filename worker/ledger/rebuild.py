@@ -18,7 +18,7 @@ from enqueue.documents import InstanceDoc, InstanceNet
 from enqueue.requests import TenantNet
 from worker.errors import HostdError
 from worker.ledger.ledger import Ledger
-from worker.model.names import MARK, InstanceRef
+from worker.model.names import OWNER_PREFIX, InstanceRef
 from worker.ports import Host, Records
 
 TOUCHED: Final = ("running", "warm", "sleeping", "stopped")
@@ -38,7 +38,7 @@ class Rebuilt:
 def traces_of_earlier_run(host: Host) -> tuple[str, ...]:
     """Instances and devices that only a hostd with a ledger leaves; none on a fresh host."""
     refs = [str(ref) for ref in host.records.instances() if _is_touched(host, ref)]
-    return (*refs, *sorted(host.links.marked()))
+    return (*refs, *sorted(host.links.owned()))
 
 
 def instances_with_history(records: Records) -> tuple[str, ...]:
@@ -66,7 +66,7 @@ def rebuild_from_host(host: Host, ledger: Ledger, *, now_ms: int) -> Rebuilt:
         db.execute("DELETE FROM reservations")
         db.execute("DELETE FROM instances")
         taking = _Taking(db, host, now_ms)
-        for name, mark in sorted(host.links.marked().items()):
+        for name, mark in sorted(host.links.owned().items()):
             taking.bridge(name, mark)
         for ref in host.records.instances():
             taking.instance(ref)
@@ -88,7 +88,7 @@ class _Taking:
         bridge = self.host.links.bridge(name) if found else None
         if found is None or bridge is None:
             return
-        tenant = mark.removeprefix(MARK)
+        tenant = mark.removeprefix(OWNER_PREFIX)
         self._hold("net", found[1], tenant)
         for address in bridge.addresses:
             self._hold("subnet", str(IPv4Interface(address).network), tenant)

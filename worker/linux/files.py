@@ -30,7 +30,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @contextmanager
-def translated(path: Path) -> Iterator[None]:
+def translate_errors(path: Path) -> Iterator[None]:
     """The kernel's errors about `path`, as hostd's.
 
     Raises:
@@ -62,7 +62,7 @@ def no_space(path: Path, **facts: object) -> Transient:
 
 
 @contextmanager
-def held(path: Path, size_bytes: int) -> Iterator[None]:
+def reserving_space(path: Path, size_bytes: int) -> Iterator[None]:
     """A full filesystem under `path`, while that many bytes are allocated, as hostd's error.
 
     Raises:
@@ -143,7 +143,7 @@ def built(path: Path, *, mode: int, durably: bool = True) -> Iterator[int]:
         Broken: `io_error`.
     """
     new = aside(path)
-    with translated(path), _thrown_away(new):
+    with translate_errors(path), _thrown_away(new):
         new.unlink(missing_ok=True)
         fd = os.open(new, _NEW, 0o600)
         try:
@@ -166,7 +166,7 @@ def rename(source: Path, target: Path) -> None:
         Transient: `no_space`.
         Broken: `io_error`.
     """
-    with translated(target):
+    with translate_errors(target):
         source.rename(target)
         sync_directory(target.parent)
         if source.parent != target.parent:
@@ -180,7 +180,7 @@ def exchange(one: Path, other: Path) -> None:
         Broken: `io_error`.
         OSError: the kernel refused; EINVAL where the filesystem cannot.
     """
-    with translated(other):
+    with translate_errors(other):
         names = os.fsencode(one), os.fsencode(other)
         if _libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) != 0:
             number = ctypes.get_errno()
@@ -195,7 +195,7 @@ def remove(path: Path) -> None:
         Broken: `io_error`.
     """
     delete(path)
-    with translated(path):
+    with translate_errors(path):
         if path.parent.is_dir():  # also for a killed attempt that removed but did not sync
             sync_directory(path.parent)
 
@@ -206,7 +206,7 @@ def delete(path: Path) -> None:
     Raises:
         Broken: `io_error`.
     """
-    with translated(path):
+    with translate_errors(path):
         try:
             if stat.S_ISDIR(path.lstat().st_mode):
                 shutil.rmtree(path)
@@ -226,7 +226,7 @@ def make_directory(path: Path, *, mode: int = 0o755) -> None:
     if path.is_dir():
         return
     make_directory(path.parent, mode=mode)
-    with translated(path):
+    with translate_errors(path):
         path.mkdir(mode=mode, exist_ok=True)
         sync_directory(path.parent)
 
@@ -252,7 +252,7 @@ def sync_directory(path: Path) -> None:
 
 
 def _sync(path: Path, flags: int) -> None:
-    with translated(path):
+    with translate_errors(path):
         fd = os.open(path, flags)
         try:
             os.fsync(fd)

@@ -46,12 +46,12 @@ class Header:
     data_at_bytes: int
 
 
-def header(path: Path) -> Header | None:
+def read_header(path: Path) -> Header | None:
     """The header of the container at `path`, from its first whole copy; None if there is none."""
     return next((found for _, found in _copies(path) if found is not None), None)
 
 
-def traces(path: Path) -> bool:
+def has_magic(path: Path) -> bool:
     """Whether the file bears the magic of a container, whole or not: it may hold keyslots."""
     return any(True for _ in _copies(path))
 

@@ -158,7 +158,7 @@ def listener_of(connection: socket.socket) -> int:
     return int(pid)
 
 
-def hold(pid: int) -> Process | None:
+def open_pidfd(pid: int) -> Process | None:
     """The process that has this pid now, whichever it is; None if there is none."""
     try:
         return Process(pid, os.pidfd_open(pid))
@@ -173,7 +173,7 @@ def find(identity: Identity) -> Process | None:
 
     A zombie of it is reaped if it is this process's child.
     """
-    if identity.boot_id != boot_id() or (process := hold(identity.pid)) is None:
+    if identity.boot_id != boot_id() or (process := open_pidfd(identity.pid)) is None:
         return None
     if process.identity() == identity:
         return process

@@ -24,7 +24,7 @@ FIRST_OFFSET: Final = 3  # .1 is the gateway, .2 the builder
 LAST_OFFSET: Final = 254
 METADATA_PORT: Final = 8169
 MAPPER_PREFIX: Final = "mvm-"
-MARK: Final = "hostd:"
+OWNER_PREFIX: Final = "hostd:"
 _TAP: Final = re.compile(r"\Atn([0-9]{1,4})i([0-9]{1,3})\Z")
 _OWNED: Final = (  # an instance's directory, part by part
     r"\Atenants\Z", LABEL_PATTERN, r"\Apools\Z", LABEL_PATTERN, r"\Ainstances\Z", INSTANCE_PATTERN,
@@ -59,9 +59,9 @@ def net_id_of(tap: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def mark_of(owner: str) -> str:
+def owner_tag(owner: str) -> str:
     """The alias of a device that is an instance's, or a tenant's: what makes it hostd's."""
-    return MARK + owner
+    return OWNER_PREFIX + owner
 
 
 def guest_mac(tenant_net_id: int, offset: int) -> str:

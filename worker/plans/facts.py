@@ -16,7 +16,7 @@ from enqueue.requests import (
     WakeInstance,
 )
 from worker.errors import HostdError
-from worker.model.names import MARK, InstanceRef, Layout
+from worker.model.names import OWNER_PREFIX, InstanceRef, Layout
 from worker.ports import Artifacts, Host, Image, ImageFiles, ImageState, Platform, VmmState, VmSpec
 
 T = TypeVar("T")
@@ -114,9 +114,9 @@ def network_facts(request: NetworkRequest, host: Host) -> NetworkFacts:
     Raises:
         Conflict: `bad_document`.
     """
-    marks = host.links.marked()
+    marks = host.links.owned()
     ports = host.links.ports(request.net.bridge_name)
     return NetworkFacts(
         tenant=host.records.tenant(request.tenant_id),
-        attached=tuple(sorted(marks.get(port, port).removeprefix(MARK) for port in ports)),
+        attached=tuple(sorted(marks.get(port, port).removeprefix(OWNER_PREFIX) for port in ports)),
     )

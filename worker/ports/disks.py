@@ -39,7 +39,7 @@ class Disks(Protocol):
     def label(self, path: Path) -> str | None:
         """The label of the ext4 image at `path`; None if there is no whole ext4 image."""
 
-    def holds(self, spec: DiskSpec) -> bool:
+    def matches(self, spec: DiskSpec) -> bool:
         """Whether the image at `spec.path` has this size, label and these files, all of it read; of
         one without files, which is the guest's to fill, only size and label."""
 
@@ -50,7 +50,7 @@ class Disks(Protocol):
         """A new image is at `spec.path`, whole or not at all (built aside, renamed).
 
         It replaces what is there: the caller looks first.  One without files is durable; of one
-        with files a power cut may leave less, which `holds` finds out.
+        with files a power cut may leave less, which `matches` finds out.
 
         Raises:
             Transient: `no_space`.
@@ -67,7 +67,7 @@ class Disks(Protocol):
             Broken: `mke2fs`, the tool is not there.
         """
 
-    def begun(self, spec: DiskSpec) -> bool:
+    def is_begun(self, spec: DiskSpec) -> bool:
         """Whether `begin` was called, and neither `make` nor `abandon` since."""
 
     def abandon(self, spec: DiskSpec) -> None:
@@ -119,7 +119,7 @@ class Disks(Protocol):
     def secrets(self) -> frozenset[InstanceId]:
         """Every instance of which a secrets disk, whole or in part, is in memory."""
 
-    def opened(self) -> Mapping[str, Path]:
+    def open_containers(self) -> Mapping[str, Path]:
         """Every device that is an opened container of hostd's: its name as a `mapper`, and where
         the container lies; the one under which a killed attempt was making it counts too."""
 

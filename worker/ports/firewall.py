@@ -44,7 +44,7 @@ class Firewall(Protocol):
     Any call may raise Broken `nftables`; one that changes, also Transient `firewall_busy`.
     """
 
-    def stands(self, rules: TenantRules) -> bool:
+    def is_current(self, rules: TenantRules) -> bool:
         """Whether the kernel holds exactly what `put` would write for this tenant."""
 
     def put(self, rules: TenantRules) -> None:
@@ -56,7 +56,7 @@ class Firewall(Protocol):
     def tenants(self) -> frozenset[int]:
         """Net ids of which anything is left in hostd's tables."""
 
-    def guest_stands(self, rules: GuestRules) -> bool:
+    def guest_is_current(self, rules: GuestRules) -> bool:
         """Whether the kernel holds exactly what `put_guest` would write for this TAP."""
 
     def put_guest(self, rules: GuestRules) -> None:

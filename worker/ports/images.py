@@ -65,7 +65,7 @@ class Images(Protocol):
     def release(self, ref: InstanceRef, request_id: str) -> None:
         """Neither room nor a partial generation of the request is left, durably."""
 
-    def complete(self, ref: InstanceRef, request_id: str) -> bool:
+    def is_complete(self, ref: InstanceRef, request_id: str) -> bool:
         """Whether the partial generation of that request is whole and durable."""
 
     def seal(

@@ -9,13 +9,13 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """A bridge as the kernel shows it.  `mark` is its alias, `hostd:<tenant>` on ours."""
+    """A bridge as the kernel shows it.  `owner_tag` is its alias, `hostd:<tenant>` on ours."""
 
     name: str
     up: bool
     addresses: frozenset[str]  # "10.240.5.1/24"
     mac: str
-    mark: str
+    owner_tag: str
     forwarding: bool
 
 
@@ -27,7 +27,7 @@ class Tap:
     up: bool
     owner_uid: int | None
     bridge: str | None
-    mark: str
+    owner_tag: str
 
 
 class Links(Protocol):
@@ -40,12 +40,12 @@ class Links(Protocol):
             Conflict: `foreign_device`, a device of that name is no bridge.
         """
 
-    def put_bridge(self, name: str, *, address: str, mac: str, mark: str) -> None:
-        """The bridge exists, is up, has exactly this IPv4 address (`a.b.c.d/24`), MAC and mark,
-        and forwards IPv4.
+    def put_bridge(self, name: str, *, address: str, mac: str, owner_tag: str) -> None:
+        """The bridge exists, is up and forwards IPv4; it has this MAC, this owner tag and no IPv4
+        address but this one (`a.b.c.d/24`).
 
         Raises:
-            Conflict: `foreign_device`, the name is taken by something without this mark.
+            Conflict: `foreign_device`, the name is taken by something without this owner tag.
         """
 
     def tap(self, name: str) -> Tap | None:
@@ -55,13 +55,13 @@ class Links(Protocol):
             Conflict: `foreign_device`, a device of that name is no TAP.
         """
 
-    def put_tap(self, name: str, *, owner_uid: int, bridge: str, mark: str) -> None:
+    def put_tap(self, name: str, *, owner_uid: int, bridge: str, owner_tag: str) -> None:
         """The persistent TAP exists, is up, belongs to the uid and is a port of the bridge.
 
         A TAP of ours with another owner is made anew.
 
         Raises:
-            Conflict: `foreign_device`, the name is taken by something without this mark.
+            Conflict: `foreign_device`, the name is taken by something without this owner tag.
             Conflict: `no_bridge`, there is no bridge of that name.
         """
 
@@ -69,13 +69,13 @@ class Links(Protocol):
         """No device of that name is left; waits, bounded, until it is really gone.
 
         Raises:
-            Conflict: `foreign_device`, the device carries no mark of hostd's.
+            Conflict: `foreign_device`, the device carries no owner tag of hostd's.
         """
 
     def ports(self, bridge: str) -> frozenset[str]:
         """Names of the devices attached to the bridge; none if there is no such bridge."""
 
-    def marked(self) -> Mapping[str, str]:
+    def owned(self) -> Mapping[str, str]:
         """Every device with a mark of hostd's: name to mark."""
 
     def forwarding(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from worker.model.names import InstanceRef, mark_of
+from worker.model.names import InstanceRef, owner_tag
 from worker.ports import GuestRules, Host, ImageFiles, Limits, VmSpec
 
 
@@ -16,7 +16,7 @@ class SpoofingBarred:
     name: str = "spoofing_barred"
 
     def done(self, host: Host) -> bool:
-        return host.firewall.guest_stands(self.rules)
+        return host.firewall.guest_is_current(self.rules)
 
     def apply(self, host: Host) -> None:
         host.firewall.put_guest(self.rules)
@@ -60,7 +60,7 @@ class TapPresent:
             and tap.up
             and tap.owner_uid == self.owner_uid
             and tap.bridge == self.bridge
-            and tap.mark == mark_of(self.ref.instance_id)
+            and tap.owner_tag == owner_tag(self.ref.instance_id)
         )
 
     def apply(self, host: Host) -> None:
@@ -68,7 +68,7 @@ class TapPresent:
             self.tap,
             owner_uid=self.owner_uid,
             bridge=self.bridge,
-            mark=mark_of(self.ref.instance_id),
+            owner_tag=owner_tag(self.ref.instance_id),
         )
 
     def undo(self, host: Host) -> None:

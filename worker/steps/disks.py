@@ -20,7 +20,7 @@ class DataDiskBegun:
     name: str = "data_disk_begun"
 
     def done(self, host: Host) -> bool:
-        return host.disks.label(self.spec.path) == self.spec.label or host.disks.begun(self.spec)
+        return host.disks.label(self.spec.path) == self.spec.label or host.disks.is_begun(self.spec)
 
     def apply(self, host: Host) -> None:
         if host.disks.exists(self.spec.path):
@@ -100,7 +100,7 @@ class DiskCurrent:
     name: str
 
     def done(self, host: Host) -> bool:
-        return host.disks.holds(self.spec)
+        return host.disks.matches(self.spec)
 
     def apply(self, host: Host) -> None:
         host.disks.make(self.spec)

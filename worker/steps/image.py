@@ -51,7 +51,7 @@ class ImageSealed:
 
     def done(self, host: Host) -> bool:
         paused = host.vmm.state(self.spec.ref) is VmmState.PAUSED
-        return paused and host.images.complete(self.spec.ref, self.request_id)
+        return paused and host.images.is_complete(self.spec.ref, self.request_id)
 
     def apply(self, host: Host) -> Mapping[str, Any]:
         files = host.vmm.snapshot(self.spec)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from enqueue.requests import TenantId, TenantNet
-from worker.model.names import guest_mac, mark_of
+from worker.model.names import guest_mac, owner_tag
 from worker.ports import Host, TenantRules
 
 
@@ -17,7 +17,7 @@ class FirewallPresent:
     name: str = "firewall_present"
 
     def done(self, host: Host) -> bool:
-        return host.firewall.stands(self.rules)
+        return host.firewall.is_current(self.rules)
 
     def apply(self, host: Host) -> None:
         host.firewall.put(self.rules)
@@ -60,8 +60,8 @@ class BridgePresent:
         return guest_mac(self.net.tenant_net_id, 1)
 
     @property
-    def mark(self) -> str:
-        return mark_of(self.tenant_id)
+    def tag(self) -> str:
+        return owner_tag(self.tenant_id)
 
     def done(self, host: Host) -> bool:
         bridge = host.links.bridge(self.net.bridge_name)
@@ -71,12 +71,12 @@ class BridgePresent:
             and bridge.forwarding
             and bridge.addresses == {self.address}
             and bridge.mac == self.mac
-            and bridge.mark == self.mark
+            and bridge.owner_tag == self.tag
         )
 
     def apply(self, host: Host) -> None:
         host.links.put_bridge(
-            self.net.bridge_name, address=self.address, mac=self.mac, mark=self.mark
+            self.net.bridge_name, address=self.address, mac=self.mac, owner_tag=self.tag
         )
 
     def undo(self, host: Host) -> None:

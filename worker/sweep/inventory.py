@@ -11,7 +11,15 @@ from enqueue.documents import Status
 from enqueue.requests import INSTANCE_PATTERN, InstanceId, TenantId, TenantNet
 from worker.errors import HostdError
 from worker.ledger.ledger import Ledger
-from worker.model.names import MARK, InstanceRef, Layout, mapper_name, mark_of, net_id_of, tap_name
+from worker.model.names import (
+    OWNER_PREFIX,
+    InstanceRef,
+    Layout,
+    mapper_name,
+    net_id_of,
+    owner_tag,
+    tap_name,
+)
 from worker.ports import Host
 from worker.protocol.events import Kind
 from worker.sweep.orphans import InstanceStatus, Records, Resource
@@ -47,7 +55,7 @@ def take_inventory(
     """
     began_at, busy_before = ledger.last_row(), ledger.busy()
     passed_over = frozenset(map(InstanceId, busy_before[0])) | frozenset(unreconciled)
-    marks, guests, groups = host.links.marked(), host.firewall.guests(), host.cgroups.instances()
+    marks, guests, groups = host.links.owned(), host.firewall.guests(), host.cgroups.instances()
     jails, held = host.vmm.jails(), _held(ledger)
     networks, unreadable = _networks(host)
     on_record = {net.tenant_net_id: tenant for tenant, net in networks.items()}
@@ -126,7 +134,7 @@ def _standing(ref: InstanceRef, host: Host, seen: _Snapshot) -> InstanceStatus:
 def _lacks(ref: InstanceRef, tap: str | None, status: Status, seen: _Snapshot) -> str | None:
     if status not in ("running", "warm"):
         return None
-    if tap is not None and seen.marks.get(tap) != mark_of(ref.instance_id):
+    if tap is not None and seen.marks.get(tap) != owner_tag(ref.instance_id):
         return "tap"
     return "cgroup" if ref.instance_id not in seen.groups else None
 
@@ -158,7 +166,7 @@ def _in_directories(host: Host, jails: frozenset[InstanceRef]) -> Iterator[Resou
 
 def _opened(host: Host, layout: Layout) -> Iterator[Resource]:
     """A device counts only if the container below it lies where hostd would open it from."""
-    for name, path in host.disks.opened().items():
+    for name, path in host.disks.open_containers().items():
         ref = layout.owner(path)
         if ref is None or mapper_name(ref) != name or layout.volumes(ref) not in path.parents:
             continue
@@ -192,7 +200,7 @@ def _of_networks(
         number = name.removeprefix(_BRIDGE)
         # A bridge with something on it is in use, whoever put it there.
         if number != name and number.isdecimal() and not host.links.ports(name):
-            tenant = TenantId(mark.removeprefix(MARK))
+            tenant = TenantId(mark.removeprefix(OWNER_PREFIX))
             yield Resource(Kind.BRIDGE, name, f"alias {mark}", tenant=tenant, net_id=int(number))
     bridges = {int(n.removeprefix(_BRIDGE)) for n in seen.marks if n.startswith(_BRIDGE)}
     for net_id in host.firewall.tenants() - bridges - {net_id_of(tap) for tap in seen.guests}:
@@ -216,7 +224,7 @@ def _held(ledger: Ledger) -> _Reserved:
 
 
 def _marked(mark: str) -> InstanceId | None:
-    name = mark.removeprefix(MARK)
+    name = mark.removeprefix(OWNER_PREFIX)
     return InstanceId(name) if name != mark and re.match(INSTANCE_PATTERN, name) else None
 
 

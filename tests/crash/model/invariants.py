@@ -38,7 +38,7 @@ def _twice(host: PlayedHost) -> Iterator[str]:
 
 
 def _changed_answers(host: PlayedHost) -> Iterator[str]:
-    for job, results in host.told.items():
+    for job, results in host.published.items():
         answers = [result for result in results if not _is_reuse(result)]
         for first, then in pairwise(answers):
             if _is_final(first) and _plain(first) != _plain(then):
@@ -85,8 +85,8 @@ def _image(ref: InstanceRef, host: PlayedHost) -> bool:
 def _parts(ref: InstanceRef, host: PlayedHost) -> Counter[str]:
     """What a guest that is up has one of each."""
     mark = f"hostd:{ref.instance_id}"
-    taps = [d for d in host.links.devices.values() if isinstance(d, Tap) and d.mark == mark]
-    held = [tap.name for tap in taps if tap.name in host.firewall.held]
+    taps = [d for d in host.links.devices.values() if isinstance(d, Tap) and d.owner_tag == mark]
+    held = [tap.name for tap in taps if tap.name in host.firewall.guest_rules]
     quotas = [key for kind, key, _ in host.reservations() if kind == "quota"]
     return Counter({
         "TAPs": len(taps),

@@ -196,7 +196,7 @@ class PlayedHost(World):
             self.history.ended(ref)
         self.exits.clear()
         for gone in (
-            self.links.devices, self.firewall.rules, self.firewall.held, self.cgroups.groups,
+            self.links.devices, self.firewall.rules, self.firewall.guest_rules, self.cgroups.groups,
         ):  # fmt: skip
             gone.clear()
         for instance in self.disks.secrets():

@@ -104,7 +104,7 @@ def outcome(world: World, ref: InstanceRef, case: Case) -> str:
     """What came of it, in a cell of the table."""
     status = msgspec.json.decode(world.records.docs[ref])["status"]
     if case.interrupted != "none":
-        result = world.told["h1_r"][-1]
+        result = world.published["h1_r"][-1]
         return f"`{result.code}`, {status}" if isinstance(result, Failed) else status
     for _, event in [*world.events, *world.ledger.untold_events()]:
         found = msgspec.json.decode(event)

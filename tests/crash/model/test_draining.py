@@ -91,7 +91,7 @@ def statuses(world: World) -> dict[str, str]:
 
 
 def results(world: World, request_id: str) -> list[Result]:
-    return world.told.get(f"h1_{request_id}", [])
+    return world.published.get(f"h1_{request_id}", [])
 
 
 def kinds(world: World) -> list[str]:

@@ -52,7 +52,7 @@ def test_a_kill_at_any_point_then_a_restart_reaches_the_undisturbed_end(
         else:
             assert at == points + 1
             break
-        results = world.told["h1_r"]
+        results = world.published["h1_r"]
         assert isinstance(results[-1], Done), results[-1]
         assert all(result == results[0] for result in results), "a told result has changed"
         assert world.seen() == undisturbed.seen()
@@ -108,7 +108,7 @@ def test_a_cancellation_does_not_cut_what_a_killed_hostd_had_begun(
     world.fuse.rearm()
     world.cancelled.add("h1_r")
     world.restart()
-    assert isinstance(world.told["h1_r"][-1], Done)
+    assert isinstance(world.published["h1_r"][-1], Done)
     assert world.seen() == undisturbed.seen()
 
 
@@ -131,6 +131,6 @@ def test_a_ping_that_comes_too_late_is_refused_like_any_request(
     delivery = world.enqueue(Ping(), "p-2")
     world.now_s += 2 * 86_400
     world.deliver()
-    (result,) = world.told[delivery.id]
+    (result,) = world.published[delivery.id]
     assert isinstance(result, Failed)
     assert result.code == "rejected/expired"

@@ -32,7 +32,7 @@ def test_a_sleep_that_had_not_begun_does_not_overtake_the_start_before_it(
     host.fuse.rearm()
     host.restart()
     assert host.history.jumped == []
-    slept = host.told["h1_sleep"][-1]
+    slept = host.published["h1_sleep"][-1]
     assert isinstance(slept, Done), slept
     assert slept.state == "sleeping"
 
@@ -48,7 +48,7 @@ def test_a_sleep_tried_again_is_never_half_before_what_came_after_it(
     for _ in range(host.context.config.retry.attempts):
         host.now_s += 60
         host.executors.run()
-    assert isinstance(host.told["h1_sleep"][-1], Failed)
+    assert isinstance(host.published["h1_sleep"][-1], Failed)
     host.images.free_bytes = 1 << 40
     host.begin(START, "later")
     host.fuse.rearm(at)

@@ -138,18 +138,18 @@ class HostGame(RuleBasedStateMachine):
         self.host.cancelled.discard(job_id(HOST, request_id))
         self.host.enqueue(self.sent[request_id], request_id)
 
-    @precondition(lambda self: self.host.told)
+    @precondition(lambda self: self.host.published)
     @rule(number=NUMBERS, request=REQUESTS)
     def ask_otherwise(self, number: int, request: Request) -> None:
         """Another request under an id that stands for one already."""
-        told = sorted(self.host.told)
+        told = sorted(self.host.published)
         self.host.enqueue(request, told[number % len(told)].removeprefix(f"{HOST}_"))
 
     @precondition(lambda self: self.sent)
     @rule(number=NUMBERS)
     def cancel(self, number: int) -> None:
         job = job_id(HOST, self._known(number))
-        if job not in self.host.told:
+        if job not in self.host.published:
             self.host.cancelled.add(job)
 
     # ------------------------------------------------------------ what hostd does
@@ -221,12 +221,12 @@ class HostGame(RuleBasedStateMachine):
         """Once all is well again, and clients have sent again what was not answered."""
         self.disk(full=False)
         for request_id, request in self.sent.items():
-            if job_id(HOST, request_id) not in self.host.told:
+            if job_id(HOST, request_id) not in self.host.published:
                 self.host.enqueue(request, request_id)
         self.host.works(self.host.deliver, [])
         for _ in range(4):
             self.time_passes(seconds=DAY_S, kills=[])
-        untold = [r for r in self.sent if job_id(HOST, r) not in self.host.told]
+        untold = [r for r in self.sent if job_id(HOST, r) not in self.host.published]
         assert untold == []
         assert self.host.ledger.unfinished() == []
         self.nothing_is_wrong()

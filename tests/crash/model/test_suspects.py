@@ -41,7 +41,7 @@ def deadly(world: World, request: Request, effect: str, *, times: int) -> int:
 
 
 def result(world: World, request_id: str) -> object:
-    return world.told[f"h1_{request_id}"][-1]
+    return world.published[f"h1_{request_id}"][-1]
 
 
 def test_a_request_that_kills_hostd_again_and_again_is_quarantined(world: World) -> None:

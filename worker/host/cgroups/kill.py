@@ -36,7 +36,7 @@ def signal_all(directories: tuple[Path, ...]) -> None:
         _write(directory / "cgroup.kill", "1")  # v2, Linux 5.14: forks cannot outrun it
     with _frozen(directories):
         for pid in members(directories):
-            process = processes.hold(pid)
+            process = processes.open_pidfd(pid)
             if process is None:
                 continue
             with process:
@@ -55,7 +55,7 @@ def wait_for_end(directories: tuple[Path, ...], *, until: float) -> None:
                 held.callback(os.close, events)
                 poll.register(events, select.POLLPRI)
         for pid in members(directories):
-            if (process := processes.hold(pid)) is not None:
+            if (process := processes.open_pidfd(pid)) is not None:
                 poll.register(held.enter_context(process).fileno(), select.POLLIN)
         poll.poll(timeout_s * 1000)
 
@@ -67,7 +67,7 @@ def kill_and_reap(directories: tuple[Path, ...], *, timeout_s: float) -> None:
         opened: list[processes.Process] = []
         # Again each round: a process may have forked past the last look.
         while (pids := members(directories)) and time.monotonic() < deadline:
-            found = (processes.hold(pid) for pid in pids)
+            found = (processes.open_pidfd(pid) for pid in pids)
             opened += [stack.enter_context(process) for process in found if process is not None]
             signal_all(directories)
             for process in opened:

@@ -46,8 +46,8 @@ class Ext4Disks:
         found = ext4.superblock(path)
         return None if found is None else found.label
 
-    def holds(self, spec: DiskSpec) -> bool:
-        """See `Disks.holds`.  A disk without files is the guest's to fill: any content will do."""
+    def matches(self, spec: DiskSpec) -> bool:
+        # A disk without files is the guest's to fill: any content is accepted.
         found = ext4.superblock(spec.path)
         if found is None or (found.label, found.size_bytes) != (spec.label, spec.size_mib * MIB):
             return False
@@ -64,12 +64,12 @@ class Ext4Disks:
     def make(self, spec: DiskSpec) -> None:
         """See `Disks.make`."""
         if not spec.files:
-            if not self.begun(spec):
+            if not self.is_begun(spec):
                 self.begin(spec)
             self._begun.pop(spec.path).finish()
             return
         self._prepare(spec.path)
-        # `holds` reads all of it: what a power cut leaves of it is found out, and made anew.
+        # `matches` reads all of it: what a power cut leaves of it is found out, and made anew.
         with files.built(spec.path, mode=spec.mode, durably=False) as fd:
             os.ftruncate(fd, spec.size_mib * MIB)
             ext4.make_filled(fd, spec.label, spec.files)
@@ -80,8 +80,8 @@ class Ext4Disks:
         self._prepare(spec.path)
         self._begun[spec.path] = Making(spec)
 
-    def begun(self, spec: DiskSpec) -> bool:
-        """See `Disks.begun`."""
+    def is_begun(self, spec: DiskSpec) -> bool:
+        """See `Disks.is_begun`."""
         begun = self._begun.get(spec.path)
         return begun is not None and begun.spec == spec
 
@@ -92,14 +92,14 @@ class Ext4Disks:
 
     def crypt_label(self, path: Path) -> str | None:
         """See `Disks.crypt_label`."""
-        found = luks_header.header(path)
+        found = luks_header.read_header(path)
         return None if found is None else found.label
 
     def make_crypt(self, spec: CryptSpec, *, size_mib: int, label: str) -> None:
         """See `Disks.make_crypt`."""
         if os.path.lexists(spec.path):
             raise Conflict("foreign_disk", f"{spec.path} is there already")
-        secret, temporary = luks.key(spec.key), _unfinished(spec.mapper)
+        secret, temporary = luks.read_key(spec.key), _unfinished(spec.mapper)
         device_mapper.require()
         self._prepare(spec.path)
         luks.close(temporary)
@@ -131,7 +131,7 @@ class Ext4Disks:
                 f"{device_mapper.DIRECTORY / spec.mapper} is there, but is not {spec.path}",
                 hint="`cryptsetup status` says what it is; close it if nothing needs it",
             )
-        luks.open_device(spec.path, spec.mapper, luks.key(spec.key))
+        luks.open_device(spec.path, spec.mapper, luks.read_key(spec.key))
 
     def mapped(self, mapper: str) -> bool:
         """See `Disks.mapped`."""
@@ -156,8 +156,8 @@ class Ext4Disks:
         found = (_SECRETS_DISK.match(name) for name in names)
         return frozenset(InstanceId(match[1]) for match in found if match)
 
-    def opened(self) -> Mapping[str, Path]:
-        """See `Disks.opened`.  The uuid says that cryptsetup opened it, by this name."""
+    def open_containers(self) -> Mapping[str, Path]:
+        """See `Disks.open_containers`.  The uuid says that cryptsetup opened it, by this name."""
         found: dict[str, Path] = {}
         for name in device_mapper.names():
             seen = device_mapper.mapped(name) if name.startswith(MAPPER_PREFIX) else None

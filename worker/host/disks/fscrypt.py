@@ -54,7 +54,7 @@ class EncryptedDirectory:
         """The tenant's."""
         return cls(layout.disk_key(tenant_id))
 
-    def protect(self, directory: Path) -> None:
+    def encrypt(self, directory: Path) -> None:
         """What is made in the empty directory from now on is encrypted with the tenant's key.
 
         Raises:
@@ -92,7 +92,7 @@ class EncryptedDirectory:
                 )
 
     def _secret(self) -> bytes | None:
-        return _derived(luks.key(self.key_file)) if os.path.lexists(self.key_file) else None
+        return _derived(luks.read_key(self.key_file)) if os.path.lexists(self.key_file) else None
 
 
 def can_encrypt(directory: Path) -> bool:

@@ -68,7 +68,7 @@ def erase_argv(path: Path) -> tuple[str, ...]:
     return ("cryptsetup", "erase", "--batch-mode", "--", str(path))
 
 
-def key(path: Path) -> bytes:
+def read_key(path: Path) -> bytes:
     """The key in the file at `path`.
 
     Raises:
@@ -150,7 +150,7 @@ def open_device(path: Path, name: str, secret: bytes) -> Path:
 
 def is_open(path: Path, name: str) -> bool:
     """Whether the device of that name, and its node, are the container at `path`, opened."""
-    found, header = mapper.mapped(name), luks_header.header(path)
+    found, header = mapper.mapped(name), luks_header.read_header(path)
     if found is None or header is None:
         return False
     try:

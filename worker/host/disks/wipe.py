@@ -25,12 +25,12 @@ def wipe(file: Path) -> dict[str, Any]:
     Raises:
         Broken: `keyslots_left`, `cryptsetup`, `io_error`.
     """
-    with files.translated(file):
+    with files.translate_errors(file):
         fd = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             held = os.fstat(fd).st_blocks * 512
             line: dict[str, Any] = {"bytes": held, "method": ""}
-            if luks_header.traces(file):
+            if luks_header.has_magic(file):
                 line |= _erased(file, fd)
             line["method"] += _discarded(fd)
             os.fsync(fd)
@@ -52,13 +52,13 @@ def regular_files(path: Path) -> Iterator[Path]:
 
 def _erased(file: Path, fd: int) -> dict[str, Any]:
     """The container's keyslots are overwritten, then all in front of its data, durably."""
-    found = luks_header.header(file)
+    found = luks_header.read_header(file)
     known = luks.erase(file)
     end = found.data_at_bytes if found is not None else _HEADER_AT_MOST_BYTES
     # Before the blocks are let go: a discarded block may keep its bytes on the medium.
     sparse.overwrite(fd, end)
     os.fsync(fd)
-    if luks_header.traces(file):
+    if luks_header.has_magic(file):
         raise Broken("keyslots_left", f"{file} still bears a header after it was overwritten")
     method = "luks_erase+" if known else "luks_overwrite+"
     return {"method": method, "keyslots_left": luks_header.keyslots_left(file)}

@@ -146,7 +146,7 @@ class Finder:
     def _adopted(self, ref: InstanceRef, groups: tuple[Path, ...]) -> Process | None:
         jail = self.jail(ref)
         pid = read_pid(jail.pid_file) if jail is not None else None
-        vmm = processes.hold(pid) if pid is not None else None
+        vmm = processes.open_pidfd(pid) if pid is not None else None
         if jail is None or vmm is None:
             return None
         try:

@@ -92,7 +92,7 @@ class Launch:
             self._pause("the jailer wrote no pid file")
 
     def _open_member(self, pid: int) -> Process:
-        vmm = processes.hold(pid)
+        vmm = processes.open_pidfd(pid)
         if vmm is None:
             raise exit_error("Firecracker", None, self._runtime)
         if jailer.is_member(pid, self._join_files):

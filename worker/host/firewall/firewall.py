@@ -23,7 +23,7 @@ from worker.host.firewall.elements import (
 )
 from worker.host.firewall.lock import FirewallLock
 from worker.host.firewall.reader import NftReader
-from worker.host.firewall.ruleset import FAMILIES, FRAME, TABLE
+from worker.host.firewall.ruleset import BASE_RULESET, FAMILIES, TABLE
 from worker.linux.libnftables import Libnftables, NftError
 from worker.linux.netns import NetworkNamespace
 from worker.ports import GuestRules, TenantRules
@@ -59,9 +59,9 @@ class Nft:
         self._library.close()
         self._turn.close()
 
-    def stands(self, rules: TenantRules) -> bool:
-        """See `ports.Firewall.stands`."""
-        with self._lock, _told("read"):
+    def is_current(self, rules: TenantRules) -> bool:
+        """See `ports.Firewall.is_current`."""
+        with self._lock, _translate_errors("read"):
             return self._frame_stands() and self._reader.tenant(rules.bridge) == elements(rules)
 
     def put(self, rules: TenantRules) -> None:
@@ -90,13 +90,13 @@ class Nft:
 
     def tenants(self) -> frozenset[int]:
         """See `ports.Firewall.tenants`."""
-        with _told("read"):
+        with _translate_errors("read"):
             ids = {element.tenant_net_id for element in self._reader.owned()}
         return frozenset(net_id for net_id in ids if net_id is not None)
 
-    def guest_stands(self, rules: GuestRules) -> bool:
-        """See `ports.Firewall.guest_stands`."""
-        with self._lock, _told("read"):
+    def guest_is_current(self, rules: GuestRules) -> bool:
+        """See `ports.Firewall.guest_is_current`."""
+        with self._lock, _translate_errors("read"):
             return self._frame_stands() and self._guest(rules.tap) == guest_elements(rules)
 
     def put_guest(self, rules: GuestRules) -> None:
@@ -123,7 +123,7 @@ class Nft:
 
     def guests(self) -> frozenset[str]:
         """See `ports.Firewall.guests`."""
-        with _told("read"):
+        with _translate_errors("read"):
             found = [
                 each for each in self._reader.elements(_GUESTS) if each.tenant_net_id is not None
             ]
@@ -137,7 +137,7 @@ class Nft:
     ) -> None:
         def change() -> str:
             if not self._frame_stands():
-                return _DROP_TABLES + FRAME + command("add", self._others(device) | wanted)
+                return _DROP_TABLES + BASE_RULESET + command("add", self._others(device) | wanted)
             ours = standing()
             return command("delete", ours - wanted) + command("add", wanted - ours)
 
@@ -172,14 +172,14 @@ class Nft:
         if digest == self._good_frame:
             return True
         listed = _listed(self._library)
-        if listed != FRAME and listed != self._as_printed():
+        if listed != BASE_RULESET and listed != self._canonical_form():
             return False
         if self._reader.frame_digest() != digest:
             return False
         self._good_frame = digest
         return True
 
-    def _as_printed(self) -> str:
+    def _canonical_form(self) -> str:
         """The frame as the installed libnftables prints it; other versions may word it otherwise.
 
         Found out in an empty network namespace, once.
@@ -190,7 +190,7 @@ class Nft:
                 with empty.entered():
                     library = Libnftables()
                     try:
-                        library.run(FRAME)
+                        library.run(BASE_RULESET)
                         self._printed = _listed(library)
                     finally:
                         library.close()
@@ -234,7 +234,7 @@ def _listed(library: Libnftables) -> str:
 
 
 @contextmanager
-def _told(doing: str) -> Iterator[None]:
+def _translate_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except (NftError, OSError) as error:

@@ -148,6 +148,6 @@ def _from_taps(verdict: str) -> str:
     return "".join(f'\t\tiifname "tn{digit}*" {verdict}\n' for digit in range(10))
 
 
-FRAME: Final = _PACKETS.replace("{from_taps_drop}", _from_taps("drop")) + _GUESTS.replace(
+BASE_RULESET: Final = _PACKETS.replace("{from_taps_drop}", _from_taps("drop")) + _GUESTS.replace(
     "{from_taps_goto}", _from_taps("goto from-guest")
 )

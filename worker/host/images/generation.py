@@ -156,7 +156,7 @@ def _take(source: Path, target: Path) -> None:
     A jailed VMM wrote it and may have put anything in its place: it is looked at only where the
     VMM cannot reach, and never through a symlink.
     """
-    with files.translated(target):
+    with files.translate_errors(target):
         source.rename(target)
         fd = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -170,7 +170,7 @@ def _take(source: Path, target: Path) -> None:
 
 
 def _copied(source: Path, target: Path) -> FileDigest:
-    with files.translated(target), source.open("rb") as reader, target.open("w+b") as writer:
+    with files.translate_errors(target), source.open("rb") as reader, target.open("w+b") as writer:
         target.chmod(0o600)
         sparse.copy(reader.fileno(), writer.fileno())
         digest = sparse.digest(writer.fileno())
@@ -182,7 +182,7 @@ def _packed(memory: Path, packing: Compression) -> Raw:
     codec = cast("Codec", packing)
     unnamed = Raw(codec=codec, size_bytes=_size(memory), sha256="")
     target = memory.with_name(unnamed.packed)
-    with files.translated(target), memory.open("rb") as reader, target.open("wb") as writer:
+    with files.translate_errors(target), memory.open("rb") as reader, target.open("wb") as writer:
         target.chmod(0o600)
         return msgspec.structs.replace(unnamed, sha256=compression.pack(codec, reader, writer))
 

@@ -85,15 +85,15 @@ class DiskImages:
         if free < needed:
             raise durable.no_space(directory, needed_bytes=needed, free_bytes=free)
         self._make_private(ref, directory)
-        with durable.held(directory, size_bytes), (directory / _ROOM).open("xb") as room:
+        with durable.reserving_space(directory, size_bytes), (directory / _ROOM).open("xb") as room:
             sparse.allocate(room.fileno(), size_bytes)
 
     def release(self, ref: InstanceRef, request_id: str) -> None:
         """See `Images.release`."""
         durable.remove(self._partial(ref, request_id))
 
-    def complete(self, ref: InstanceRef, request_id: str) -> bool:
-        """See `Images.complete`."""
+    def is_complete(self, ref: InstanceRef, request_id: str) -> bool:
+        """See `Images.is_complete`."""
         directory = self._partial(ref, request_id)
         if not directory.is_dir():
             return False
@@ -131,7 +131,7 @@ class DiskImages:
             Broken: `image_incomplete`, the request has no whole generation.
         """
         partial, published = self._partial(ref, request_id), self._published(ref)
-        if not self.complete(ref, request_id):
+        if not self.is_complete(ref, request_id):
             # A killed attempt may have got as far as the exchange.
             if (generation.read(published) or {}).get("request_id") != request_id:
                 what = f"request {request_id} has no whole image of {ref}"
@@ -228,7 +228,7 @@ class DiskImages:
         partial.parent.chmod(0o700)
         durable.remove(partial)
         durable.make_directory(partial, mode=0o700)
-        self.encrypted_directory(ref).protect(partial)
+        self.encrypted_directory(ref).encrypt(partial)
 
     def _unpublished(self, ref: InstanceRef) -> list[Path]:
         return [path for path in self._everything(ref) if path.name != _SLEEP]

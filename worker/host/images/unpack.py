@@ -63,7 +63,7 @@ def _unpack(directory: Path, raw: Raw) -> None:
     """Not synced: the compressed file stays, and a power cut ends the note's validity."""
     target = directory / MEMORY
     new = files.aside(target)
-    with files.translated(target):
+    with files.translate_errors(target):
         new.unlink(missing_ok=True)
         try:
             with (directory / raw.packed).open("rb") as source, new.open("xb") as file:

@@ -30,7 +30,7 @@ def no_bridge(tap: str, bridge: str) -> Conflict:
 
 
 @contextmanager
-def translated(doing: str, name: str) -> Iterator[None]:
+def translate_errors(doing: str, name: str) -> Iterator[None]:
     """What the kernel refuses inside is raised as Broken `netlink`."""
     try:
         yield

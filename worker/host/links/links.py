@@ -17,12 +17,12 @@ from collections.abc import Mapping
 from typing import Final
 
 from worker.errors import Conflict, Transient
-from worker.host.links.errors import foreign, no_bridge, translated
+from worker.host.links.errors import foreign, no_bridge, translate_errors
 from worker.host.links.link_message import Link
 from worker.host.links.rtnetlink import Rtnl
 from worker.linux import sysctl
 from worker.linux.tap import new_tap
-from worker.model.names import MARK, guest_mac
+from worker.model.names import OWNER_PREFIX, guest_mac
 from worker.ports import Bridge, Tap
 
 _GONE_WITHIN_S: Final = 5.0
@@ -55,7 +55,7 @@ class Netlink:
 
     def bridge(self, name: str) -> Bridge | None:
         """See `ports.Links.bridge`."""
-        with translated("read bridge", name):
+        with translate_errors("read bridge", name):
             link = self._rtnl.find(name)
             if link is None:
                 return None
@@ -66,21 +66,21 @@ class Netlink:
                 up=link.up,
                 addresses=self._rtnl.addresses(link.index),
                 mac=link.mac,
-                mark=link.alias,
+                owner_tag=link.alias,
                 forwarding=link.forwarding,
             )
 
-    def put_bridge(self, name: str, *, address: str, mac: str, mark: str) -> None:
+    def put_bridge(self, name: str, *, address: str, mac: str, owner_tag: str) -> None:
         """See `ports.Links.put_bridge`."""
-        with translated("build bridge", name):
+        with translate_errors("build bridge", name):
             link = self._rtnl.find(name) or self._new_bridge(name, mac)
             if link.kind != "bridge":
                 raise foreign(link, "is no bridge")
-            if link.alias != mark and not self._is_newborn(link, mac):
-                raise foreign(link, f"does not carry the mark {mark!r}")
+            if link.alias != owner_tag and not self._is_newborn(link, mac):
+                raise foreign(link, f"does not carry the owner tag {owner_tag!r}")
             self._rtnl.change(
                 link.index,
-                ("IFLA_IFALIAS", mark),
+                ("IFLA_IFALIAS", owner_tag),
                 ("IFLA_ADDRESS", mac),
                 ("IFLA_LINKINFO", _QUIET_BRIDGE),
             )
@@ -91,7 +91,7 @@ class Netlink:
 
     def tap(self, name: str) -> Tap | None:
         """See `ports.Links.tap`; no owner, if the owner alone could not open it."""
-        with translated("read tap", name):
+        with translate_errors("read tap", name):
             link = self._rtnl.find(name)
             if link is None:
                 return None
@@ -103,26 +103,26 @@ class Netlink:
                 up=link.up,
                 owner_uid=_owner(link),
                 bridge=master.name if master else None,
-                mark=link.alias,
+                owner_tag=link.alias,
             )
 
-    def put_tap(self, name: str, *, owner_uid: int, bridge: str, mark: str) -> None:
+    def put_tap(self, name: str, *, owner_uid: int, bridge: str, owner_tag: str) -> None:
         """See `ports.Links.put_tap`.
 
         Raises:
             Conflict: `foreign_device`; `no_bridge`, there is no bridge of that name.
         """
-        with translated("build tap", name):
+        with translate_errors("build tap", name):
             master = self._rtnl.find(bridge)
             if master is None or master.kind != "bridge":
                 raise no_bridge(name, bridge)
             link = self._rtnl.find(name)
-            if link is not None and (not _is_tap(link) or link.alias != mark):
-                raise foreign(link, f"is no TAP with the mark {mark!r}")
+            if link is not None and (not _is_tap(link) or link.alias != owner_tag):
+                raise foreign(link, f"is no TAP with the owner tag {owner_tag!r}")
             if link is not None and _owner(link) != owner_uid:
                 self._remove(link)
                 link = None
-            index = link.index if link else self._new_tap(name, owner_uid, mark)
+            index = link.index if link else self._new_tap(name, owner_uid, owner_tag)
             sysctl.set_device("ipv6", name, "disable_ipv6", "1")
             self._rtnl.change(index, ("IFLA_MASTER", master.index))
             self._rtnl.up(index)
@@ -134,27 +134,28 @@ class Netlink:
             Conflict: `foreign_device`.
             Transient: `device_busy`, it was still there after 5 s.
         """
-        with translated("delete", name):
+        with translate_errors("delete", name):
             link = self._rtnl.find(name)
             if link is None:
                 return
-            if not link.alias.startswith(MARK) and not self._is_newborn(link, _birth_mac(name)):
-                raise foreign(link, "carries no mark of hostd's")
+            owned = link.alias.startswith(OWNER_PREFIX)
+            if not owned and not self._is_newborn(link, _birth_mac(name)):
+                raise foreign(link, "carries no owner tag of hostd's")
             self._remove(link)
 
     def ports(self, bridge: str) -> frozenset[str]:
         """See `ports.Links.ports`."""
-        with translated("list ports of", bridge):
+        with translate_errors("list ports of", bridge):
             master = self._rtnl.find(bridge)
             if master is None or master.kind != "bridge":
                 return frozenset()
             return frozenset(port.name for port in self._rtnl.ports(master.index))
 
-    def marked(self) -> Mapping[str, str]:
-        """See `ports.Links.marked`."""
-        with translated("list", "devices"):
-            links = self._rtnl.mentioning(MARK.encode())
-            return {link.name: link.alias for link in links if link.alias.startswith(MARK)}
+    def owned(self) -> Mapping[str, str]:
+        """See `ports.Links.owned`."""
+        with translate_errors("list", "devices"):
+            links = self._rtnl.mentioning(OWNER_PREFIX.encode())
+            return {link.name: link.alias for link in links if link.alias.startswith(OWNER_PREFIX)}
 
     def forwarding(self) -> bool:
         """See `ports.Links.forwarding`."""
@@ -175,13 +176,13 @@ class Netlink:
             raise Transient("device_vanished", f"bridge {name} went away while it was made")
         return link
 
-    def _new_tap(self, name: str, owner_uid: int, mark: str) -> int:
+    def _new_tap(self, name: str, owner_uid: int, owner_tag: str) -> int:
         try:
             with new_tap(name, owner_uid=owner_uid):
                 link = self._rtnl.find(name)
                 if link is None:
                     raise Transient("device_vanished", f"TAP {name} went away while it was made")
-                self._rtnl.change(link.index, ("IFLA_IFALIAS", mark))
+                self._rtnl.change(link.index, ("IFLA_IFALIAS", owner_tag))
                 return link.index
         except OSError as error:
             if error.errno != errno.EBUSY:

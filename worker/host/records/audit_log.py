@@ -27,7 +27,7 @@ _rotating = threading.Lock()  # executors of one hostd; the tenant's lock keeps 
 
 def mentions(path: Path, word: str) -> bool:
     """Whether one of the latest lines has the word."""
-    with files.translated(path):
+    with files.translate_errors(path):
         fd = _open(path)
         if fd is None:
             return False
@@ -44,7 +44,7 @@ def append(path: Path, line: bytes) -> None:
     Raises:
         Transient: `no_space`.
     """
-    with _rotating, files.translated(path):
+    with _rotating, files.translate_errors(path):
         fd = _open(path)
         if fd is not None and os.fstat(fd).st_size + len(line) > ROTATE_BYTES:
             os.close(fd)

@@ -145,7 +145,7 @@ def _parsed(path: Path, parse: Callable[[bytes], Doc]) -> Doc | None:
 
 def _read(path: Path, *, limit_bytes: int) -> bytes | None:
     try:
-        with files.translated(path):
+        with files.translate_errors(path):
             return files.read(path, limit_bytes=limit_bytes)
     except ValueError as error:
         raise _bad(path, str(error)) from error

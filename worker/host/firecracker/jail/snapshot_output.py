@@ -66,14 +66,14 @@ class SnapshotOutput:
             Conflict: `storage_not_encrypted`.
         """
         self.reset()
-        with self._source() as source, files.held(self._jail.home, memory_bytes):
+        with self._source() as source, files.reserving_space(self._jail.home, memory_bytes):
             fd = os.open(_MEMORY, _NEW, 0o600, dir_fd=source)
             try:
                 sparse.allocate(fd, memory_bytes)
                 os.fchown(fd, self._uid, self._uid)
             finally:
                 os.close(fd)
-        with files.held(self._jail.home, _VMSTATE_ROOM_BYTES):
+        with files.reserving_space(self._jail.home, _VMSTATE_ROOM_BYTES):
             fd = os.open(self._target / _ROOM, _NEW, 0o600)
             try:
                 sparse.allocate(fd, _VMSTATE_ROOM_BYTES)
@@ -142,7 +142,7 @@ class SnapshotOutput:
 
     def _encrypt(self, directory: Path) -> None:
         if self._encryption is not None:
-            self._encryption.protect(directory)
+            self._encryption.encrypt(directory)
 
     def _check(self, name: str, seen: os.stat_result, size_bytes: int | None) -> None:
         plain = stat.S_ISREG(seen.st_mode) and seen.st_nlink == 1 and seen.st_uid == self._uid
