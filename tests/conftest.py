@@ -1,4 +1,4 @@
-"""What every test shares: the fixtures' modules, and honesty about what could not run."""
+"""What all tests share: the fixtures' modules, and reports of what could not run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def pytest_runtest_makereport(
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Says which Firecracker the tests have met."""
+    """Prints which Firecracker the tests used."""
     real = os.environ.get("HOSTD_FIRECRACKER") and os.environ.get("HOSTD_JAILER")
-    said = "the real one too" if real else "SIMULATED: hostd's stand-ins only"
-    terminalreporter.write_line(f"Firecracker and jailer: {said}")
+    used = "the real one too" if real else "SIMULATED: hostd's stand-ins only"
+    terminalreporter.write_line(f"Firecracker and jailer: {used}")

@@ -31,7 +31,7 @@ from worker.simulator import install
 
 
 class Program:
-    """A firecracker program without a jail, in a directory of its own."""
+    """A firecracker program without a jail, in its own directory."""
 
     def __init__(self, binary: Path, kernel: bytes) -> None:
         self.binary = binary
@@ -42,7 +42,7 @@ class Program:
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
-        """A fresh VMM answers."""
+        """Starts a VMM; returns when its API answers."""
         with (self.directory / "out").open("ab") as out:
             name = str(len(self.processes))
             self.process = subprocess.Popen(
@@ -77,12 +77,12 @@ class Program:
         return str(json.loads(content)["fault_message"])
 
     def follow(self, rows: list[Row]) -> None:
-        """Every row holds."""
+        """Sends every row's request and checks its answer."""
         for method, path, body, fault in rows:
             assert self.call(method, path, body) == fault, (method, path, body)
 
     def close(self) -> None:
-        """No process and no file is left."""
+        """Kills every process and removes all files."""
         for process in self.processes:
             process.kill()
             process.wait()
@@ -116,7 +116,7 @@ def test_each_state_answers_as_firecracker_does(program: Program) -> None:
     assert (program.directory / "d").stat().st_blocks * 512 < 1 << 20
 
 
-def test_diff_without_tracking_holds_all_that_a_full_has_touched(program: Program) -> None:
+def test_a_diff_without_tracking_contains_all_that_a_full_touched(program: Program) -> None:
     program.start()
     size = SIZE | {"track_dirty_pages": False}
     boot = {"kernel_image_path": "kernel"}
@@ -126,7 +126,7 @@ def test_diff_without_tracking_holds_all_that_a_full_has_touched(program: Progra
 
 
 def snapshot(program: Program) -> None:
-    """A snapshot of a guest is in the directory; its VMM is gone, its vsock's socket too."""
+    """Leaves a guest's snapshot in the directory, without its VMM and its vsock's socket."""
     program.start()
     program.follow(NOT_STARTED)
     program.follow([("PATCH", "/vm", {"state": "Paused"}, None)])
@@ -145,7 +145,7 @@ def test_loaded_snapshot_is_paused_and_follows_the_rules_of_a_running_one(
     program.follow([("PATCH", "/vm", {"state": "Resumed"}, None), *RUNNING])
 
 
-def test_calls_sent_in_one_piece_are_all_carried_out_and_answered_in_order(
+def test_pipelined_calls_are_all_executed_and_answered_in_order(
     program: Program,
 ) -> None:
     program.start()
@@ -156,13 +156,13 @@ def test_calls_sent_in_one_piece_are_all_carried_out_and_answered_in_order(
         for method, path, body, _ in sent
     ]
     for row, answer in zip(sent, transport.send(requests, 20), strict=True):
-        told = json.loads(answer.content)["fault_message"] if answer.status == 400 else None
-        assert told == row[3], row
+        fault = json.loads(answer.content)["fault_message"] if answer.status == 400 else None
+        assert fault == row[3], row
     transport.close()
 
 
 @pytest.mark.parametrize(("spoilt", "body", "fault"), FAILED_LOADS)
-def test_failed_load_is_told_and_then_the_process_exits_with_1(
+def test_a_failed_load_is_answered_and_then_the_process_exits_with_1(
     program: Program, spoilt: str, body: dict[str, Any], fault: str
 ) -> None:
     snapshot(program)

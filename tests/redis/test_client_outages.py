@@ -240,7 +240,7 @@ def test_a_waiter_sends_a_lost_job_again_byte_for_byte(
     host = FakeConsumer(admin, HOST)
     job_id = host.take()
     assert admin.hget(keys.job(job_id), "data") == stored
-    host.tell(job_id, FAILED)
+    host.publish(job_id, FAILED)
     assert waiter.outcome() == FAILED
     assert admin.llen(QUEUE) == 0
 

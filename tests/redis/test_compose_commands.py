@@ -39,7 +39,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def secrets(tmp_path: Path) -> Path:
-    """What the service redis-users makes, by its own command."""
+    """The files that the service redis-users makes, by its command."""
     directory = tmp_path / "secrets"
     values = {"python": sys.executable, "/secrets": str(directory), "${HOSTD_HOST:-host-a}": HOST}
     command = [values.get(word, word) for word in SERVICES["redis-users"]["command"]]
@@ -85,7 +85,7 @@ def await_answer(port: int, log: Path) -> None:
                 return
 
 
-def test_redis_starts_with_its_configuration_and_lets_no_stranger_in(
+def test_redis_starts_with_its_configuration_and_refuses_unknown_users(
     redis_port: int, secrets: Path
 ) -> None:
     with Redis(port=redis_port) as stranger, pytest.raises(AuthenticationError):
@@ -98,7 +98,7 @@ def test_redis_starts_with_its_configuration_and_lets_no_stranger_in(
         check(worker, config)
 
 
-def test_the_healthcheck_of_redis_is_true_of_it(redis_port: int) -> None:
+def test_the_healthcheck_of_redis_reports_its_state(redis_port: int) -> None:
     if shutil.which("redis-cli") is None:
         pytest.skip("no redis-cli here")
     kind, command = SERVICES["redis"]["healthcheck"]["test"]

@@ -61,7 +61,7 @@ def rq(server: RedisServer, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 def runs(traces: HostTraces, id_: str) -> None:
-    """As a stock worker says what it runs."""
+    """Registers the job as a stock worker does that runs it."""
     traces.worker.set_state("busy")
     traces.redis.sadd(traces.worker.executions_key, f"{id_}:e1")
     times = dict.fromkeys(("created_at", "last_heartbeat"), time.time())
@@ -70,7 +70,7 @@ def runs(traces: HostTraces, id_: str) -> None:
 
 
 def request_bytes(traces: HostTraces, id_: str) -> bytes:
-    """What the host will read: RQ deflates the data that it saves."""
+    """The data as the host reads it: RQ deflates what it saves."""
     data: Any = traces.redis.hget(keys.job(id_), "data")
     return inflated(data)
 
@@ -162,9 +162,7 @@ def test_the_tab_jobs_opens_the_queue_of_a_host(traces: HostTraces, dashboard: D
     assert dashboard.http.get(answer.headers["location"]).status_code == 200
 
 
-def test_looking_at_a_queue_takes_no_dead_id_off_it(
-    traces: HostTraces, dashboard: Dashboard
-) -> None:
+def test_viewing_a_queue_removes_no_dead_id(traces: HostTraces, dashboard: Dashboard) -> None:
     id_ = traces.queued()
     traces.redis.delete(keys.job(id_))
     (job,) = listed(dashboard, "queued")
@@ -172,7 +170,7 @@ def test_looking_at_a_queue_takes_no_dead_id_off_it(
     assert traces.redis.lrange(traces.keys.queue, 0, -1) == [id_.encode()]
 
 
-def test_an_unknown_job_is_not_found_and_another_redis_neither(dashboard: Dashboard) -> None:
+def test_an_unknown_job_and_another_redis_are_not_found(dashboard: Dashboard) -> None:
     assert dashboard.http.get("/0/data/job/nobody.json").status_code == 404
     assert dashboard.http.get("/1/data/queues.json").status_code == 404
 
@@ -222,7 +220,7 @@ def test_stock_rq_shows_the_queue_and_requeues(
 
 
 class Bomb:
-    """Makes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -266,7 +264,7 @@ def test_a_pickled_bomb_is_executed_nowhere(
         ("description", b"\xff\xfe"),
     ],
 )
-def test_a_poisoned_field_spoils_one_line_and_not_the_page(
+def test_a_poisoned_field_breaks_one_line_and_not_the_page(
     traces: HostTraces, dashboard: Dashboard, field: str, value: str | bytes
 ) -> None:
     bad, good = traces.queued(SLEEP), traces.queued()
@@ -277,7 +275,7 @@ def test_a_poisoned_field_spoils_one_line_and_not_the_page(
     assert dashboard.http.get(f"/0/data/job/{bad}.json").status_code == 200
 
 
-def test_an_alien_entry_in_the_set_of_queues_is_passed_over(
+def test_a_foreign_entry_in_the_set_of_queues_is_skipped(
     traces: HostTraces, dashboard: Dashboard
 ) -> None:
     traces.queued()
@@ -286,9 +284,7 @@ def test_an_alien_entry_in_the_set_of_queues_is_passed_over(
     assert [queue["name"] for queue in queues] == [QUEUE]
 
 
-def test_no_page_writes_what_a_stranger_wrote_as_html(
-    traces: HostTraces, dashboard: Dashboard
-) -> None:
+def test_no_page_shows_untrusted_text_as_html(traces: HostTraces, dashboard: Dashboard) -> None:
     id_ = traces.queued()
     for page in ("workers", f"jobs/{QUEUE}/queued/8/asc/1", f"job/{id_}"):
         text = dashboard.http.get(f"/0/view/{page}").text
@@ -349,7 +345,7 @@ def test_a_get_requeues_nothing_even_from_the_same_site(
     assert traces.redis.zcard(traces.keys.failed) == 1
 
 
-def test_a_name_turned_to_this_address_by_foreign_dns_is_not_served(
+def test_a_name_that_another_dns_points_here_is_not_served(
     redis_server: RedisServer, dashboard: Dashboard
 ) -> None:
     host = {"Host": "evil.example"}

@@ -91,7 +91,7 @@ def test_a_duplicate_of_a_running_request_waits_for_its_result(
     host_client.enqueue(START, host=HOST, request_id="same")
     job_id = fake_consumer.take()
     second = host_client.enqueue(START, host=HOST, request_id="same")
-    fake_consumer.tell(job_id, DONE)
+    fake_consumer.publish(job_id, DONE)
     assert second.wait(BOUND_S) == DONE
 
 
@@ -177,7 +177,7 @@ def test_a_ticket_found_during_a_retry_waits_for_the_retry(
     first.retry()
     job_id = fake_consumer.take()
     other = host_client.ticket(first.request_id, host=HOST)
-    fake_consumer.tell(job_id, DONE)
+    fake_consumer.publish(job_id, DONE)
     assert other.wait(BOUND_S) == DONE
 
 

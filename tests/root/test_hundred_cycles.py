@@ -1,4 +1,4 @@
-"""An instance that sleeps and wakes a hundred times counts on, and nothing grows.
+"""An instance sleeps and wakes a hundred times: its count continues, and nothing grows.
 
 `HOSTD_CYCLES` does more, or fewer.
 """
@@ -38,7 +38,7 @@ WAIT_S = 60.0
 
 @dataclass(frozen=True)
 class Counting:
-    """A guest that counts: its programs, its kernel, and where its memory file has the count."""
+    """A guest that counts: its programs, its kernel, and the count's place in its memory file."""
 
     programs: Programs
     kernel: bytes
@@ -50,7 +50,7 @@ class Counting:
     params=["stand-in", pytest.param("real", marks=[pytest.mark.firecracker, pytest.mark.kvm])]
 )
 def counting(request: pytest.FixtureRequest, tmp_path: Path) -> Counting:
-    """The stand-in with its own guest, and the real programs with a small kernel."""
+    """The stand-in with its guest, and the real programs with a small kernel."""
     if request.param == "stand-in":
         programs = Programs(*simulator.install(tmp_path / "programs", serial="/serial", tick_ms=1))
         return Counting(programs, b"a stand-in needs no kernel", _count_of_stand_in, serial=True)
@@ -85,7 +85,7 @@ def _word(memory: Path, at: int) -> int:
 
 
 def _address(kernel: Path, symbol: str) -> int:
-    """Where in the guest's memory, which is mapped one to one, the symbol is."""
+    """The symbol's place in the guest's memory, which is mapped one to one."""
     lines = subprocess.check_output(["nm", kernel], text=True).splitlines()
     return next(int(line.split()[0], 16) for line in lines if line.split()[-1] == symbol)
 
@@ -97,12 +97,12 @@ def done(client: HostClient, request: Request) -> None:
 
 
 def said(text: str) -> list[int]:
-    """The numbers that a stand-in's guest wrote in one life; the last line may be cut."""
+    """The numbers that a stand-in's guest wrote in one life; the last line may be incomplete."""
     return [int(line) for line in text.split("\n")[:-1] if line.isdigit()]
 
 
 class Sleeper:
-    """One instance, its cycles, and where its count was left."""
+    """One instance, its cycles, and its last count."""
 
     def __init__(self, hostd: HostdProcess, counting: Counting, ref: InstanceRef) -> None:
         self.client, self.hostd, self.counting, self.ref = hostd.client(), hostd, counting, ref
@@ -110,7 +110,7 @@ class Sleeper:
         done(self.client, StartInstance(**ids(ref)))
 
     def cycle(self) -> None:
-        """It slept and woke; its count goes on where it was."""
+        """Sleeps and wakes the instance; its count must continue."""
         jail = find_jail(self.hostd.layout.jail_base(self.ref), self.ref.instance_id)
         assert jail is not None
         heard = (jail.root / "serial").open() if self.counting.serial else None
@@ -128,14 +128,16 @@ class Sleeper:
         return self.hostd.layout.images(self.ref) / "sleep" / "mem.bin"
 
 
-def settled(hostd: HostdProcess, warm: ResourceUsage) -> None:
-    """It holds what it held then, as soon as the last request's end is behind it.
+def back_to(hostd: HostdProcess, warm: ResourceUsage) -> None:
+    """Waits until hostd uses what it used then.
 
     Raises:
         AssertionError: it does not, and what the difference is.
     """
     try:
-        eventually(lambda: resource_usage(hostd) == warm, "no more is held", bound_s=10)
+        eventually(
+            lambda: resource_usage(hostd) == warm, "hostd uses no more than before", bound_s=10
+        )
     except AssertionError:
         assert resource_usage(hostd).differences(warm) == []
 
@@ -155,7 +157,7 @@ def test_cycles_of_sleep_and_wake_lose_no_count_and_leave_nothing_behind(
     held = (
         f"{warm.descriptors.total()} descriptors, {warm.threads} threads, {len(warm.files)} files"
     )
-    settled(host, warm)
+    back_to(host, warm)
     grown_kib = resident_kib(host.pid) - settled_kib
     print(f"{CYCLES} cycles to count {sleeper.count}, {grown_kib} KiB more after {SETTLED}: {held}")
     assert grown_kib <= GROWTH_KIB

@@ -110,7 +110,7 @@ def test_a_guest_leaves_by_the_named_uplink_only(net: Net) -> None:
 def test_without_a_named_uplink_a_guest_leaves_anywhere_but_to_tenants(net: Net) -> None:
     net.firewall.put(rules(A, uplink=""))
     net.firewall.put(rules(B, uplink=""))
-    net.hold()
+    net.restrict_guests()
     assert net.reaches(A1, INTERNET) == HOST
     assert net.reaches(A1, LAN) == "192.0.2.1"
     assert net.is_dropped(A1, B1)
@@ -120,7 +120,7 @@ def test_without_a_named_uplink_a_guest_leaves_anywhere_but_to_tenants(net: Net)
 
 def test_a_bridge_whose_rules_do_not_stand_yet_is_out_of_reach(net: Net) -> None:
     net.firewall.put(rules(A, uplink=""))
-    net.hold()
+    net.restrict_guests()
     assert net.is_dropped(A1, B1)
 
 

@@ -1,4 +1,4 @@
-"""The life of instances through agentd's client, a real `hostd run`, the kernel and back."""
+"""The life of instances: agentd's client, a real `hostd run`, the real kernel."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def links(process: HostdProcess) -> set[str]:
 
 
 def traces(process: HostdProcess) -> list[str]:
-    """All that an instance leaves on the machine while it runs."""
+    """All traces of a running instance on the machine."""
     groups = [
         str(path) for mount in detect().mounts() for path in (mount / process.cgroup).glob("i-*")
     ]
@@ -77,7 +77,7 @@ def traces(process: HostdProcess) -> list[str]:
     return groups + mounted + jails + secrets + taps
 
 
-def test_a_whole_life_and_nothing_is_left(hostd: HostdProcess) -> None:
+def test_a_whole_life_leaves_nothing(hostd: HostdProcess) -> None:
     client, ref = hostd.client(), hostd.instance("i-0000000a")
     network = SetupNetwork(tenant_id=TenantId(TENANT), net=documents.net(NET_ID))
     done(client, network, changed=True, state="up")
@@ -126,7 +126,7 @@ def test_a_whole_life_and_nothing_is_left(hostd: HostdProcess) -> None:
         assert nft("list ruleset").strip() == ""
 
 
-def test_ping_says_who_answers(hostd: HostdProcess) -> None:
+def test_a_ping_names_the_host(hostd: HostdProcess) -> None:
     pong = ask(hostd.client(), Ping())
     assert isinstance(pong, Pong)
     assert (pong.host, pong.firecracker_version) == (HOST, "1.16.1")
@@ -144,7 +144,7 @@ def test_a_data_volume_outlives_stop_and_destroy(hostd: HostdProcess) -> None:
     assert disk.stat().st_ino == inode
 
 
-def test_guests_run_in_parallel_each_with_an_address_of_its_own(hostd: HostdProcess) -> None:
+def test_guests_run_in_parallel_each_with_its_own_address(hostd: HostdProcess) -> None:
     client = hostd.client()
     refs = [hostd.instance(f"i-0000001{n}") for n in range(4)]
     tickets = [client.enqueue(StartInstance(**ids(ref)), host=HOST) for ref in refs]
@@ -154,7 +154,7 @@ def test_guests_run_in_parallel_each_with_an_address_of_its_own(hostd: HostdProc
     assert len(places) == len(refs)
 
 
-def test_quota_is_kept_and_freed_by_sleep(hostd: HostdProcess) -> None:
+def test_a_quota_is_enforced_and_a_sleep_frees_it(hostd: HostdProcess) -> None:
     client = hostd.client()
     path = hostd.layout.tenant(TENANT) / "tenant.json"
     tenant = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
@@ -184,7 +184,7 @@ def test_what_belongs_to_another_tenant_is_refused_and_left_alone(hostd: HostdPr
     done(client, StartInstance(**ids(ref)), changed=False)
 
 
-def test_guests_outlive_a_killed_hostd_and_are_known_again(hostd: HostdProcess) -> None:
+def test_guests_outlive_a_killed_hostd_and_the_next_one_knows_them(hostd: HostdProcess) -> None:
     client, ref = hostd.client(), hostd.instance("i-00000041")
     done(client, StartInstance(**ids(ref)))
     pid = document(hostd, ref)["firecracker_pid"]

@@ -74,7 +74,7 @@ def test_an_encrypted_disk_is_open_while_its_guest_lives_and_wiped_with_a_receip
 
 
 @pytest.mark.timeout(900)
-def test_a_guest_that_wakes_has_its_encrypted_disk_back(
+def test_a_woken_guest_has_its_encrypted_disk_again(
     device_mapper: None, hostd: HostdProcess
 ) -> None:
     client, ref = hostd.client(), hostd.instance("i-0000000f")

@@ -161,12 +161,12 @@ def test_traffic_between_tenants_is_dropped_and_flushed_rules_come_back(
 ) -> None:
     assert net.reaches(A1, B1) == A1
     made_true(host, *network(A, settings), *network(B, settings))
-    net.hold()
+    net.restrict_guests()
     assert net.is_dropped(A1, B1)
     assert net.is_dropped(B1, A1)
     nft("flush ruleset")
     assert set(made_true(host, *network(A, settings))) == {"firewall_present"}
-    net.hold()
+    net.restrict_guests()
     assert net.is_dropped(A1, B1)
 
 
@@ -175,7 +175,7 @@ def test_guests_cannot_reach_the_metadata_service_of_the_cloud(
 ) -> None:
     assert net.reaches(A1, IMDS) == A1
     made_true(host, *network(A, settings))
-    net.hold()
+    net.restrict_guests()
     assert net.is_dropped(A1, IMDS)
     assert net.reaches(A1, INTERNET) == HOST
 
@@ -186,7 +186,7 @@ def test_rules_of_one_tenant_do_not_block_the_metadata_endpoint_of_another(
 ) -> None:
     for net_id in order:
         made_true(host, *network(net_id, settings))
-    net.hold()
+    net.restrict_guests()
     assert net.reaches(A1, A_GATEWAY, METADATA_PORT) == A1
     assert net.reaches(A2, A_GATEWAY, METADATA_PORT) == A2
     assert net.reaches(B1, B_GATEWAY, METADATA_PORT) == B1

@@ -16,7 +16,7 @@ BEFORE = "The requested operation is not supported before starting the microVM."
 AFTER = "The requested operation is not supported after starting the microVM."
 
 
-def test_states_and_wrong_orders_are_told_in_firecrackers_words(simulator: Simulator) -> None:
+def test_states_and_refusals_have_firecrackers_words(simulator: Simulator) -> None:
     vmm = simulator.start("a")
     assert vmm.ok("GET", "/") == {
         "id": "a",
@@ -50,7 +50,7 @@ def test_states_and_wrong_orders_are_told_in_firecrackers_words(simulator: Simul
     assert vmm.ok("GET", "/")["state"] == "Paused"
 
 
-def test_eleventh_connection_is_turned_away_and_a_long_body_too(simulator: Simulator) -> None:
+def test_an_eleventh_connection_and_a_long_body_are_refused(simulator: Simulator) -> None:
     vmm = simulator.start("a")
     clients = [socket.socket(socket.AF_UNIX) for _ in range(11)]
     for client in clients:
@@ -64,7 +64,9 @@ def test_eleventh_connection_is_turned_away_and_a_long_body_too(simulator: Simul
         client.close()
 
 
-def test_counter_runs_on_in_another_process_after_snapshot_and_load(simulator: Simulator) -> None:
+def test_the_counter_continues_in_another_process_after_a_load(
+    simulator: Simulator,
+) -> None:
     first = simulator.boot("a")
     counts_beyond(first, 20)
     sleep(first)
@@ -118,7 +120,7 @@ def test_diff_is_sparse_and_loads_alone_only_if_it_is_the_first(simulator: Simul
 
 
 @pytest.mark.parametrize("damage", ["vmstate", "mem", "disk", "vsock"])
-def test_failed_load_is_told_and_then_the_vmm_exits_with_1(
+def test_a_failed_load_is_answered_and_then_the_vmm_exits_with_1(
     simulator: Simulator, damage: str
 ) -> None:
     first = simulator.boot("a")

@@ -46,20 +46,20 @@ NEEDED: dict[str, dict[str, Any]] = {
     "PUT /actions": {"action_type": "SendCtrlAltDel"},
     "PUT /snapshot/load": {"mem_backend": {"backend_type": "File", "backend_path": "x"}},
 }
-# Described for every fault that has no status of its own as 500, and in fact always this.
+# The description says 500 for a fault without a status of its own; in fact it is always this.
 FAULT = 400
 SAMPLES: dict[str, Any] = {"string": "x", "integer": 3, "boolean": True, "object": {}, "array": []}
 
 
 def schema(operation: str) -> dict[str, Any]:
-    """The request's body, closed, as JSON Schema."""
+    """The request's body as JSON Schema, without other fields."""
     definitions = {name: closed(body) for name, body in TABLE["definitions"].items()}
     body = TABLE["operations"][operation].get("body", {"not": {}})
     return {**closed(body), "definitions": definitions}
 
 
 def closed(body: dict[str, Any]) -> dict[str, Any]:
-    """The same, with no field but those that it names."""
+    """The same schema, without other fields."""
     body = {name: value for name, value in body.items() if name != "format"}
     return {"additionalProperties": False} | body if "properties" in body else body
 
@@ -76,7 +76,7 @@ def sample(body: dict[str, Any]) -> Any:
 
 
 def operation(method: str, path: str) -> str:
-    """The described request that this one is."""
+    """The description's name of this request."""
     for name in TABLE["operations"]:
         known, _, pattern = name.partition(" ")
         start, brace, _ = pattern.partition("{")
@@ -144,7 +144,7 @@ def test_field_that_is_not_described_is_refused(simulator: Simulator, name: str)
 
 @pytest.fixture
 def rig(request: pytest.FixtureRequest, vmm_spec: VmSpec, tmp_path: Path) -> Iterator[Rig]:
-    """hostd's driver with limits on everything; its requests are noted."""
+    """hostd's driver with limits on everything; its requests are recorded."""
     programs = Programs(*stand_in.install(tmp_path / "programs", requests="/requests"))
     bandwidth, ops = (TokenBucket(size=size, refill_time=100) for size in (1 << 20, 1000))
     limiter = RateLimiter(bandwidth=bandwidth, ops=ops)
@@ -156,7 +156,7 @@ def rig(request: pytest.FixtureRequest, vmm_spec: VmSpec, tmp_path: Path) -> Ite
 
 
 def test_all_that_the_driver_sends_in_a_life_is_described(rig: Rig, tmp_path: Path) -> None:
-    def noted() -> list[tuple[str, str, Any]]:
+    def recorded() -> list[tuple[str, str, Any]]:
         text = (rig.jail().root / "requests").read_text()
         return [tuple(json.loads(line)) for line in text.splitlines()]
 
@@ -166,13 +166,13 @@ def test_all_that_the_driver_sends_in_a_life_is_described(rig: Rig, tmp_path: Pa
     rig.vmm.pause(rig.ref)
     image = moved(rig.vmm.snapshot(rig.spec), tmp_path / "image")
     rig.vmm.kill(rig.ref, timeout_s=5)
-    sent = noted()
+    sent = recorded()
     rig.vmm.build_jail(rig.spec, image)
     rig.vmm.spawn(rig.spec, rig.join_files)
     rig.vmm.load(rig.spec)
     rig.vmm.resume(rig.ref)
     assert rig.vmm.ask_to_stop(rig.ref, timeout_s=10)
-    sent += noted()
+    sent += recorded()
     for method, path, body in sent:
         name = operation(method, path)
         if body is not None:

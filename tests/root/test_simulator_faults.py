@@ -1,4 +1,4 @@
-"""Endings, faults on demand, and the guest behind vsock."""
+"""Exits, injected faults, and the guest behind vsock."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ pytestmark = pytest.mark.root
 
 
 def replace_faults(vmm: Vmm, text: str) -> None:
-    """From the next request on, the VMM does these things wrong."""
+    """Sets the VMM's faults from the next request on."""
     (vmm.root / "simulate.new").write_text(text)
     (vmm.root / "simulate.new").replace(vmm.root / "simulate.json")
 
 
 def dial(vmm: Vmm, *parts: bytes) -> socket.socket:
-    """A connection to the guest's vsock on which the parts were sent, one by one."""
+    """Connects to the guest's vsock and sends the parts one by one; the connection."""
     client = socket.socket(socket.AF_UNIX)
     client.settimeout(20)
     client.connect(str(vmm.root / "vsock"))
@@ -31,7 +31,7 @@ def dial(vmm: Vmm, *parts: bytes) -> socket.socket:
 
 
 def exchange(client: socket.socket, message: bytes) -> bytes:
-    """The body of the frame that answers the message."""
+    """Sends a message; the body of the frame that answers it."""
     client.sendall(struct.pack(">I", len(message)) + message)
     (size,) = struct.unpack(">I", client.recv(4, socket.MSG_WAITALL))
     return client.recv(size, socket.MSG_WAITALL)
@@ -77,7 +77,7 @@ def test_file_size_limit_kills_a_snapshot_with_code_151(jails: Simulator) -> Non
     assert vmm.jailer.wait() == 151
 
 
-def test_vmm_dies_where_it_is_told_to(simulator: Simulator) -> None:
+def test_vmm_dies_where_a_fault_says_so(simulator: Simulator) -> None:
     simulator.faults(die_before_socket=True, exit_code=148)
     vmm = simulator.spawn("a")
     assert vmm.jailer.wait() == 148
@@ -122,7 +122,7 @@ def test_vmm_dies_of_a_request_and_in_a_slow_snapshot(simulator: Simulator) -> N
     assert 0 < memory.stat().st_blocks * 512 < memory.stat().st_size == 8 << 20
 
 
-def test_routes_fail_and_hang_as_told_and_a_file_in_the_jail_changes_that(
+def test_routes_fail_and_hang_as_configured_and_a_file_in_the_jail_changes_that(
     simulator: Simulator,
 ) -> None:
     simulator.faults(fail={"PUT /snapshot/create": "no luck"})

@@ -1,4 +1,4 @@
-"""What the jailer leaves on the host: the stand-in's and, where there is one, the real one's."""
+"""The jailer's effects on the host: the stand-in's and, if there is one, the real one's."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_jail_is_laid_out_as_the_jailer_does_and_no_mount_of_it_is_seen_outside(
         (["dev"], "Failed to open file /firecracker.pid: File exists (os error 17)"),
     ],
 )
-def test_second_start_in_a_used_jail_stumbles_over_leftovers(
+def test_a_second_start_in_a_used_jail_fails_on_leftovers(
     jails: Simulator, cleared: list[str], message: str
 ) -> None:
     vmm = jails.start("a")
@@ -157,7 +157,7 @@ def test_tap_of_another_uid_is_refused(jails: Simulator) -> None:
         subprocess.run(["ip", "netns", "del", f"sim{os.getpid()}"], check=True)
 
 
-def test_launched_program_loads_nothing_but_the_standard_library() -> None:
+def test_a_launched_program_loads_only_the_standard_library() -> None:
     program = (
         "import sys; sys.path.append(sys.argv[1]); import worker.simulator.entry, json; "
         "print(json.dumps(sorted(sys.modules)))"

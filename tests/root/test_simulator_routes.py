@@ -1,4 +1,4 @@
-"""Faults at any request of the API: status, silence, hang-up, death; before or after its effect."""
+"""Faults at any request of the API: status, hang, hang-up, death; before or after its effect."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ CUT = (http.client.RemoteDisconnected, ConnectionError)
 
 
 def started(simulator: Simulator, rule: Any, request: str = REQUEST) -> Vmm:
-    """A VMM with one rule."""
+    """Starts a VMM with one rule."""
     simulator.faults(routes={request: rule})
     return simulator.start("a")
 
 
 def mem_size_mib(vmm: Vmm) -> int:
-    """What the machine is configured with."""
+    """The memory size in the machine's configuration."""
     return int(vmm.ok("GET", "/machine-config")["mem_size_mib"])
 
 
 @pytest.mark.parametrize("status", [400, 500])
-def test_status_is_told_and_the_request_has_no_effect(simulator: Simulator, status: int) -> None:
+def test_a_status_is_sent_and_the_request_has_no_effect(simulator: Simulator, status: int) -> None:
     vmm = started(simulator, {"status": status, "message": "no luck"})
     assert vmm.call("PUT", "/machine-config", SIZE) == (status, {"fault_message": "no luck"})
     assert mem_size_mib(vmm) == 128
@@ -63,10 +63,10 @@ def test_connection_is_closed_and_the_vmm_lives(
     assert mem_size_mib(vmm) == size
 
 
-def test_only_the_nth_request_is_hit_and_each_vmm_counts_anew(simulator: Simulator) -> None:
+def test_only_the_nth_request_of_each_vmm_is_hit(simulator: Simulator) -> None:
     vmm = started(simulator, [{"status": 400, "nth": 2}, {"status": 500, "nth": 3}])
-    told = [vmm.call("PUT", "/machine-config", SIZE)[0] for _ in range(4)]
-    assert told == [204, 400, 500, 204]
+    statuses = [vmm.call("PUT", "/machine-config", SIZE)[0] for _ in range(4)]
+    assert statuses == [204, 400, 500, 204]
     assert simulator.start("b").call("PUT", "/machine-config", SIZE)[0] == 204
 
 
@@ -91,14 +91,14 @@ def test_vmm_is_killed_by_a_signal(simulator: Simulator) -> None:
     assert vmm.jailer.wait() == -11
 
 
-def test_star_stands_for_any_end_and_an_exact_path_goes_before_it(simulator: Simulator) -> None:
+def test_a_star_matches_any_rest_and_an_exact_path_has_precedence(simulator: Simulator) -> None:
     simulator.faults(routes={"P*": {"status": 500}, REQUEST: {"status": 400}})
     vmm = simulator.start("a")
     assert vmm.call("PUT", "/machine-config", SIZE)[0] == 400
     assert vmm.call("PATCH", "/machine-config", SIZE)[0] == 500
 
 
-def test_hanging_vmm_answers_nothing_any_more(simulator: Simulator) -> None:
+def test_a_hanging_vmm_never_answers_again(simulator: Simulator) -> None:
     vmm = started(simulator, {"hang": True})
     connection = Connection(vmm.api)
     connection.request("PUT", "/machine-config", b"{}")
@@ -110,6 +110,6 @@ def test_hanging_vmm_answers_nothing_any_more(simulator: Simulator) -> None:
 
 
 @pytest.mark.parametrize("rule", [{"stauts": 400}, 400])
-def test_rule_that_says_nothing_known_is_refused(simulator: Simulator, rule: Any) -> None:
+def test_an_unknown_rule_is_refused(simulator: Simulator, rule: Any) -> None:
     with pytest.raises(ValueError, match="routes"):
         install(simulator.base / "bin", routes={REQUEST: rule})

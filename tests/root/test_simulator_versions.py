@@ -1,4 +1,4 @@
-"""The stand-in as several versions of Firecracker, known failures of each included."""
+"""The stand-in as several versions of Firecracker, with known failures of each."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NEWER: list[
 
 
 def slept(simulator: Simulator, version: str) -> Vmm:
-    """A VMM of this version that is gone; its image is in its jail."""
+    """A VMM of this version that slept and ended; its image is in its jail."""
     simulator.faults(version=version, agent=True)
     vmm = simulator.boot("a", console=False)
     sleep(vmm)
@@ -56,15 +56,15 @@ def connects(vmm: Vmm, bound_s: float = 20) -> bool:
 
 
 @pytest.mark.parametrize("version", FORMATS)
-def test_programs_and_api_tell_version_and_format(simulator: Simulator, version: str) -> None:
+def test_programs_and_api_report_version_and_format(simulator: Simulator, version: str) -> None:
     simulator.faults(version=version)
 
-    def told(*argv: object) -> str:
+    def output(*argv: object) -> str:
         return subprocess.check_output([str(word) for word in argv], text=True).split("\n")[0]
 
-    assert told(simulator.firecracker, "--version") == f"Firecracker v{version}"
-    assert told(simulator.jailer, "--version") == f"Jailer v{version}"
-    assert told(simulator.firecracker, "--snapshot-version") == f"v{FORMATS[version]}"
+    assert output(simulator.firecracker, "--version") == f"Firecracker v{version}"
+    assert output(simulator.jailer, "--version") == f"Jailer v{version}"
+    assert output(simulator.firecracker, "--snapshot-version") == f"v{FORMATS[version]}"
     vmm = simulator.start("a")
     assert vmm.ok("GET", "/")["vmm_version"] == version
 
@@ -92,7 +92,7 @@ def test_field_of_a_newer_version_is_refused_and_the_vmm_lives(
     assert "Failed to open snapshot file" in vmm.fault("PUT", "/snapshot/load", load_body(**known))
 
 
-def test_request_of_a_newer_version_is_no_request(simulator: Simulator) -> None:
+def test_a_request_of_a_newer_version_is_unknown(simulator: Simulator) -> None:
     simulator.faults(version="1.13.2")
     fault = simulator.start("a").fault("PUT", "/serial", {"serial_out_path": "/console"})
     assert fault == "Invalid request method and/or path: PUT serial."

@@ -189,7 +189,7 @@ def test_a_guest_without_rules_passes_nothing(net: Net) -> None:
 def test_a_guest_is_held_as_soon_as_its_tenants_rules_stand(net: Net) -> None:
     net.firewall.put(rules(A))
     assert net.is_dropped(A1, A_GATEWAY, METADATA_PORT)
-    net.hold()
+    net.restrict_guests()
     assert net.reaches(A1, A_GATEWAY, METADATA_PORT) == A1
 
 

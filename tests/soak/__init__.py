@@ -1,1 +1,1 @@
-"""Hosts, clients and kills for minutes on end, reckoned from the clients' logs and the machine."""
+"""Runs hosts, clients and kills for minutes; judges by the clients' logs and the machine."""

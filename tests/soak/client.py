@@ -1,4 +1,4 @@
-"""One agentd: for each of its instances it sends requests, several at a time, and logs everything.
+"""One agentd: sends requests about each of its instances, several at a time, and logs everything.
 
 `python -m tests.soak.client REDIS LOG PLAN`; the plan is a file (`Plan`).
 """
@@ -35,17 +35,17 @@ KINDS: tuple[type[InstanceRequest], ...] = (
 
 
 class Subject(msgspec.Struct):
-    """An instance, and where it lives."""
+    """An instance and its host."""
 
     host: str
     ids: dict[str, str]
 
 
 class Plan(msgspec.Struct):
-    """What one client does: it sends until `until_s` and waits for answers until `quiet_until_s`.
+    """The work of one client: it sends until `until_s` and awaits results until `quiet_until_s`.
 
-    Times are on the monotonic clock of the machine.  `pause_s` is the mean time between two
-    requests about one instance, of which so many may be under way.
+    Times are on the machine's monotonic clock.  `pause_s` is the mean time between two requests
+    about one instance, `in_flight` the most that may be unanswered.
     """
 
     seed: int
@@ -57,7 +57,7 @@ class Plan(msgspec.Struct):
 
 
 async def play(url: str, log: Log, plan: Plan) -> None:
-    """Returns when every request has its result, or it is too late for one."""
+    """Sends requests until the plan ends; returns when all have results, or time is over."""
     async with AsyncHostClient(url) as client, asyncio.TaskGroup() as group:
         for number, subject in enumerate(plan.subjects):
             chance = random.Random(f"{plan.seed}/{number}")  # noqa: S311  a game
@@ -77,23 +77,23 @@ class Player:
     ) -> None:
         self._client, self._log, self._plan = client, log, plan
         self._subject, self._chance = subject, chance
-        self._room = asyncio.Semaphore(plan.in_flight)
+        self._free = asyncio.Semaphore(plan.in_flight)
 
     async def play(self) -> None:
-        """Sends until the time is over; returns when all are answered."""
+        """Sends until the time is over; returns when all have results."""
         async with asyncio.TaskGroup() as group:
-            await self._rest()
+            await self._pause()
             while time.monotonic() < self._plan.until_s:
-                await self._room.acquire()
+                await self._free.acquire()
                 ticket = await self._acknowledged(self._chance.choice(KINDS))
                 group.create_task(self._answered(ticket))
-                await self._rest()
+                await self._pause()
 
-    async def _rest(self) -> None:
+    async def _pause(self) -> None:
         await asyncio.sleep(self._chance.uniform(0, 2 * self._plan.pause_s))
 
     async def _acknowledged(self, kind: type[InstanceRequest]) -> AsyncTicket:
-        """The next request is not sent before this one is acknowledged: that is their order."""
+        """Sends a request until it is acknowledged; only then the next, which fixes their order."""
         request: Any = msgspec.convert({"op": kind.__name__, **self._subject.ids}, kind)
         request_id = new_request_id(time.time_ns() // 1_000_000)
         facts = {"id": request_id, "instance": self._subject.ids["instance_id"]}
@@ -118,14 +118,14 @@ class Player:
             except QueueUnavailable:
                 await asyncio.sleep(AGAIN_S)
             else:
-                told = msgspec.to_builtins(result)
-                self._log.write("told", id=ticket.request_id, result=told)
+                value = msgspec.to_builtins(result)
+                self._log.write("answered", id=ticket.request_id, result=value)
                 break
-        self._room.release()
+        self._free.release()
 
 
 def main() -> None:
-    """See above."""
+    """Runs the client of the command line."""
     url, log, plan = sys.argv[1:]
     decoded = msgspec.json.decode(Path(plan).read_bytes(), type=Plan)
     asyncio.run(play(url, Log(Path(log)), decoded))

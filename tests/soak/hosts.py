@@ -1,4 +1,4 @@
-"""The soak's hosts: real `hostd run` processes, guests that keep a journal, and kills."""
+"""The soak's hosts: real `hostd run` processes, VMMs with a journal, and kills."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TEARDOWN: Final = TeardownNetwork(tenant_id=TenantId(TENANT), net=documents.net(
 
 
 class DurableRedis(RedisServer):
-    """A Redis that has on disk what it has acknowledged."""
+    """A Redis that syncs every write before it acknowledges."""
 
     def start(self) -> None:
         super().start()
@@ -39,7 +39,7 @@ class DurableRedis(RedisServer):
 
 
 class SoakHost(HostdProcess):
-    """One host of many, on a Redis they share."""
+    """One of several hosts on one Redis."""
 
     def __init__(self, redis: RedisServer, name: str, instances: int) -> None:
         self.name = name
@@ -53,7 +53,7 @@ class SoakHost(HostdProcess):
 
     @property
     def programs(self) -> Path:
-        """Where the stand-ins are, and what they write."""
+        """The directory of the stand-ins and of their files."""
         return self.base / "vmm"
 
     @property
@@ -73,7 +73,7 @@ class SoakHost(HostdProcess):
     # ------------------------------------------------------------ kills
 
     def kill_vmm(self, chance: random.Random) -> str | None:
-        """SIGKILL to the VMM of any instance; which one, or None if there was none."""
+        """Kills the VMM of any instance; that instance, or None if no VMM runs."""
         groups = sorted(self._groups(), key=lambda group: group.name)
         chance.shuffle(groups)
         return next((group.name for group in groups if _killed(group)), None)
@@ -85,13 +85,13 @@ class SoakHost(HostdProcess):
     # ------------------------------------------------------------ looking
 
     def status(self, instance: str) -> str:
-        """What instance.json says."""
+        """The status in instance.json."""
         (ref,) = (ref for ref in self.refs if ref.instance_id == instance)
         document = json.loads((self.layout.instance(ref) / "instance.json").read_bytes())
         return str(document["status"])
 
     def lives(self, instance: str) -> bool:
-        """Whether a VMM of it does: it holds its lock."""
+        """Whether the instance's VMM lives: it holds a lock."""
         path = self.programs / f"{instance}.lock"
         if not path.exists():
             return False
@@ -103,11 +103,11 @@ class SoakHost(HostdProcess):
         return False
 
     def descriptors(self) -> int:
-        """How many hostd has open."""
+        """The number of hostd's open descriptors."""
         return sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir())
 
     def leftovers(self) -> list[str]:
-        """What is left of guests and networks once all are destroyed."""
+        """Traces of guests and networks after all were destroyed."""
         left = [f"control group {group.name}" for group in self._groups()]
         left += [f"mount {path}" for path in mounts.below(self.base) if "jail" in path.parts]
         places = ("instances/*/jail/*", "instances/*/run*", "instances/*/snapshots/*")
@@ -135,19 +135,19 @@ def _change(document: Path, **fields: object) -> None:
 
 
 def _killed(group: Path) -> bool:
-    """Whether a process of the group was killed.
+    """Kills a process of the group; whether there was one.
 
-    It is held by its pidfd before the group is read again: a pid may be another's by then.
+    Opens its pidfd, then reads the group again: the pid may be another process's by then.
     """
     with suppress(OSError):
         for pid in (group / "cgroup.procs").read_text().split():
-            held = os.pidfd_open(int(pid))
+            pidfd = os.pidfd_open(int(pid))
             try:
                 if pid in (group / "cgroup.procs").read_text().split():
-                    signal.pidfd_send_signal(held, signal.SIGKILL)
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                     return True
             finally:
-                os.close(held)
+                os.close(pidfd)
     return False
 
 

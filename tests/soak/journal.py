@@ -1,8 +1,8 @@
-"""The stand-in jailer and VMM, with a journal that outlives each guest and every hostd.
+"""The stand-in jailer and VMM, with a journal that outlives every guest and hostd.
 
-Runs where launchers run: the standard library and `worker.simulator` only.  One file a host takes a
-line for each thing that a guest goes through; a lock that each VMM holds until its end shows two at
-once, and who lives.
+Runs where launchers run: it imports only the standard library and `worker.simulator`.  Each host
+has one file with a line per event of a guest.  Each VMM holds a lock until its end, which shows
+whether it lives, and whether there are two.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from worker.simulator import jailer as jailing
 from worker.simulator.guest import Guest
 from worker.simulator.machine import Machine
 
-JOURNAL, LOCK = 100, 101  # the jailer closes what is below 64 when it becomes the VMM
+JOURNAL, LOCK = 100, 101  # the jailer closes those below 64 when it becomes the VMM
 EFFECTS = "effects"
 
 
-def note(event: str, name: str, guest: Guest | None = None) -> None:
-    """A line of the journal."""
+def record(event: str, name: str, guest: Guest | None = None) -> None:
+    """Writes a line of the journal."""
     line: dict[str, object] = {"at_s": time.monotonic(), "instance": name, "event": event}
     if guest is not None:
         line |= {"life": guest.token.hex(), "counter": guest.counter}
     os.write(JOURNAL, json.dumps(line).encode() + b"\n")
 
 
-class NotedMachine(Machine):
-    """What its guest goes through is in the journal before it goes through it."""
+class RecordedMachine(Machine):
+    """Records in the journal what happens to its guest, before it happens."""
 
     booting = ran = False
 
@@ -40,7 +40,7 @@ class NotedMachine(Machine):
         super().boot()
 
     def resume(self) -> None:
-        note(
+        record(
             "resumed" if self.ran else "booted" if self.booting else "woken", self.name, self.guest
         )
         self.ran = True
@@ -48,21 +48,21 @@ class NotedMachine(Machine):
 
     def pause(self) -> None:
         super().pause()
-        note("paused", self.name, self.guest)
+        record("paused", self.name, self.guest)
 
 
 _run = jailing.run
 
 
-def _noted_run(jail: jailing.Jail, become: jailing.Vmm) -> NoReturn:
+def _recorded_run(jail: jailing.Jail, become: jailing.Vmm) -> NoReturn:
     directory = jail.exec_file.rpartition("/")[0]
     _open(f"{directory}/{EFFECTS}", JOURNAL)
     _open(f"{directory}/{jail.id}.lock", LOCK)
     try:
         fcntl.flock(LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        note("second", jail.id)
-    note("spawned", jail.id)
+        record("second", jail.id)
+    record("spawned", jail.id)
     _run(jail, become)
 
 
@@ -73,7 +73,7 @@ def _open(path: str, number: int) -> None:
 
 
 def jailer(argv: list[str]) -> NoReturn:
-    """The launcher's entry, in a process of its own."""
-    vars(jailing)["run"] = _noted_run
-    vars(vmm)["Machine"] = NotedMachine
+    """The launcher's entry point."""
+    vars(jailing)["run"] = _recorded_run
+    vars(vmm)["Machine"] = RecordedMachine
     entry.jailer(argv)

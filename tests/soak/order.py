@@ -1,7 +1,7 @@
-"""Whether an instance's results can have come about in the order in which they were asked for.
+"""Whether an instance's results are possible in the order in which its requests were sent.
 
-A machine of three states is led through the requests of one client in the order of its sends.  All
-states it may be in are kept, since a guest that the soak has killed stops at a time nobody knows.
+A machine of three states goes through the requests of one client in that order.  It keeps every
+possible state, since the time at which a killed guest stopped is unknown.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 STOPPED, RUNNING, SLEEPING = "stopped", "running", "sleeping"
 NO_EFFECT = ("conflict/superseded",)
-CONFLICTS = {  # the only conflicts there are, and the states they speak of
+CONFLICTS = {  # the only conflicts, and the states in which they occur
     ("StartInstance", "conflict/instance_sleeping"): (SLEEPING,),
     ("SleepInstance", "conflict/not_running"): (STOPPED,),
     ("WakeInstance", "conflict/no_image"): (STOPPED,),
@@ -33,21 +33,21 @@ class Asked(NamedTuple):
 
 
 class Possible(NamedTuple):
-    """A state the instance may be in, and how many kills of its guest explain that."""
+    """A possible state of the instance, and the number of kills of its guest that explain it."""
 
     state: str
     kills: int
 
 
-def led(asked: Sequence[Asked], kills: int) -> tuple[set[Possible], str | None]:
-    """All states the instance may be in at the end, or the first request that cannot be."""
+def follow(asked: Sequence[Asked], kills: int) -> tuple[set[Possible], str | None]:
+    """All possible states at the end, or the first result that is impossible."""
     possible = {Possible(STOPPED, 0)}
     for one in asked:
         possible = _with_kills(possible, kills)
         after = {then for before in possible for then in _after(before, one, kills)}
         if not after:
             states = sorted({p.state for p in possible})
-            return set(), f"{one.op} {one.request_id} ended {_said(one)} after {states}"
+            return set(), f"{one.op} {one.request_id} ended {_outcome(one)} after {states}"
         possible = after
     return _with_kills(possible, kills), None
 
@@ -72,14 +72,14 @@ def _after(before: Possible, asked: Asked, kills: int) -> Iterator[Possible]:
         if before.state in CONFLICTS.get((asked.op, code), ()):
             yield before
     elif code == "lost/memory_lost" and before.state == STOPPED:
-        if before.kills:  # the guest had been killed, and its record did not know it yet
+        if before.kills:  # the guest was killed, and its record did not show it yet
             yield before
     else:
         if code != "lost/memory_lost":
             yield before
-        if before.state == SLEEPING and before.kills < kills:  # killed while it was waking
+        if before.state == SLEEPING and before.kills < kills:  # killed during the wake
             yield Possible(STOPPED, before.kills + 1)
 
 
-def _said(asked: Asked) -> str:
+def _outcome(asked: Asked) -> str:
     return str(asked.result.get("code") or f"changed={asked.result['changed']}")

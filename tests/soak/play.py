@@ -1,8 +1,7 @@
 """The soak: `python -m tests.soak.play --seconds 600 --instances 50`.
 
-Hosts in network namespaces of their own on one Redis, clients in processes of their own, and
-something killed every few seconds.  Exit code 1 if anything was lost, done twice, out of order, or
-left behind.
+Hosts, each in a network namespace, on one Redis; clients, each a process; and a kill every few
+seconds.  Exit code 1 if anything was lost, done twice, done out of order, or left behind.
 """
 
 from __future__ import annotations
@@ -27,20 +26,20 @@ from enqueue.requests import DestroyInstance, Request
 from enqueue.results import Done
 from tests.fixtures.worker import ids
 from tests.soak.client import Plan, Subject
+from tests.soak.findings import Findings, History, by_instance, evaluate
 from tests.soak.hosts import SETUP, TEARDOWN, DurableRedis, SoakHost
 from tests.soak.logs import Log, lines
-from tests.soak.reckoning import Reckoning, Story, by_instance, reckon
 
-QUIET_S: Final = 120.0  # how long an acknowledged request may take once nothing is killed any more
+QUIET_S: Final = 120.0  # how long an acknowledged request may take after the last kill
 GRACE_S: Final = 20.0
-DESCRIPTORS: Final = 6  # more than a hostd that has just started: pooled connections, no more
+DESCRIPTORS: Final = 6  # more than those of a new hostd: pooled connections only
 SHOWN: Final = 20
 VICTIMS: Final = ("worker", "worker", "Redis", "VMM", "VMM")
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is played; `pause_s` is the mean time between two requests about an instance."""
+    """The size of a run; `pause_s` is the mean time between two requests about an instance."""
 
     seconds: float = 60.0
     hosts: int = 4
@@ -53,7 +52,7 @@ class Scale:
 
 
 class Soak:
-    """One run, in a directory of its own."""
+    """One run; `directory` gets the logs."""
 
     def __init__(self, scale: Scale, directory: Path, stack: ExitStack) -> None:
         self.scale, self.directory = scale, directory
@@ -72,8 +71,8 @@ class Soak:
             self.hosts.append(stack.enter_context(host))
             host.start()
 
-    def run(self) -> Reckoning:
-        """Plays, reckons, takes everything down, and looks for what is left."""
+    def run(self) -> Findings:
+        """Runs clients and kills, evaluates the logs, destroys everything, searches for traces."""
         for host in self.hosts:
             self._done(host, [SETUP])
         clients = [self._client(number) for number in range(self.scale.clients)]
@@ -81,9 +80,9 @@ class Soak:
         for client in clients:
             client.wait(QUIET_S + GRACE_S)
         logs = [lines(self._log(number)) for number in range(self.scale.clients)]
-        sums = reckon(logs, self._stories())
-        sums.leaks += self._leaks()
-        return sums
+        findings = evaluate(logs, self._histories())
+        findings.leaks += self._leaks()
+        return findings
 
     # ------------------------------------------------------------ clients and kills
 
@@ -136,13 +135,13 @@ class Soak:
 
     # ------------------------------------------------------------ the machine
 
-    def _stories(self) -> dict[str, Story]:
+    def _histories(self) -> dict[str, History]:
         journals = by_instance(lines(host.effects) for host in self.hosts)
         kills = Counter(
             line["name"] for line in lines(self.directory / "kills") if line["victim"] == "VMM"
         )
         return {
-            ref.instance_id: Story(
+            ref.instance_id: History(
                 journal=journals.get(ref.instance_id, []),
                 kills=kills[ref.instance_id],
                 status=host.status(ref.instance_id),
@@ -153,7 +152,7 @@ class Soak:
         }
 
     def _leaks(self) -> list[str]:
-        """What is left when all is destroyed, and what hostd holds that a new one does not."""
+        """Traces after all is destroyed, and descriptors that hostd has and a new one has not."""
         left = []
         for host in self.hosts:
             self._done(host, [DestroyInstance(**ids(ref)) for ref in host.refs])
@@ -177,37 +176,38 @@ def _end(client: subprocess.Popen[bytes]) -> None:
     client.wait()
 
 
-def summary(scale: Scale, sums: Reckoning, killed: Counter[str]) -> str:
-    """One line for a person."""
+def summary(scale: Scale, findings: Findings, killed: Counter[str]) -> str:
+    """One line with all numbers."""
     instances = scale.hosts * scale.instances
     return (
         f"soak: {scale.seconds:.0f} s, {scale.hosts} hosts, {instances} instances, "
-        f"{scale.clients} clients: {sums.acknowledged} requests acknowledged, {sums.told} told, "
-        f"{len(sums.lost)} lost, {len(sums.double)} double effects, {len(sums.disorder)} out of "
-        f"order, {len(sums.leaks)} leaks; killed: {killed['worker']} workers, "
+        f"{scale.clients} clients: {findings.acknowledged} requests acknowledged, "
+        f"{findings.answered} answered, {len(findings.lost)} lost, "
+        f"{len(findings.double)} double effects, {len(findings.disorder)} out of order, "
+        f"{len(findings.leaks)} leaks; killed: {killed['worker']} workers, "
         f"{killed['Redis']} Redis, {killed['VMM']} VMMs"
     )
 
 
-def played(scale: Scale, directory: Path) -> Reckoning:
-    """What the soak came to; its summary is printed, and the directory keeps the logs."""
+def run_soak(scale: Scale, directory: Path) -> Findings:
+    """Runs the soak, prints its summary, and leaves the logs in the directory."""
     with ExitStack() as stack:
         soak = Soak(scale, directory, stack)
-        sums = soak.run()
-        print(summary(scale, sums, soak.killed))
-        print("answers:", ", ".join(f"{n} {what}" for what, n in sums.answers.most_common()))
-        return sums
+        findings = soak.run()
+        print(summary(scale, findings, soak.killed))
+        print("answers:", ", ".join(f"{n} {what}" for what, n in findings.answers.most_common()))
+        return findings
 
 
 def main() -> int:
-    """The exit code."""
+    """Runs the soak of the command line; the exit code."""
     options: Any = _options()
     directory = Path(tempfile.mkdtemp(prefix="hostd-soak-logs-"))
     scale = Scale(**vars(options))
-    sums = played(scale, directory)
-    for fault in sums.faults()[:SHOWN]:
+    findings = run_soak(scale, directory)
+    for fault in findings.faults()[:SHOWN]:
         print(f"fault: {fault}")
-    if sums.faults():
+    if findings.faults():
         print(f"logs: {directory}")
         return 1
     shutil.rmtree(directory)

@@ -1,4 +1,4 @@
-"""A minute of the soak, with as many guests as a small machine carries."""
+"""A minute of the soak, with as many guests as a small machine can run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak.play import Scale, played
+from tests.soak.play import Scale, run_soak
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.redis, pytest.mark.timeout(600)]
 
@@ -22,6 +22,6 @@ def test_nothing_is_lost_done_twice_or_left_behind(
         pytest.skip("no redis-server here")
     with capsys.disabled():
         print()
-        sums = played(Scale(), tmp_path)
-    assert sums.faults() == []
-    assert sums.told == sums.acknowledged > 0
+        findings = run_soak(Scale(), tmp_path)
+    assert findings.faults() == []
+    assert findings.answered == findings.acknowledged > 0

@@ -1,4 +1,4 @@
-"""docker-compose.yml: valid by the Compose Specification, and safe in what matters."""
+"""docker-compose.yml: valid by the Compose Specification, and safe in its settings."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ def test_the_worker_keeps_its_state_where_its_configuration_says() -> None:
     assert str(config.DEFAULT_PATH) in WORKER["command"]
 
 
-def test_the_worker_is_given_more_time_to_stop_than_it_takes() -> None:
+def test_the_worker_gets_more_time_to_stop_than_it_needs() -> None:
     assert int(WORKER["stop_grace_period"].removesuffix("s")) > config.WorkerConfig().stop_timeout_s
 
 
-def test_the_environment_of_each_service_is_one_that_hostd_reads() -> None:
+def test_hostd_reads_the_environment_of_each_service() -> None:
     for name in ("worker", "dashboard"):
         environment = dict.fromkeys(SERVICES[name]["environment"], "host-a")
         environment["HOSTD_HOST"] = "host-a"
@@ -92,7 +92,7 @@ def test_nothing_listens_beyond_loopback(name: str) -> None:
         assert "0.0.0.0" not in " ".join(service["command"])  # noqa: S104  it is what must not be
 
 
-def test_the_worker_is_asked_where_it_answers() -> None:
+def test_the_workers_healthcheck_uses_its_address() -> None:
     listen = config.MetricsConfig().listen
     assert WORKER["healthcheck"]["test"][-1] == f"http://{listen}/readyz"
     scraped = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())

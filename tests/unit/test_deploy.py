@@ -1,4 +1,4 @@
-"""The files under deploy/: what they name exists, and what reads them takes them."""
+"""The files under deploy/: what they name exists, and their readers accept them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FOUND_ELSEWHERE = r'gauge\(\s*"(hostd_[a-z_]+)"|GaugeMetricFamily\(\s*"(hostd_[a
 
 
 def exported() -> set[str]:
-    """The names that a scrape of hostd may hold."""
+    """The names that a scrape of hostd may contain."""
     registry = Metrics().registry
     names = {sample.name for family in registry.collect() for sample in family.samples}
     for family in registry.collect():
@@ -59,7 +59,7 @@ def test_the_alerts_and_the_dashboard_name_metrics_that_exist() -> None:
     assert named - exported() == set()
 
 
-def test_each_alert_has_a_severity_a_summary_and_an_anchor_of_its_own() -> None:
+def test_each_alert_has_a_severity_a_summary_and_its_own_anchor() -> None:
     for rule in RULES:
         assert rule["labels"]["severity"] in ("page", "ticket"), rule
         assert rule["annotations"]["summary"]
@@ -67,7 +67,7 @@ def test_each_alert_has_a_severity_a_summary_and_an_anchor_of_its_own() -> None:
     assert len({rule["alert"] for rule in RULES}) == len(RULES)
 
 
-def test_prometheus_takes_its_configuration_and_the_rules() -> None:
+def test_prometheus_accepts_its_configuration_and_the_rules() -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("no promtool here: Debian's package `prometheus`")
@@ -78,7 +78,7 @@ def test_prometheus_takes_its_configuration_and_the_rules() -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_the_rules_that_prometheus_loads_are_there() -> None:
+def test_the_rules_that_prometheus_loads_exist() -> None:
     loaded = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["rule_files"]
     assert [(DEPLOY / "prometheus" / name).exists() for name in loaded] == [True]
 
@@ -91,7 +91,7 @@ def test_the_example_of_a_configuration_is_accepted() -> None:
     assert built.worker.stop_timeout_s == config.WorkerConfig().stop_timeout_s
 
 
-def test_the_example_of_an_acl_is_what_the_generator_makes() -> None:
+def test_the_example_of_an_acl_is_the_generators_output() -> None:
     assert (DEPLOY / "redis/users.acl").read_text() == acl.acl_lines("host-a")
 
 
@@ -105,7 +105,7 @@ def test_redis_keeps_every_write_and_evicts_nothing() -> None:
     assert settings["aclfile"].endswith("/users.acl")
 
 
-def test_passwords_are_made_once_and_are_their_owners_alone(tmp_path: Path) -> None:
+def test_passwords_are_made_once_and_readable_by_their_owners_only(tmp_path: Path) -> None:
     path = write(tmp_path / "secrets", ["host-a"])
     first = path.read_text()
     assert write(tmp_path / "secrets", ["host-a"]).read_text() == first
@@ -126,7 +126,7 @@ def unit(name: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines if "=" in line and line[0] != "#")
 
 
-def test_systemd_leaves_guests_alone_and_lets_requests_end() -> None:
+def test_systemd_keeps_guests_running_and_lets_requests_end() -> None:
     service = unit("hostd.service")
     assert service["KillMode"] == "process"
     assert service["Delegate"] == "yes"
@@ -134,7 +134,7 @@ def test_systemd_leaves_guests_alone_and_lets_requests_end() -> None:
     assert service["RuntimeDirectoryPreserve"] == "yes"
     needed_s = config.WorkerConfig().stop_timeout_s + STOP_SPARE_S + config.RedisConfig().timeout_s
     assert float(service["TimeoutStopSec"]) > needed_s + BLOCK_S
-    # Each would give hostd a mount namespace of its own, or take a part of the kernel away.
+    # Each would give hostd its own mount namespace, or hide a part of the kernel.
     barred = ("PrivateTmp", "ProtectSystem", "PrivateDevices", "PrivateNetwork", "ReadWritePaths")
     kernel = ("ProtectKernelTunables", "ProtectControlGroups", "RestrictNamespaces")
     assert [key for key in (*barred, *kernel) if key in service] == []

@@ -1,4 +1,4 @@
-"""The soak's own judge of order."""
+"""The soak's check of order."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from tests.soak.findings import History, evaluate
 from tests.soak.logs import Line
-from tests.soak.order import Asked, led
-from tests.soak.reckoning import Story, reckon
+from tests.soak.order import Asked, follow
 
 
 def done(op: str, *, changed: bool = True) -> Asked:
@@ -20,13 +20,13 @@ def failed(op: str, code: str) -> Asked:
 
 
 def states(*asked: Asked, kills: int = 0) -> set[str]:
-    return {possible.state for possible in led(asked, kills)[0]}
+    return {possible.state for possible in follow(asked, kills)[0]}
 
 
 START, SLEEP, WAKE, STOP = "StartInstance", "SleepInstance", "WakeInstance", "StopInstance"
 
 
-def test_a_life_in_order_is_one() -> None:
+def test_a_life_in_order_is_possible() -> None:
     assert states(done(START), done(SLEEP), done(WAKE), done(STOP)) == {"stopped"}
     assert states(done(START), done(START, changed=False), done(SLEEP)) == {"sleeping"}
     assert states(failed(SLEEP, "conflict/not_running"), done(START)) == {"running"}
@@ -42,14 +42,14 @@ def test_a_life_in_order_is_one() -> None:
         [done(START), done(STOP, changed=False)],
     ],
 )
-def test_what_cannot_have_come_about_is_found(asked: list[Asked]) -> None:
-    assert led(asked, 0)[1] is not None
+def test_an_impossible_result_is_found(asked: list[Asked]) -> None:
+    assert follow(asked, 0)[1] is not None
 
 
 def test_a_kill_explains_a_guest_that_has_stopped_once() -> None:
     gone = failed(SLEEP, "conflict/not_running")
     assert states(done(START), gone, kills=1) == {"stopped"}
-    assert led([done(START), gone, done(START), gone], 1)[1] is not None
+    assert follow([done(START), gone, done(START), gone], 1)[1] is not None
     assert states(done(START), failed(SLEEP, "lost/memory_lost"), kills=1) == {"stopped"}
     assert "stopped" in states(done(START), done(SLEEP), failed(WAKE, "lost/memory_lost"), kills=1)
 
@@ -58,18 +58,18 @@ def line(event: str, life: str = "a", counter: int = 0) -> Line:
     return {"instance": "i", "event": event, "life": life, "counter": counter}
 
 
-def told(result: dict[str, Any]) -> list[Line]:
+def answered(result: dict[str, Any]) -> list[Line]:
     return [
         {"event": "sent", "id": "r", "op": START, "instance": "i"},
         {"event": "acknowledged", "id": "r", "instance": "i"},
-        {"event": "told", "id": "r", "result": result},
+        {"event": "answered", "id": "r", "result": result},
     ]
 
 
 def test_what_is_done_once_is_no_fault() -> None:
-    story = Story(journal=[line("booted")], status="running", lives=True)
-    sums = reckon([told({"kind": "done", "changed": True})], {"i": story})
-    assert (sums.acknowledged, sums.told, sums.faults()) == (1, 1, [])
+    history = History(journal=[line("booted")], status="running", lives=True)
+    findings = evaluate([answered({"kind": "done", "changed": True})], {"i": history})
+    assert (findings.acknowledged, findings.answered, findings.faults()) == (1, 1, [])
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,10 @@ def test_what_is_done_once_is_no_fault() -> None:
     ids=["boots", "VMMs", "memory", "image", "nothing"],
 )
 def test_what_is_done_twice_or_not_at_all_is_counted(journal: list[Line]) -> None:
-    story = Story(journal=journal, status="running", lives=True)
-    assert reckon([told({"kind": "done", "changed": True})], {"i": story}).double != []
+    history = History(journal=journal, status="running", lives=True)
+    assert evaluate([answered({"kind": "done", "changed": True})], {"i": history}).double != []
 
 
 def test_what_is_never_answered_is_lost() -> None:
-    log = told({})[:2]
-    assert len(reckon([log], {"i": Story(status="created")}).lost) == 1
+    log = answered({})[:2]
+    assert len(evaluate([log], {"i": History(status="created")}).lost) == 1
