@@ -16,7 +16,8 @@ from prometheus_client.metrics import MetricWrapperBase
 from enqueue.hostctl import cli as hostctl
 from tests.unit.test_table import TABLE
 from worker import cli as hostd
-from worker.plans.action import Action
+from worker.plans import destroy, sleep, start, stop, wake
+from worker.plans.action import UNCHANGED, Action
 from worker.protocol.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
@@ -157,13 +158,13 @@ def table_rows(title: str) -> list[list[str]]:
 
 
 WORDS: dict[Action, tuple[str, ...]] = {
-    Action.UNCHANGED: ("unchanged",),
-    Action.BOOT: ("boots",),
-    Action.RESUME: ("resumes",),
-    Action.STOP: ("stops", "discards the image"),
-    Action.SLEEP: ("sleeps",),
-    Action.WAKE: ("wakes",),
-    Action.DESTROY: ("destroys",),
+    UNCHANGED: ("unchanged",),
+    start.BOOT: ("boots",),
+    start.RESUME: ("resumes",),
+    stop.STOP: ("stops", "discards the image"),
+    sleep.SLEEP: ("sleeps",),
+    wake.WAKE: ("wakes",),
+    destroy.DESTROY: ("destroys",),
 }
 
 

@@ -21,8 +21,10 @@ from enqueue.requests import (
 )
 from worker.errors import Conflict
 from worker.model.names import InstanceRef
-from worker.plans.action import Action, action_for
+from worker.plans import destroy, sleep, start, stop, wake
+from worker.plans.action import UNCHANGED, Action
 from worker.plans.facts import InstanceFacts
+from worker.plans.operations import action_for
 from worker.ports import Image, ImageFiles, ImageState, VmmState
 
 IDS: dict[str, Any] = {
@@ -65,34 +67,34 @@ SLEEPING = "conflict/instance_sleeping"
 
 # status (with what the host then has): start, stop, sleep, wake, destroy
 TABLE: dict[Status | None, tuple[InstanceFacts, list[Action | str]]] = {
-    None: (facts(None), [UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, Action.UNCHANGED]),
+    None: (facts(None), [UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNCHANGED]),
     "created": (
         facts("created"),
-        [Action.BOOT, Action.UNCHANGED, NOT_RUNNING, NO_IMAGE, Action.DESTROY],
+        [start.BOOT, UNCHANGED, NOT_RUNNING, NO_IMAGE, destroy.DESTROY],
     ),
     "ready": (
         facts("ready"),
-        [Action.BOOT, Action.UNCHANGED, NOT_RUNNING, NO_IMAGE, Action.DESTROY],
+        [start.BOOT, UNCHANGED, NOT_RUNNING, NO_IMAGE, destroy.DESTROY],
     ),
     "running": (
         facts("running", RUNNING),
-        [Action.UNCHANGED, Action.STOP, Action.SLEEP, Action.UNCHANGED, Action.DESTROY],
+        [UNCHANGED, stop.STOP, sleep.SLEEP, UNCHANGED, destroy.DESTROY],
     ),
     "warm": (
         facts("warm", PAUSED),
-        [Action.RESUME, Action.STOP, Action.SLEEP, Action.RESUME, Action.DESTROY],
+        [start.RESUME, stop.STOP, sleep.SLEEP, start.RESUME, destroy.DESTROY],
     ),
     "sleeping": (
         facts("sleeping", GONE, ImageState.PUBLISHED),
-        [SLEEPING, Action.STOP, Action.UNCHANGED, Action.WAKE, Action.DESTROY],
+        [SLEEPING, stop.STOP, UNCHANGED, wake.WAKE, destroy.DESTROY],
     ),
     "stopped": (
         facts("stopped"),
-        [Action.BOOT, Action.UNCHANGED, NOT_RUNNING, NO_IMAGE, Action.DESTROY],
+        [start.BOOT, UNCHANGED, NOT_RUNNING, NO_IMAGE, destroy.DESTROY],
     ),
     "destroyed": (
         facts("destroyed"),
-        [DESTROYED, DESTROYED, DESTROYED, DESTROYED, Action.UNCHANGED],
+        [DESTROYED, DESTROYED, DESTROYED, DESTROYED, UNCHANGED],
     ),
 }
 OPS: list[InstanceRequest] = [START, STOP, SLEEP, WAKE, DESTROY]
@@ -124,36 +126,36 @@ def test_the_table_has_every_status() -> None:
 @pytest.mark.parametrize(
     ("op", "seen", "action"),
     [
-        (SLEEP, facts("running", PAUSED, ImageState.PUBLISHED), Action.FINISH_SLEEP),
-        (SLEEP, facts("running", GONE, ImageState.PUBLISHED), Action.FINISH_SLEEP),
-        (SLEEP, facts("running", PAUSED), Action.SLEEP),
-        (SLEEP, facts("running", RUNNING, ImageState.PUBLISHED), Action.SLEEP),
-        (SLEEP, facts("running", GONE), Action.LOST),
-        (SLEEP, facts("sleeping", PAUSED, ImageState.PUBLISHED), Action.FINISH_SLEEP),
-        (SLEEP, facts("sleeping", RUNNING), Action.SLEEP),
-        (SLEEP, facts("sleeping", RUNNING, ImageState.CONSUMED), Action.SLEEP),
-        (SLEEP, facts("sleeping", PAUSED, ImageState.CONSUMED), Action.SLEEP),
-        (SLEEP, facts("sleeping", GONE, ImageState.CONSUMED), Action.LOST),
-        (SLEEP, facts("sleeping", GONE), Action.LOST),
-        (WAKE, facts("sleeping", RUNNING), Action.FINISH_WAKE),
-        (WAKE, facts("sleeping", PAUSED, ImageState.PUBLISHED), Action.WAKE),
-        (WAKE, facts("sleeping", IDLE, ImageState.PUBLISHED), Action.WAKE),
-        (WAKE, facts("sleeping", RUNNING, ImageState.PUBLISHED), Action.FINISH_WAKE),
-        (WAKE, facts("sleeping", PAUSED, ImageState.CONSUMED), Action.FINISH_WAKE),
-        (WAKE, facts("sleeping", RUNNING, ImageState.CONSUMED), Action.FINISH_WAKE),
-        (WAKE, facts("sleeping", GONE, ImageState.CONSUMED), Action.LOST),
+        (SLEEP, facts("running", PAUSED, ImageState.PUBLISHED), sleep.FINISH_SLEEP),
+        (SLEEP, facts("running", GONE, ImageState.PUBLISHED), sleep.FINISH_SLEEP),
+        (SLEEP, facts("running", PAUSED), sleep.SLEEP),
+        (SLEEP, facts("running", RUNNING, ImageState.PUBLISHED), sleep.SLEEP),
+        (SLEEP, facts("running", GONE), stop.LOST),
+        (SLEEP, facts("sleeping", PAUSED, ImageState.PUBLISHED), sleep.FINISH_SLEEP),
+        (SLEEP, facts("sleeping", RUNNING), sleep.SLEEP),
+        (SLEEP, facts("sleeping", RUNNING, ImageState.CONSUMED), sleep.SLEEP),
+        (SLEEP, facts("sleeping", PAUSED, ImageState.CONSUMED), sleep.SLEEP),
+        (SLEEP, facts("sleeping", GONE, ImageState.CONSUMED), stop.LOST),
+        (SLEEP, facts("sleeping", GONE), stop.LOST),
+        (WAKE, facts("sleeping", RUNNING), wake.FINISH_WAKE),
+        (WAKE, facts("sleeping", PAUSED, ImageState.PUBLISHED), wake.WAKE),
+        (WAKE, facts("sleeping", IDLE, ImageState.PUBLISHED), wake.WAKE),
+        (WAKE, facts("sleeping", RUNNING, ImageState.PUBLISHED), wake.FINISH_WAKE),
+        (WAKE, facts("sleeping", PAUSED, ImageState.CONSUMED), wake.FINISH_WAKE),
+        (WAKE, facts("sleeping", RUNNING, ImageState.CONSUMED), wake.FINISH_WAKE),
+        (WAKE, facts("sleeping", GONE, ImageState.CONSUMED), stop.LOST),
         (WAKE, facts("sleeping", GONE), NO_IMAGE),
-        (WAKE, facts("running", GONE), Action.LOST),
-        (WAKE, facts("running", GONE, ImageState.PUBLISHED), Action.WAKE),
+        (WAKE, facts("running", GONE), stop.LOST),
+        (WAKE, facts("running", GONE, ImageState.PUBLISHED), wake.WAKE),
         (START, facts("running", GONE, ImageState.PUBLISHED), SLEEPING),
         (START, facts("running", PAUSED, ImageState.PUBLISHED), SLEEPING),
-        (START, facts("running", GONE), Action.BOOT),
-        (START, facts("running", IDLE), Action.BOOT),
-        (START, facts("created", RUNNING), Action.BOOT),
-        (STOP, facts("running", GONE), Action.STOP),
-        (STOP, facts("created", IDLE), Action.STOP),
-        (STOP, facts("stopped", GONE, ImageState.CONSUMED), Action.STOP),
-        (DESTROY, facts(None, RUNNING), Action.DESTROY),
+        (START, facts("running", GONE), start.BOOT),
+        (START, facts("running", IDLE), start.BOOT),
+        (START, facts("created", RUNNING), start.BOOT),
+        (STOP, facts("running", GONE), stop.STOP),
+        (STOP, facts("created", IDLE), stop.STOP),
+        (STOP, facts("stopped", GONE, ImageState.CONSUMED), stop.STOP),
+        (DESTROY, facts(None, RUNNING), destroy.DESTROY),
     ],
 )
 def test_what_a_kill_left_is_gone_on_with(
@@ -166,5 +168,5 @@ def test_a_later_wipe_of_a_destroyed_instance_still_wipes() -> None:
     kept = facts("destroyed")
     kept = InstanceFacts(**{**{f: getattr(kept, f) for f in kept.__slots__}, "volumes_exist": True})
     wipe = DestroyInstance(**IDS, wipe_volumes=True)
-    assert action_for(wipe, kept) is Action.DESTROY
-    assert action_for(DESTROY, kept) is Action.UNCHANGED
+    assert action_for(wipe, kept) is destroy.DESTROY
+    assert action_for(DESTROY, kept) is UNCHANGED

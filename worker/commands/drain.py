@@ -11,11 +11,11 @@ from enqueue.results import Done, Failed
 from enqueue.times import format_utc
 from worker.commands.host_view import HostView
 from worker.drain import policy as plans
-from worker.drain.admission import NEW_WORK
 from worker.drain.policy import Drain, Guest
 from worker.drain.store import load, ref_of, running_guests
 from worker.errors import Unreachable
 from worker.ledger.ledger import Ledger
+from worker.plans.operations import operation_of
 from worker.scheduling.locks import hostd_runs
 
 POLL_S: Final = 0.2
@@ -69,7 +69,7 @@ def rows(known: Drain, view: HostView) -> list[dict[str, Any]]:
 def waits_for_undrain(request: Request, ledger: Ledger) -> bool:
     """Whether the request waits because the host drains."""
     drain = load(ledger)
-    return drain is not None and drain.in_force and isinstance(request, NEW_WORK)
+    return drain is not None and drain.in_force and operation_of(request).new_work
 
 
 def _row(guest: Guest, known: Drain, view: HostView) -> dict[str, Any]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from enqueue.requests import InstanceRequest, NetworkRequest, SetupNetwork, TeardownNetwork
+from enqueue.requests import InstanceRequest, NetworkRequest
 from enqueue.times import format_iso
 from worker.commands.host_view import HostView
-from worker.plans.action import action_for
-from worker.plans.choose import instance_plan
-from worker.plans.facts import instance_facts, network_facts
-from worker.plans.network import setup, teardown
+from worker.plans.facts import network_facts
+from worker.plans.operations import action_for, facts_for, instance_plan, network_operation
 from worker.plans.plan import Plan
+from worker.plans.shared import PlanInputs
 from worker.request.reserve import reserve_instance, reserve_network
 
 
@@ -22,7 +21,7 @@ def preview(view: HostView, request: InstanceRequest | NetworkRequest) -> list[d
     Raises:
         HostdError: the request would be refused; the same error that it would end with.
     """
-    if isinstance(request, SetupNetwork | TeardownNetwork):
+    if isinstance(request, NetworkRequest):
         plan = _network(view, request)
     else:
         plan = _instance(view, request)
@@ -36,17 +35,14 @@ def _network(view: HostView, request: NetworkRequest) -> Plan:
     facts = network_facts(request, view.host)
     with view.ledger.rehearsal():
         reserve_network(request, facts, view.ledger, view.settings)
-    if isinstance(request, SetupNetwork):
-        return setup(request, view.settings)
-    return teardown(request, facts)
+    return network_operation(request).plan(request, facts, view.settings)
 
 
 def _instance(view: HostView, request: InstanceRequest) -> Plan:
     at = format_iso(time.time() * 1000)
-    facts = instance_facts(request, view.host, layout=view.settings.layout, at=at)
+    facts = facts_for(request, view.host, layout=view.settings.layout, at=at)
     action = action_for(request, facts)
     with view.ledger.rehearsal():
         place = reserve_instance(action, facts, view.ledger, view.settings)
-    return instance_plan(
-        request, action, facts, place, settings=view.settings, request_id="preview"
-    )
+    inputs = PlanInputs(facts, place, view.settings, request, "preview")
+    return instance_plan(request, action, inputs)

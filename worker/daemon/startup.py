@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 
-from enqueue.requests import SleepInstance, op_of
+from enqueue.requests import op_of
 from worker.job import fulfil
 from worker.ledger.entries import LedgerEntry
+from worker.plans.operations import OPERATIONS, operation_of
 from worker.protocol.delivery import Delivery
 from worker.protocol.verification import VerifiedRequest, is_own, trusted
 from worker.request.context import Context
@@ -58,7 +59,12 @@ def retry_sleeps(ctx: Context) -> int:
         return 0
     since_ms = ctx.clock.now_ms() - int(policy.retry_age_s * 1000)
     since_ms = max(since_ms, ctx.ledger.lost_before_ms() or 0)  # what came after is not known
-    failed = ctx.ledger.failed("SleepInstance", "transient", since_ms=since_ms)
+    failed = [
+        entry
+        for operation in OPERATIONS.values()
+        if operation.retried_at_start
+        for entry in ctx.ledger.failed(operation.name, "transient", since_ms=since_ms)
+    ]
     again = [
         entry
         for entry in failed
@@ -69,7 +75,7 @@ def retry_sleeps(ctx: Context) -> int:
     with ctx.executors.batch():
         for entry in again:
             order = trusted(entry.call)
-            log.info("trying %s SleepInstance again", entry.request_id)
+            log.info("trying %s %s again", entry.request_id, op_of(order.body.request))
             with ctx.ledger.transaction():  # half of it would put it before what came after it
                 ctx.ledger.run_again(entry.request_id)
                 renewed = ctx.ledger.renew(entry.request_id)
@@ -92,4 +98,4 @@ def reconcile_all(ctx: Context, *, rebooted: bool) -> int:
 
 
 def _interrupted_sleep(order: VerifiedRequest, entry: LedgerEntry) -> bool:
-    return entry.begun and isinstance(order.body.request, SleepInstance)
+    return entry.begun and operation_of(order.body.request).retried_at_start

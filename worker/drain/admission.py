@@ -8,23 +8,13 @@ takes a waiting start out of the way before it comes here.)
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Final
 
-from enqueue.requests import (
-    InstanceRequest,
-    Ping,
-    Request,
-    SetupNetwork,
-    StartInstance,
-    TeardownNetwork,
-    WakeInstance,
-)
+from enqueue.requests import InstanceRequest, NetworkRequest, Ping, Request
 from worker.drain.policy import Drain
+from worker.plans.operations import operation_of
 from worker.protocol.verification import is_own
 from worker.request.supersede import InFlight
 from worker.scheduling.waits import Turn
-
-NEW_WORK: Final = (StartInstance, WakeInstance, SetupNetwork)
 
 
 def barred(
@@ -39,16 +29,16 @@ def barred(
     if not drain.in_force or not isinstance(subject, InFlight):
         return False
     request = subject.order.body.request
-    if turn.interrupted and not (rebooted and isinstance(request, NEW_WORK)):
+    if turn.interrupted and not (rebooted and operation_of(request).new_work):
         return False
     if is_own(subject.order.body):
         return _not_begun_any_more(request, drain, now_ms)
-    return isinstance(request, NEW_WORK) or any(_follows(subject, one) for one in parked)
+    return operation_of(request).new_work or any(_follows(subject, one) for one in parked)
 
 
 def _not_begun_any_more(request: Request, drain: Drain, now_ms: int) -> bool:
     """Of what hostd asks of itself: an earlier undrain's, and what comes too late for this one."""
-    if isinstance(request, NEW_WORK):
+    if operation_of(request).new_work:
         return drain.phase != "undraining"
     return drain.phase != "draining" or now_ms >= drain.deadline_ms
 
@@ -59,6 +49,6 @@ def _follows(subject: InFlight, earlier: object) -> bool:
     mine, other = subject.order.body.request, earlier.order.body.request
     if isinstance(mine, Ping) or isinstance(other, Ping):
         return False
-    if isinstance(mine, SetupNetwork | TeardownNetwork):
+    if isinstance(mine, NetworkRequest):
         return mine.tenant_id == other.tenant_id
     return isinstance(other, InstanceRequest) and mine.instance_id == other.instance_id

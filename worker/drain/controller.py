@@ -14,12 +14,13 @@ from typing import Final
 import msgspec
 
 from worker.drain import policy as plans
-from worker.drain.admission import NEW_WORK, barred
+from worker.drain.admission import barred
 from worker.drain.policy import Drain, Guest
 from worker.drain.requests import Asked, bring_back, put_away, with_outcomes, withdraw
 from worker.drain.store import announce, load, running_guests, save
 from worker.errors import HostdError
 from worker.job import fulfil
+from worker.plans.operations import operation_of
 from worker.protocol.delivery import Delivery
 from worker.protocol.verification import trusted
 from worker.request.cancel import idle
@@ -152,12 +153,12 @@ class DrainController:
         """Whether new work that had begun before the drain still runs: a guest may come of it."""
         ctx = self._ctx
         subjects = [one for one in ctx.executors.running() if isinstance(one, InFlight)]
-        if any(isinstance(one.order.body.request, NEW_WORK) for one in subjects):
+        if any(operation_of(one.order.body.request).new_work for one in subjects):
             return True
         if self._rebooted:
             return False
         under_way = [entry for entry in ctx.ledger.unfinished() if not idle(entry, ctx)]
-        return any(isinstance(trusted(one.call).body.request, NEW_WORK) for one in under_way)
+        return any(operation_of(trusted(one.call).body.request).new_work for one in under_way)
 
     def _rate_mib_s(self) -> float:
         """What the disk takes in: as sleeps have shown, else as configured."""

@@ -1,4 +1,4 @@
-"""What is on record, and what the host has: gathered once an attempt, before it is decided."""
+"""Reads, once per attempt, the documents and the host's state that a plan is decided from."""
 
 from __future__ import annotations
 
@@ -8,13 +8,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from enqueue.documents import InstanceDoc, PoolDoc, Status, TenantDoc
-from enqueue.requests import (
-    DestroyInstance,
-    InstanceRequest,
-    NetworkRequest,
-    StopInstance,
-    WakeInstance,
-)
+from enqueue.requests import NetworkRequest
 from worker.errors import HostdError
 from worker.model.names import OWNER_PREFIX, InstanceRef, Layout
 from worker.ports import Artifacts, Host, Image, ImageFiles, ImageState, Platform, VmmState, VmSpec
@@ -26,9 +20,9 @@ DAMAGED: Final[Image | None] = Image(ImageState.DAMAGED, ImageFiles(Path(), Path
 
 @dataclass(frozen=True, slots=True)
 class InstanceFacts:
-    """One instance, its pool and tenant; `at` is when, for the record (`%Y-%m-%dT%H:%M:%SZ`).
+    """One instance, its pool and its tenant; `at` is the time for records (`%Y-%m-%dT%H:%M:%SZ`).
 
-    `disk_key` is where the key of the tenant's data disks lies; None: they are not encrypted.
+    `disk_key` is the file with the key of the tenant's data disks; None: they are not encrypted.
     """
 
     ref: InstanceRef
@@ -45,9 +39,9 @@ class InstanceFacts:
     retry_of_failed_run: bool = (
         False  # the request failed for the time being, and nothing was decided since
     )
-    image_parts: bool = False  # anything of an image, a whole one or not
-    delta_exists: bool = False  # an image of the system before hostd, in a form it does not load
-    platform: Platform | None = None  # looked at only to wake
+    image_parts: bool = False  # a part of an image exists, or all of it
+    delta_exists: bool = False  # an image of the system before hostd, in a format it never loads
+    platform: Platform | None = None  # read only where the operation needs it
     disk_key: Path | None = None
 
     @property
@@ -55,37 +49,50 @@ class InstanceFacts:
         """The status on record; None for an unknown instance."""
         return self.instance.fields.status if self.instance else None
 
+    @property
+    def alive(self) -> bool:
+        """Whether a VMM has the guest."""
+        return self.vmm in (VmmState.RUNNING, VmmState.PAUSED)
+
+    @property
+    def published(self) -> bool:
+        """Whether a whole sleep image exists."""
+        return self.image is not None and self.image.state is ImageState.PUBLISHED
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkFacts:
-    """A tenant's network: what tenant.json says, and the marks of what is on its bridge."""
+    """A tenant's network: its tenant.json, and the owners of the devices on its bridge."""
 
     tenant: TenantDoc | None
     attached: tuple[str, ...]
 
 
 def instance_facts(
-    request: InstanceRequest, host: Host, *, layout: Layout, at: str
+    ref: InstanceRef,
+    host: Host,
+    *,
+    layout: Layout,
+    at: str,
+    tolerant: bool = False,
+    with_platform: bool = False,
 ) -> InstanceFacts:
     """The facts for an instance operation.
 
-    For Stop and Destroy, which must always be possible, what cannot be read is as good as not
-    there, and a VMM that does not answer is `HUNG`.
+    `tolerant`: what cannot be read counts as absent, and a VMM that does not answer as `HUNG`.
 
     Raises:
         Conflict: `bad_document`.
         Lost: `image_damaged`.
         Transient, Broken: the VMM does not answer as it should.
     """
-    ref, records = InstanceRef.of(request), host.records
-    key = layout.disk_key(ref.tenant_id)
-    removing = isinstance(request, StopInstance | DestroyInstance)
+    records, key = host.records, layout.disk_key(ref.tenant_id)
 
     def read(look: Callable[[], T], otherwise: T) -> T:
         try:
             return look()
         except HostdError:
-            if not removing:
+            if not tolerant:
                 raise
             return otherwise
 
@@ -103,7 +110,7 @@ def instance_facts(
         volumes_exist=host.disks.exists(layout.volumes(ref)),
         image_parts=host.images.has_files(ref),
         delta_exists=host.disks.exists(layout.images(ref) / "delta"),
-        platform=host.vmm.platform() if isinstance(request, WakeInstance) else None,
+        platform=host.vmm.platform() if with_platform else None,
         disk_key=key if host.disks.exists(key) else None,
     )
 

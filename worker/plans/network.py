@@ -22,7 +22,7 @@ from worker.steps.step import Step
 
 
 def firewall_step(tenant_id: TenantId, net: TenantNet, settings: Settings) -> FirewallPresent:
-    """The tenant's packet rules stand."""
+    """The tenant's packet rules are in force."""
     rules = TenantRules(
         tenant_id=tenant_id,
         tenant_net_id=net.tenant_net_id,
@@ -36,18 +36,18 @@ def firewall_step(tenant_id: TenantId, net: TenantNet, settings: Settings) -> Fi
 
 
 def network_steps(tenant_id: TenantId, net: TenantNet, settings: Settings) -> tuple[Step, ...]:
-    """The tenant's network stands."""
+    """The tenant's network is up."""
     firewall = firewall_step(tenant_id, net, settings)
     return (firewall, ForwardingOn(), BridgePresent(tenant_id, net))
 
 
-def setup(request: SetupNetwork, settings: Settings) -> Plan:
-    """SetupNetwork."""
+def setup(request: SetupNetwork, facts: NetworkFacts, settings: Settings) -> Plan:
+    """The tenant's network is up."""
     return Plan(network_steps(request.tenant_id, request.net, settings), "up")
 
 
-def teardown(request: TeardownNetwork, facts: NetworkFacts) -> Plan:
-    """TeardownNetwork.
+def teardown(request: TeardownNetwork, facts: NetworkFacts, settings: Settings) -> Plan:
+    """The tenant's network is gone.
 
     Raises:
         Conflict: `network_in_use`, naming the instances on the bridge.

@@ -1,7 +1,7 @@
-"""What an instance comes to that no request has in hand: after a restart, a reboot, an exit.
+"""How an instance is reconciled that no request works on: after a restart, a reboot, a VMM's exit.
 
 Pure: the table "record, VMM, image" of docs/recovery.md.  Nothing that a guest may still need is
-thrown away: what hostd cannot read is left to a person.
+removed: what hostd cannot read is left to a person.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 from enum import Enum
 from typing import assert_never
 
+from worker.plans.action import unchanged
 from worker.plans.facts import InstanceFacts
-from worker.plans.guest_spec import Place
 from worker.plans.network import firewall_step
 from worker.plans.plan import Plan
-from worker.plans.shared import PlanInputs, standing_spec
-from worker.plans.sleep import finish_sleep, finish_wake
-from worker.plans.start_stop import stop
+from worker.plans.shared import PlanInputs, living_spec
+from worker.plans.sleep import finish_sleep
+from worker.plans.stop import stop
+from worker.plans.wake import finish_wake
 from worker.ports import GuestRules, ImageState, VmmState
 from worker.steps.confinement import SpoofingBarred
 from worker.steps.image import ImageAbsent
@@ -23,23 +24,23 @@ from worker.steps.step import Step
 
 
 class Finding(Enum):
-    """What becomes of the instance."""
+    """What hostd found an instance to be, and so makes of it."""
 
-    NOTHING = "nothing"  # record and machine agree
-    ADOPTED = "adopted"  # its VMM lives, and goes on
-    STOPPED = "stopped"  # nothing of its guest is left, or may be
-    ASLEEP = "asleep"  # its image is published: the guest is not, or not to be, there
-    AWAKE = "awake"  # its guest lives: it runs on, and an image beside it is withdrawn
+    NOTHING = "nothing"  # record and host agree
+    ADOPTED = "adopted"  # its VMM lives and keeps running
+    STOPPED = "stopped"  # its guest is gone; what is left of it is removed
+    ASLEEP = "asleep"  # its image is published; what is left of the guest is removed
+    AWAKE = "awake"  # its guest lives: it keeps running, and an image beside it is removed
     LOST = "lost"  # it slept, and its memory is gone: stopped
     LEFT = "left"  # its VMM or its image cannot be read: nothing is touched
 
 
 def finding_for(facts: InstanceFacts) -> Finding:
-    """What becomes of the instance that these facts are about."""
+    """The finding for an instance with these facts."""
     image = facts.image.state if facts.image else ImageState.NONE
     match facts.status:
         case None | "destroyed":
-            return Finding.NOTHING  # whatever is left of it is the sweep's
+            return Finding.NOTHING  # the sweep removes what is left of it
         case "created" | "ready" | "stopped":
             stray = facts.vmm is not VmmState.GONE or facts.image_parts
             return Finding.STOPPED if stray else Finding.NOTHING
@@ -53,29 +54,28 @@ def finding_for(facts: InstanceFacts) -> Finding:
             assert_never(facts.status)
 
 
-def reconcile_plan(settled: Finding, inputs: PlanInputs, place: Place | None) -> Plan:
-    """The steps of a settlement.  A guest is asked nothing here."""
-    match settled:
+def reconcile_plan(finding: Finding, inputs: PlanInputs) -> Plan:
+    """The steps that bring record and host to agree.  The guest is not asked here."""
+    match finding:
         case Finding.NOTHING | Finding.LEFT:
-            return Plan((), inputs.facts.status or "")
+            return unchanged(inputs)
         case Finding.ADOPTED:  # a killed sleep may have left a part of an image
-            steps = (*_barred(inputs), ImageAbsent(inputs.facts.ref))
+            steps = (*_rules(inputs), ImageAbsent(inputs.facts.ref))
             return Plan(steps, inputs.facts.status or "")
         case Finding.STOPPED | Finding.LOST:
             return stop(inputs)
         case Finding.ASLEEP:
             return finish_sleep(inputs)
         case Finding.AWAKE:
-            assert place is not None  # noqa: S101  reserving it has come before
-            plan = finish_wake(inputs, place)
-            return Plan((*_barred(inputs), *plan.steps), plan.state)
+            plan = finish_wake(inputs)
+            return Plan((*_rules(inputs), *plan.steps), plan.state)
         case _:
-            assert_never(settled)
+            assert_never(finding)
 
 
-def _barred(inputs: PlanInputs) -> tuple[Step, ...]:
+def _rules(inputs: PlanInputs) -> tuple[Step, ...]:
     """The packet rules of a guest that lives: another program may have flushed them."""
-    spec, place = standing_spec(inputs.facts), inputs.place
+    spec, place = living_spec(inputs.facts), inputs.place
     if spec is None or place is None:
         return ()
     rules = firewall_step(inputs.facts.ref.tenant_id, place.net, inputs.settings)

@@ -13,30 +13,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from enqueue.requests import (
-    DestroyInstance,
-    InstanceRequest,
-    Ping,
-    SetupNetwork,
-    SleepInstance,
-    StartInstance,
-    StopInstance,
-    TeardownNetwork,
-    WakeInstance,
-    op_of,
-)
+from enqueue.requests import InstanceRequest, NetworkRequest, Ping, op_of
 from enqueue.results import Failed, Result
 from enqueue.times import format_iso
 from worker.errors import Broken, HostdError, Transient
 from worker.ledger.entries import LedgerEntry
 from worker.model.names import InstanceRef
-from worker.plans.action import action_for
-from worker.plans.choose import instance_plan
-from worker.plans.facts import instance_facts, network_facts
-from worker.plans.network import network_steps, setup, teardown
+from worker.plans.facts import network_facts
+from worker.plans.network import network_steps
+from worker.plans.operations import (
+    action_for,
+    facts_for,
+    instance_operation,
+    instance_plan,
+    network_operation,
+)
 from worker.plans.plan import Plan
 from worker.plans.reconcile import Finding
-from worker.plans.start_stop import memory_lost
+from worker.plans.shared import PlanInputs
+from worker.plans.stop import memory_lost
 from worker.protocol.verification import VerifiedRequest, check_times
 from worker.request.conclude import concluded, decide
 from worker.request.context import Context
@@ -93,45 +88,44 @@ def attempt(order: VerifiedRequest, entry: LedgerEntry, ctx: Context) -> Result 
 def _settle_first(order: VerifiedRequest, ctx: Context) -> None:
     """The instance is looked at before its first request since hostd started.
 
-    Not for a request that had begun: what it left behind is its own to finish or take back.  Nor
-    for a Sleep, which is to say itself that the memory it was to save is gone.
+    Not for a request that had begun: what it left behind is its own to finish or take back.
 
     Raises:
-        Lost: `memory_lost`, a Wake's guest: it slept when the Wake was asked for.
+        Lost: `memory_lost`, for an operation that needs the guest's memory.
     """
     request = order.body.request
-    if isinstance(request, InstanceRequest) and not isinstance(request, SleepInstance):
-        ref = InstanceRef.of(request)
-        if reconcile(ref, ctx) is Finding.LOST and isinstance(request, WakeInstance):
-            raise memory_lost(ref)
+    if not isinstance(request, InstanceRequest):
+        return
+    ref, operation = InstanceRef.of(request), instance_operation(request)
+    if not operation.reconciles_first:
+        return
+    if reconcile(ref, ctx) is Finding.LOST and operation.needs_memory:
+        raise memory_lost(ref)
 
 
 @contextmanager
 def _locked(order: VerifiedRequest, ctx: Context) -> Iterator[None]:
     request, id_ = order.body.request, order.body.request_id
-    match request:
-        case SetupNetwork() | TeardownNetwork():
-            lock = ctx.locks.network(request.tenant_id, request_id=id_)
-        case (
-            StartInstance() | StopInstance() | SleepInstance() | WakeInstance() | DestroyInstance()
-        ):
-            exclusive = _builds_network(request, id_, ctx)
-            lock = ctx.locks.instance(
-                request.tenant_id, request.instance_id, request_id=id_, exclusive_tenant=exclusive
-            )
-        case Ping():
-            raise Broken("bug", "a Ping needs no lock")
-        case _:
-            assert_never(request)
+    if isinstance(request, NetworkRequest):
+        lock = ctx.locks.network(request.tenant_id, request_id=id_)
+    elif isinstance(request, InstanceRequest):
+        exclusive = _builds_network(request, id_, ctx)
+        lock = ctx.locks.instance(
+            request.tenant_id, request.instance_id, request_id=id_, exclusive_tenant=exclusive
+        )
+    elif isinstance(request, Ping):
+        raise Broken("bug", "a Ping needs no lock")
+    else:
+        assert_never(request)
     with lock as waited_s:
         ctx.metrics.lock_wait.observe(waited_s)
         yield
 
 
 def _builds_network(request: InstanceRequest, request_id: str, ctx: Context) -> bool:
-    """Whether the tenant is needed exclusively: a Start or Wake whose network does not stand, or
-    which had begun to build it when it was killed and may have to take that back."""
-    if not isinstance(request, StartInstance | WakeInstance):
+    """Whether the tenant is needed exclusively: its network is missing, or the request had begun
+    to build it when it was killed and may have to take that back."""
+    if not instance_operation(request).may_build_network:
         return False
     tenant = ctx.host.records.tenant(request.tenant_id)
     if tenant is None:
@@ -143,41 +137,27 @@ def _builds_network(request: InstanceRequest, request_id: str, ctx: Context) -> 
 
 def _planned(order: VerifiedRequest, entry: LedgerEntry, ctx: Context) -> Planned:
     request = order.body.request
-    match request:
-        case SetupNetwork():
-            reserve_network(request, network_facts(request, ctx.host), ctx.ledger, ctx.settings)
-            return Planned(setup(request, ctx.settings))
-        case TeardownNetwork():
-            facts = network_facts(request, ctx.host)
-            reserve_network(request, facts, ctx.ledger, ctx.settings)
-            return Planned(teardown(request, facts))
-        case (
-            StartInstance() | StopInstance() | SleepInstance() | WakeInstance() | DestroyInstance()
-        ):
-            return _planned_instance(request, entry, ctx)
-        case Ping():
-            raise Broken("bug", "a Ping needs no plan")
-        case _:
-            assert_never(request)
+    if isinstance(request, NetworkRequest):
+        facts = network_facts(request, ctx.host)
+        reserve_network(request, facts, ctx.ledger, ctx.settings)
+        return Planned(network_operation(request).plan(request, facts, ctx.settings))
+    if isinstance(request, InstanceRequest):
+        return _planned_instance(request, entry, ctx)
+    if isinstance(request, Ping):
+        raise Broken("bug", "a Ping needs no plan")
+    assert_never(request)
 
 
 def _planned_instance(request: InstanceRequest, entry: LedgerEntry, ctx: Context) -> Planned:
     at = format_iso(ctx.clock.now_ms())
     facts = replace(
-        instance_facts(request, ctx.host, layout=ctx.settings.layout, at=at),
+        facts_for(request, ctx.host, layout=ctx.settings.layout, at=at),
         retry_of_failed_run=entry.runs > 1 and _may_be_had_again(entry.result),
     )
     action = action_for(request, facts)
     place = reserve_instance(action, facts, ctx.ledger, ctx.settings)
-    plan = instance_plan(
-        request,
-        action,
-        facts,
-        place,
-        settings=ctx.settings,
-        request_id=entry.request_id,
-    )
-    return Planned(plan, facts.status)
+    inputs = PlanInputs(facts, place, ctx.settings, request, entry.request_id)
+    return Planned(instance_plan(request, action, inputs), facts.status)
 
 
 def _may_be_had_again(result: Result | None) -> bool:

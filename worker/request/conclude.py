@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from enqueue.requests import InstanceRequest, Ping, Request, SetupNetwork, TeardownNetwork, op_of
+from enqueue.requests import InstanceRequest, NetworkRequest, Ping, Request, op_of
 from enqueue.results import Done, Failed, Result
 from worker.errors import HostdError
 from worker.ledger.entries import LedgerEntry
@@ -72,7 +72,7 @@ def decide(
     news: list[events.Event] = [ended]
     with ctx.ledger.transaction():
         change = None
-        if isinstance(request, SetupNetwork | TeardownNetwork):
+        if isinstance(request, NetworkRequest):
             if ctx.host.links.bridge(request.net.bridge_name) is None and _was_holder(result):
                 release_network(ctx.ledger, request.net)
         elif not isinstance(request, Ping):

@@ -10,15 +10,17 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Final, assert_never
 
-from enqueue.requests import StopInstance
 from enqueue.times import format_iso
 from worker.errors import HostdError
 from worker.ledger.ledger import Change
 from worker.model.names import InstanceRef
-from worker.plans.action import Action
+from worker.plans.action import UNCHANGED
 from worker.plans.facts import InstanceFacts, instance_facts
 from worker.plans.reconcile import Finding, finding_for, reconcile_plan
 from worker.plans.shared import PlanInputs
+from worker.plans.sleep import FINISH_SLEEP
+from worker.plans.stop import STOP
+from worker.plans.wake import FINISH_WAKE
 from worker.ports import VmmState
 from worker.protocol import events
 from worker.request.context import Context
@@ -30,12 +32,12 @@ from worker.steps.engine import Outcome, execute
 
 log = logging.getLogger("hostd")
 
-_VERDICTS: Final = {  # what each may need of reservations
-    Finding.ADOPTED: Action.UNCHANGED,
-    Finding.STOPPED: Action.STOP,
-    Finding.LOST: Action.STOP,
-    Finding.ASLEEP: Action.FINISH_SLEEP,
-    Finding.AWAKE: Action.FINISH_WAKE,
+_ACTIONS: Final = {  # what each may need of reservations
+    Finding.ADOPTED: UNCHANGED,
+    Finding.STOPPED: STOP,
+    Finding.LOST: STOP,
+    Finding.ASLEEP: FINISH_SLEEP,
+    Finding.AWAKE: FINISH_WAKE,
 }
 
 
@@ -119,16 +121,14 @@ def _due(facts: InstanceFacts, told: str | None) -> tuple[Finding, str | None]:
 
 def _facts(ref: InstanceRef, ctx: Context) -> InstanceFacts:
     at = format_iso(ctx.clock.now_ms())
-    # As for a Stop: what cannot be read is a fact, and no failure.
-    look = StopInstance(tenant_id=ref.tenant_id, pool_id=ref.pool_id, instance_id=ref.instance_id)
-    return instance_facts(look, ctx.host, layout=ctx.settings.layout, at=at)
+    return instance_facts(ref, ctx.host, layout=ctx.settings.layout, at=at, tolerant=True)
 
 
 def _carried_out(settled: Finding, facts: InstanceFacts, ctx: Context) -> Outcome:
     if settled is Finding.LEFT:
         return Outcome((), {})
-    place = reserve_instance(_VERDICTS[settled], facts, ctx.ledger, ctx.settings)
-    plan = reconcile_plan(settled, PlanInputs(facts, place, ctx.settings), place)
+    place = reserve_instance(_ACTIONS[settled], facts, ctx.ledger, ctx.settings)
+    plan = reconcile_plan(settled, PlanInputs(facts, place, ctx.settings))
     return execute(
         plan.steps,
         host=ctx.host,

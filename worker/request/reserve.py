@@ -10,7 +10,7 @@ import sqlite3
 from ipaddress import IPv4Network
 
 from enqueue.documents import TenantDoc
-from enqueue.requests import NetworkRequest, SetupNetwork, TenantNet, bridge_name
+from enqueue.requests import NetworkRequest, TenantNet, bridge_name
 from worker.errors import Conflict, Rejected
 from worker.ledger.database import Durability
 from worker.ledger.ledger import Ledger
@@ -19,10 +19,8 @@ from worker.model.names import FIRST_OFFSET, LAST_OFFSET, InstanceRef, jail_uid
 from worker.plans.action import Action
 from worker.plans.facts import InstanceFacts, NetworkFacts
 from worker.plans.guest_spec import Place
+from worker.plans.operations import network_operation
 from worker.plans.settings import Settings
-
-USES_PLACE = (Action.BOOT, Action.RESUME, Action.WAKE, Action.FINISH_WAKE)
-USES_QUOTA = (Action.BOOT, Action.WAKE)
 
 
 def reserve_network(
@@ -45,7 +43,7 @@ def reserve_network(
     with ledger.transaction() as db:
         for kind, key in (("net", str(net.tenant_net_id)), ("subnet", net.ipv4_subnet)):
             _check_owner(db, kind, key, request.tenant_id)
-            if isinstance(request, SetupNetwork):
+            if network_operation(request).reserves:
                 _hold(db, kind, key, request.tenant_id)
 
 
@@ -64,7 +62,7 @@ def reserve_instance(
         _check_owner(db, "instance", facts.ref.instance_id, owner)
         if facts.instance is not None:
             _hold(db, "instance", facts.ref.instance_id, owner)
-        if action not in USES_PLACE:
+        if not action.needs_place:
             return known_place(db, facts)
         tenant = _tenant(facts)
         _acceptable(tenant.net, settings)
@@ -75,7 +73,7 @@ def reserve_instance(
             _check_owner(db, kind, key, tenant.tenant_id)
             _hold(db, kind, key, tenant.tenant_id)
         place = known_place(db, facts) or _new_place(db, facts.ref, tenant)
-        if action in USES_QUOTA:
+        if action.needs_quota:
             _take_quota(db, facts, tenant)
         return place
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from enqueue.requests import DestroyInstance, Request, StopInstance, op_of
+from enqueue.requests import op_of
 from enqueue.results import Result
 from worker.errors import Conflict
 from worker.ledger.entries import LedgerEntry
+from worker.plans.operations import operation_of
 from worker.protocol.delivery import Delivery
 from worker.protocol.results import refused
 from worker.protocol.verification import VerifiedRequest, is_own
@@ -24,17 +25,6 @@ class InFlight:
     delivery: Delivery
 
 
-def superseded_ops(request: Request) -> tuple[str, ...]:
-    """The operations that `request` makes pointless when they still wait."""
-    match request:
-        case DestroyInstance():
-            return ("StartInstance", "StopInstance", "SleepInstance", "WakeInstance")
-        case StopInstance():
-            return ("StartInstance", "SleepInstance", "WakeInstance")
-        case _:
-            return ()
-
-
 def supersede(
     order: VerifiedRequest, entry: LedgerEntry, ctx: Context
 ) -> list[tuple[InFlight, Result]]:
@@ -44,7 +34,7 @@ def supersede(
     itself is for a while only, and supersedes nobody's decision.
     """
     request = order.body.request
-    ops = () if is_own(order.body) else superseded_ops(request)
+    ops = () if is_own(order.body) else operation_of(request).supersedes
     if not ops:
         return []
 
@@ -53,7 +43,7 @@ def supersede(
             return False
         other = subject.order.body.request
         same = getattr(other, "instance_id", None) == getattr(request, "instance_id", "")
-        return same and op_of(other) in ops
+        return same and isinstance(other, ops)
 
     error = Conflict(
         "superseded", f"a later {op_of(request)} of the same instance made it pointless"

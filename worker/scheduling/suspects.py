@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from enqueue.requests import DestroyInstance, Request
+from enqueue.requests import Request
 from worker.errors import Broken
 from worker.ledger.entries import Attempting, LedgerEntry
 from worker.ledger.ledger import Ledger
+from worker.plans.operations import operation_of
 from worker.scheduling.turns import EXCLUSIVE, SHARED, Key
 
 MAX_CRASHES: Final = 3
@@ -77,7 +78,7 @@ def is_suspect(entry: LedgerEntry) -> bool:
 
 def too_dangerous(entry: LedgerEntry, request: Request) -> Broken | None:
     """Why the request is not tried again; a Destroy always is."""
-    if entry.crashes < MAX_CRASHES or isinstance(request, DestroyInstance):
+    if entry.crashes < MAX_CRASHES or operation_of(request).runs_despite_crashes:
         return None
     return Broken(
         "quarantined",

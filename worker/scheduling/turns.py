@@ -12,17 +12,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar, assert_never
 
-from enqueue.requests import (
-    DestroyInstance,
-    Ping,
-    Request,
-    SetupNetwork,
-    SleepInstance,
-    StartInstance,
-    StopInstance,
-    TeardownNetwork,
-    WakeInstance,
-)
+from enqueue.requests import InstanceRequest, NetworkRequest, Ping, Request
 
 T = TypeVar("T", bound=Hashable)
 Key = tuple[str, str]
@@ -32,23 +22,14 @@ EXCLUSIVE = False
 
 def keys_of(request: Request) -> dict[Key, bool]:
     """The keys that a request holds while unfinished, and whether it shares each."""
-    match request:
-        case (
-            StartInstance() | StopInstance() | SleepInstance() | WakeInstance() | DestroyInstance()
-        ):
-            return {
-                ("instance", request.instance_id): EXCLUSIVE,
-                ("tenant", request.tenant_id): SHARED,
-            }
-        case SetupNetwork() | TeardownNetwork():
-            return {
-                ("tenant", request.tenant_id): EXCLUSIVE,
-                ("net", str(request.net.tenant_net_id)): EXCLUSIVE,
-            }
-        case Ping():
-            return {}
-        case _:
-            assert_never(request)
+    if isinstance(request, InstanceRequest):
+        return {("instance", request.instance_id): EXCLUSIVE, ("tenant", request.tenant_id): SHARED}
+    if isinstance(request, NetworkRequest):
+        net_id = str(request.net.tenant_net_id)
+        return {("tenant", request.tenant_id): EXCLUSIVE, ("net", net_id): EXCLUSIVE}
+    if isinstance(request, Ping):
+        return {}
+    assert_never(request)
 
 
 @dataclass(slots=True)
