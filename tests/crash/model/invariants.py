@@ -1,4 +1,4 @@
-"""What must be true of a host whenever hostd has nothing in hand for an instance."""
+"""What must be true on a host whenever hostd works on no request of an instance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import pairwise
 import msgspec
 
 from enqueue.results import Done, Failed, Result
-from tests.crash.model.played_host import PlayedHost
+from tests.crash.model.model_host import ModelHost
 from worker.model.names import InstanceRef
 from worker.ports import Tap
 
@@ -18,8 +18,8 @@ FINAL_CLASSES = ("rejected", "lost")
 FINAL_CODES = ("conflict/superseded", "conflict/overtaken")
 
 
-def faults(host: PlayedHost) -> Iterator[str]:
-    """Everything that is wrong, in words."""
+def faults(host: ModelHost) -> Iterator[str]:
+    """All violations, each as a sentence."""
     yield from (f"out of order: {jumped}" for jumped in host.history.jumped)
     yield from _twice(host)
     yield from _changed_answers(host)
@@ -29,15 +29,15 @@ def faults(host: PlayedHost) -> Iterator[str]:
             yield from (f"{ref}: {fault}" for fault in _of(ref, host))
 
 
-def _twice(host: PlayedHost) -> Iterator[str]:
-    """A run has booted its guest again although the first one never ended by itself."""
+def _twice(host: ModelHost) -> Iterator[str]:
+    """Runs that booted their guest again although the first one did not exit."""
     for ref, boots in host.history.boots.items():
         for before, after in pairwise(boots):
             if before is not None and before == after:
                 yield f"{ref} was booted twice by {after}"
 
 
-def _changed_answers(host: PlayedHost) -> Iterator[str]:
+def _changed_answers(host: ModelHost) -> Iterator[str]:
     for job, results in host.published.items():
         answers = [result for result in results if not _is_reuse(result)]
         for first, then in pairwise(answers):
@@ -60,7 +60,7 @@ def _plain(result: Result) -> Result:
     return msgspec.structs.replace(result, replayed=False)
 
 
-def _of(ref: InstanceRef, host: PlayedHost) -> Iterator[str]:
+def _of(ref: InstanceRef, host: ModelHost) -> Iterator[str]:
     status = json.loads(host.records.docs[ref])["status"]
     up = status == "running"
     if (image := _image(ref, host)) != (status == "sleeping"):
@@ -74,16 +74,16 @@ def _of(ref: InstanceRef, host: PlayedHost) -> Iterator[str]:
     yield from _events(ref, status, host)
 
 
-def _image(ref: InstanceRef, host: PlayedHost) -> bool:
-    """Whether there is an image, and nothing but it."""
+def _image(ref: InstanceRef, host: ModelHost) -> bool:
+    """Whether an image exists, and nothing else."""
     generation = host.images.published.get(ref)
     if generation is None:
         return host.images.has_files(ref)
     return not generation.consumed and ref not in host.images.leftovers()
 
 
-def _parts(ref: InstanceRef, host: PlayedHost) -> Counter[str]:
-    """What a guest that is up has one of each."""
+def _parts(ref: InstanceRef, host: ModelHost) -> Counter[str]:
+    """The resources of which a running guest has one each."""
     mark = f"hostd:{ref.instance_id}"
     taps = [d for d in host.links.devices.values() if isinstance(d, Tap) and d.owner_tag == mark]
     held = [tap.name for tap in taps if tap.name in host.firewall.guest_rules]
@@ -98,14 +98,14 @@ def _parts(ref: InstanceRef, host: PlayedHost) -> Counter[str]:
     })  # fmt: skip
 
 
-def _record(ref: InstanceRef, status: str, host: PlayedHost) -> Iterator[str]:
-    """The ledger agrees with instance.json and, if nothing happened since, with the last answer."""
+def _record(ref: InstanceRef, status: str, host: ModelHost) -> Iterator[str]:
+    """Where the ledger disagrees with instance.json or, if nothing came since, the last result."""
     with host.ledger.transaction() as db:
         noted = db.execute(
             "SELECT status FROM instances WHERE instance_id = ?", (ref.instance_id,)
         ).fetchone()
-    anew = noted == ("destroyed",) and status == "created"  # agentd has used the id again
-    if noted is not None and noted[0] != status and not anew:
+    recreated = noted == ("destroyed",) and status == "created"  # agentd used the id again
+    if noted is not None and noted[0] != status and not recreated:
         yield f"{status}, and {noted[0]} in the ledger"
     if ref.instance_id in host.history.disturbed:
         return
@@ -114,14 +114,14 @@ def _record(ref: InstanceRef, status: str, host: PlayedHost) -> Iterator[str]:
             yield f"{status}, and {entry.request_id} has left it {entry.result.state}"
 
 
-def _events(ref: InstanceRef, status: str, host: PlayedHost) -> Iterator[str]:
-    """Whoever follows the events knows the status, without a gap."""
+def _events(ref: InstanceRef, status: str, host: ModelHost) -> Iterator[str]:
+    """Events whose statuses leave a gap, or do not end at the current one."""
     numbered = dict([*host.events, *host.ledger.untold_events()])
     news = [json.loads(numbered[number]) for number in sorted(numbered)]
     mine = [e for e in news if e["event"] == "instance" and e["instance_id"] == ref.instance_id]
     told = "created"
     for event in mine:
-        # None: hostd had never told of it; `created`: agentd has used the id again.
+        # None: hostd never published it; `created`: agentd used the id again.
         first = event["before"] in (None, "created") and told in ("created", "destroyed")
         if event["before"] != told and not first:
             yield f"an event says it was {event['before']}, the one before that it was {told}"

@@ -1,4 +1,4 @@
-"""Every state that a crash or a reboot may leave an instance in, arranged on the fake machine."""
+"""Every state in which a crash or a reboot may leave an instance, set up on the fake machine."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ INTERRUPTED: Final[dict[str, InstanceRequest | None]] = {
     "StopInstance": STOP,
 }  # fmt: skip
 ALIVE: Final = (VmmState.IDLE, VmmState.RUNNING, VmmState.PAUSED)
-HELD_BY_THE_DEAD: Final = 77  # in a guest's memory, to be known again
+HELD_BY_THE_DEAD: Final = 77  # a guest's memory, to recognize it later
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What a hostd that starts meets: the record, the VMM, the image, the boot, the journal."""
+    """What a starting hostd finds: the record, the VMM, the image, the boot, the journal."""
 
     status: str
     vmm: VmmState
@@ -44,7 +44,7 @@ class Case:
 
 
 def cases() -> Iterator[Case]:
-    """All of them; after a reboot no VMM lives."""
+    """All cases; after a reboot no VMM runs."""
     vmms = [(vmm, False) for vmm in (VmmState.GONE, *ALIVE)] + [(VmmState.GONE, True)]
     for status, (vmm, rebooted), image, interrupted in product(
         get_args(Status), vmms, IMAGES, INTERRUPTED
@@ -53,7 +53,7 @@ def cases() -> Iterator[Case]:
 
 
 def arrange(world: World, case: Case) -> InstanceRef:
-    """The case, as far as a machine can be in it; the request, if any, was in an attempt."""
+    """Sets up the case; its request, if any, was in an attempt."""
     world.tenant("acme", 5)
     ref = world.instance("acme", "i-00000001")
     assert isinstance(world.ask(START, "start"), Done)
@@ -76,7 +76,7 @@ def arrange(world: World, case: Case) -> InstanceRef:
 
 
 def _make_image(world: World, ref: InstanceRef, how: str) -> None:
-    """As a SleepInstance made it that is not on record any more, its VMM still there."""
+    """Makes the image of a SleepInstance that the record no longer names; its VMM still exists."""
     spec, doc = world.vmm.spec(ref), world.records.instance(ref)
     assert spec is not None
     assert doc is not None
@@ -101,7 +101,7 @@ def _set_vmm(world: World, ref: InstanceRef, state: VmmState) -> None:
 
 
 def outcome(world: World, ref: InstanceRef, case: Case) -> str:
-    """What came of it, in a cell of the table."""
+    """The outcome, as a cell of the table."""
     status = msgspec.json.decode(world.records.docs[ref])["status"]
     if case.interrupted != "none":
         result = world.published["h1_r"][-1]

@@ -1,4 +1,4 @@
-"""The tables of docs/recovery.md, from what was seen."""
+"""The tables of docs/recovery.md, from observed outcomes."""
 
 from __future__ import annotations
 
@@ -39,5 +39,5 @@ def _tables(outcomes: Mapping[Case, str]) -> Iterator[str]:
 
 def _title(interrupted: str) -> str:
     if interrupted == "none":
-        return "## No request was in hand"
+        return "## No request was running"
     return f"## {interrupted} was in an attempt"

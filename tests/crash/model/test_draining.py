@@ -99,7 +99,7 @@ def kinds(world: World) -> list[str]:
     return [event["event"] for event in events if event["event"].startswith("host_")]
 
 
-def test_a_drain_puts_to_sleep_what_runs_and_undrain_wakes_exactly_that(world: World) -> None:
+def test_a_drain_puts_running_guests_to_sleep_and_undrain_wakes_exactly_them(world: World) -> None:
     before = statuses(world)
     drain(world)
     assert noted(world).phase == "drained"
@@ -120,7 +120,7 @@ def test_a_drain_by_stop_is_undone_by_starts(world: World) -> None:
     assert statuses(world) == {**dict.fromkeys(NAMES, "running"), IDLE: "created"}
 
 
-def test_new_work_waits_and_what_ends_work_goes_on(world: World) -> None:
+def test_new_work_waits_and_requests_that_end_work_run(world: World) -> None:
     drain(world)
     world.enqueue(about(StartInstance, IDLE), "start")
     world.enqueue(about(WakeInstance, NAMES[0]), "wake")
@@ -137,7 +137,7 @@ def test_new_work_waits_and_what_ends_work_goes_on(world: World) -> None:
     assert statuses(world) == {NAMES[0]: "running", IDLE: "running", **left}
 
 
-def test_a_waiting_start_does_not_keep_the_drain_from_its_instance(world: World) -> None:
+def test_a_waiting_start_does_not_block_the_drain_of_its_instance(world: World) -> None:
     drain(world, look=False)
     world.draining.resume()
     world.enqueue(about(StartInstance, NAMES[0]), "start")
@@ -179,7 +179,7 @@ def test_what_follows_a_waiting_request_keeps_its_place_across_a_restart(world: 
     assert [type(results(world, name)[-1]) for name in ("start", "sleep")] == [Done, Done]
 
 
-def test_nobody_else_can_speak_in_the_name_of_a_drain(world: World) -> None:
+def test_no_client_can_send_a_request_as_a_drain(world: World) -> None:
     world.enqueue(about(StopInstance, NAMES[0]), "drain-d1", issuer="hostd:drain")
     world.deliver()
     (refused,) = results(world, "drain-d1")
@@ -188,7 +188,7 @@ def test_nobody_else_can_speak_in_the_name_of_a_drain(world: World) -> None:
     assert statuses(world)[NAMES[0]] == "running"
 
 
-def test_what_waits_for_its_retry_when_the_drain_begins_waits_on(
+def test_a_request_that_waits_for_its_retry_when_the_drain_begins_waits_on(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin_attempt = world.ledger.begin_attempt
@@ -248,7 +248,7 @@ def test_the_state_is_kept_across_a_restart(world: World, rebooted: bool) -> Non
     assert set(statuses(world).values()) == {"running"}
 
 
-def test_undrain_leaves_what_somebody_has_decided_about_since(world: World) -> None:
+def test_undrain_skips_instances_that_got_a_later_request(world: World) -> None:
     drain(world)
     world.ask(about(SleepInstance, NAMES[0]), "it-is-to-sleep")
     world.ask(about(StopInstance, NAMES[1]), "it-is-to-stop")
@@ -260,7 +260,7 @@ def test_undrain_leaves_what_somebody_has_decided_about_since(world: World) -> N
     assert left[NAMES[2]] is None
 
 
-def test_past_the_deadline_nothing_is_begun(world: World) -> None:
+def test_after_the_deadline_nothing_is_begun(world: World) -> None:
     drain(world, seconds=0.0)
     assert noted(world).phase == "drained"
     assert outcomes(world) == dict.fromkeys(NAMES)
@@ -284,7 +284,7 @@ def test_what_fits_is_begun_smallest_first_and_the_rest_is_reported_running(
     assert len(drain_note.running_guests(world.context.host)) == 2
 
 
-def test_what_has_not_begun_at_the_deadline_ends_without_having_run(world: World) -> None:
+def test_a_sleep_not_begun_at_the_deadline_never_runs(world: World) -> None:
     drain(world, look=False)
     world.draining.look()
     world.now_s += 601.0
@@ -296,7 +296,7 @@ def test_what_has_not_begun_at_the_deadline_ends_without_having_run(world: World
     assert failed.code == "conflict/cancelled"
 
 
-def test_a_drain_asked_for_again_goes_on_with_the_rest(world: World) -> None:
+def test_a_repeated_drain_continues_with_the_rest(world: World) -> None:
     drain(world, seconds=0.0)
     later_ms = int(world.now_s * 1000) + 600_000
     again = plans.extended(noted(world), "sleep", deadline_ms=later_ms)
@@ -318,7 +318,7 @@ def test_a_sleep_that_fails_is_reported_by_its_code_and_not_tried_after_undrain(
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_killed_at_any_effect_a_drain_and_its_undrain_come_to_the_same_end(
+def test_killed_at_any_effect_a_drain_and_its_undrain_reach_the_same_end(
     tmp_path: Path, after: bool
 ) -> None:
     for at in count(1):

@@ -74,7 +74,7 @@ def test_a_failed_build_leaves_nothing_behind(name: str, worlds: Callable[[], Wo
 
 
 @pytest.mark.parametrize("name", ["sleep", "sleep again"])
-def test_a_failed_sleep_leaves_the_guest_running_or_its_image_whole(
+def test_a_failed_sleep_leaves_the_guest_running_or_a_complete_image(
     name: str, worlds: Callable[[], World]
 ) -> None:
     outcomes = set()
@@ -106,7 +106,7 @@ def test_a_failed_wake_keeps_the_image_until_it_is_used(worlds: Callable[[], Wor
 @pytest.mark.parametrize(
     "name", ["stop", "destroy", "teardown", "stop asleep", "destroy encrypted"]
 )
-def test_a_failed_removal_goes_on_when_it_is_asked_again(
+def test_a_failed_removal_continues_when_it_is_requested_again(
     name: str, worlds: Callable[[], World]
 ) -> None:
     prelude, request = SCENARIOS[name]
@@ -122,7 +122,7 @@ def test_a_failed_removal_goes_on_when_it_is_asked_again(
         assert without_audit(world) == without_audit(undisturbed)
 
 
-def test_a_pool_that_changed_meanwhile_does_not_change_a_living_guest(
+def test_a_changed_pool_does_not_change_a_running_guest(
     worlds: Callable[[], World],
 ) -> None:
     world = worlds()
@@ -169,7 +169,7 @@ def test_stop_and_destroy_are_always_possible(
     assert [name for name in seen["links"] if name.startswith("tn")] == []
 
 
-def test_an_unreadable_instance_document_is_a_result_and_destroy_still_clears_the_machine(
+def test_an_unreadable_instance_document_becomes_a_result_and_destroy_still_works(
     worlds: Callable[[], World],
 ) -> None:
     world = worlds()
@@ -184,7 +184,7 @@ def test_an_unreadable_instance_document_is_a_result_and_destroy_still_clears_th
     assert world.cgroups.groups == {}
 
 
-def test_a_bug_in_a_step_is_a_result_and_is_taken_back(
+def test_a_bug_in_a_step_becomes_a_result_and_its_effects_are_undone(
     worlds: Callable[[], World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = worlds()

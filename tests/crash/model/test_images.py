@@ -70,7 +70,7 @@ def test_a_full_disk_stops_a_sleep_before_the_guest_is_paused(world: World, full
     assert list(world.seen()["guests"].values()) == [VmmState.RUNNING]
 
 
-def test_an_image_in_delta_form_is_no_image(world: World) -> None:
+def test_an_image_in_delta_form_is_not_an_image(world: World) -> None:
     prepare(world, [])
     ref = world.instance("acme", "i-00000001", "sleeping")
     delta = world.layout.images(ref) / "delta"

@@ -31,7 +31,7 @@ def worlds(tmp_path: Path) -> Iterator[Callable[[], World]]:
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_a_kill_at_any_point_then_a_restart_reaches_the_undisturbed_end(
+def test_a_restart_after_a_kill_at_any_point_reaches_the_same_end(
     name: str, after: bool, worlds: Callable[[], World]
 ) -> None:
     prelude, request = SCENARIOS[name]
@@ -66,7 +66,7 @@ def test_a_kill_at_any_point_then_a_restart_reaches_the_undisturbed_end(
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_a_second_kill_during_recovery_changes_nothing_about_the_end(
+def test_a_second_kill_during_recovery_does_not_change_the_end(
     name: str, worlds: Callable[[], World]
 ) -> None:
     prelude, request = SCENARIOS[name]
@@ -93,7 +93,7 @@ def test_a_second_kill_during_recovery_changes_nothing_about_the_end(
 
 
 @pytest.mark.parametrize("name", ["sleep", "wake", "start"])
-def test_a_cancellation_does_not_cut_what_a_killed_hostd_had_begun(
+def test_a_cancellation_does_not_stop_a_request_that_a_killed_hostd_had_begun(
     name: str, worlds: Callable[[], World]
 ) -> None:
     prelude, request = SCENARIOS[name]
@@ -123,7 +123,7 @@ def test_a_cancelled_request_that_waits_never_runs(worlds: Callable[[], World]) 
     assert world.seen() == before
 
 
-def test_a_ping_that_comes_too_late_is_refused_like_any_request(
+def test_an_expired_ping_is_refused_like_any_request(
     worlds: Callable[[], World],
 ) -> None:
     world = worlds()

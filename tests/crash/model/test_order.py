@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 
 from enqueue.results import Done, Failed
-from tests.crash.model.played_host import PlayedHost
+from tests.crash.model.model_host import ModelHost
 from tests.fakes.fuse import KilledError
 from tests.fakes.scenarios import SLEEP, START, prepare
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Iterator[PlayedHost]:
-    host = PlayedHost(tmp_path)
+def host(tmp_path: Path) -> Iterator[ModelHost]:
+    host = ModelHost(tmp_path)
     yield host
     host.close()
 
 
 def test_a_sleep_that_had_not_begun_does_not_overtake_the_start_before_it(
-    host: PlayedHost,
+    host: ModelHost,
 ) -> None:
     prepare(host, [])
     host.enqueue(START, "start")
@@ -38,9 +38,7 @@ def test_a_sleep_that_had_not_begun_does_not_overtake_the_start_before_it(
 
 
 @pytest.mark.parametrize("at", range(1, 6))
-def test_a_sleep_tried_again_is_never_half_before_what_came_after_it(
-    host: PlayedHost, at: int
-) -> None:
+def test_a_retried_sleep_never_mixes_with_a_later_request(host: ModelHost, at: int) -> None:
     prepare(host, [START])
     host.images.free_bytes = 10
     host.enqueue(SLEEP, "sleep")

@@ -65,10 +65,10 @@ def _check(world: World, case: Case) -> None:
             assert guest.memory >= HELD_BY_THE_DEAD or case.interrupted != "none"
 
 
-def test_every_state_ends_well_and_stays_so(outcomes: dict[Case, str]) -> None:
+def test_every_state_recovers_and_stays_so(outcomes: dict[Case, str]) -> None:
     assert len(outcomes) == 7 * 5 * 5 * 5
     assert {case.vmm for case in outcomes} == {VmmState.GONE, *ALIVE}
 
 
-def test_the_document_shows_what_happens(outcomes: dict[Case, str]) -> None:
+def test_the_document_shows_the_outcomes(outcomes: dict[Case, str]) -> None:
     compare(DOCUMENT, rendered(outcomes))

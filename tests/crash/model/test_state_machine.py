@@ -32,7 +32,7 @@ from enqueue.requests import (
     WakeInstance,
 )
 from tests.crash.model.invariants import faults
-from tests.crash.model.played_host import Kill, PlayedHost
+from tests.crash.model.model_host import Kill, ModelHost
 from tests.fakes.world import HOST, net
 from worker.model.names import InstanceRef
 
@@ -96,7 +96,7 @@ class HostGame(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self._directory = tempfile.TemporaryDirectory(prefix="hostd-game-")
-        self.host = PlayedHost(Path(self._directory.name))
+        self.host = ModelHost(Path(self._directory.name))
         self.sent: dict[str, Request] = {}
         self.seen: dict[InstanceRef, int] = {}
         for tenant, number in TENANTS.items():
@@ -122,7 +122,7 @@ class HostGame(RuleBasedStateMachine):
         self.deliver(kills=kills)
 
     @rule(ref=REFS)
-    def made_anew(self, ref: InstanceRef) -> None:
+    def recreated(self, ref: InstanceRef) -> None:
         """agentd uses the id of a destroyed instance again."""
         busy, _ = self.host.ledger.busy()
         status = json.loads(self.host.records.docs[ref])["status"]
@@ -212,12 +212,12 @@ class HostGame(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            self._all_is_told()
+            self._all_is_published()
         finally:
             self.host.close()
             self._directory.cleanup()
 
-    def _all_is_told(self) -> None:
+    def _all_is_published(self) -> None:
         """Once all is well again, and clients have sent again what was not answered."""
         self.disk(full=False)
         for request_id, request in self.sent.items():

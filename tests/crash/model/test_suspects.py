@@ -61,13 +61,13 @@ def test_a_destroy_is_never_quarantined(world: World) -> None:
     assert isinstance(result(world, "r"), Done)
 
 
-def test_after_a_retry_by_hand_a_quarantined_request_is_counted_anew(world: World) -> None:
+def test_after_a_retry_by_hand_a_quarantined_request_is_counted_from_zero(world: World) -> None:
     prepare(world, [])
     deadly(world, START, "firewall.put", times=20)
     assert isinstance(world.ask(START, "r"), Done)
 
 
-def test_who_was_only_near_is_not_put_aside(world: World) -> None:
+def test_a_request_that_only_ran_beside_is_not_quarantined(world: World) -> None:
     prepare(world, [])
     world.instance("acme", OTHER)
     innocent = type(START)(tenant_id=ACME, pool_id=POOL, instance_id=OTHER)
@@ -82,7 +82,7 @@ def test_who_was_only_near_is_not_put_aside(world: World) -> None:
         assert db.execute(crashes).fetchall() == []
 
 
-def test_a_shutdown_burns_no_attempt_and_makes_no_suspect(world: World) -> None:
+def test_a_shutdown_uses_no_attempt_and_makes_no_suspect(world: World) -> None:
     prepare(world, [])
     world.begin(START, "r")
     world.ledger.unattempted("r")
@@ -93,7 +93,7 @@ def test_a_shutdown_burns_no_attempt_and_makes_no_suspect(world: World) -> None:
     assert world.context.suspects.untried == 0
 
 
-def test_a_request_whose_attempt_a_shutdown_cut_short_is_never_too_late(world: World) -> None:
+def test_a_request_interrupted_by_a_shutdown_never_expires(world: World) -> None:
     prepare(world, [])
     world.begin(START, "r")
     world.ledger.unattempted("r")

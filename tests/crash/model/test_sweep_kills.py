@@ -35,9 +35,7 @@ def swept(world: World) -> None:
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_a_sweep_that_is_killed_anywhere_is_finished_by_the_next(
-    tmp_path: Path, after: bool
-) -> None:
+def test_a_sweep_killed_at_any_effect_is_finished_by_the_next(tmp_path: Path, after: bool) -> None:
     for n in range(1, MORE_THAN_THERE_ARE):
         world = arranged(tmp_path / f"{n}")
         world.fuse.rearm(n, after=after)

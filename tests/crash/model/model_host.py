@@ -1,4 +1,4 @@
-"""A host that a state machine plays with: the fake machine, with a history that no kill ends."""
+"""The host of the state machine: the fake machine, with a history that outlives every kill."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from worker.ports import VmmState, VmSpec
 from worker.request.reconcile import reconcile_one
 from worker.scheduling.waits import Backoff, Wait
 
-LIFE = 1_000_000  # a guest's memory counts on from its life's number times this
+LIFE = 1_000_000  # a guest's memory starts at the number of its boot times this
 
 
 class Kill(NamedTuple):
@@ -29,7 +29,7 @@ class Kill(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One run of a request: a retry by hand is another."""
+    """One run of a request; a retry by hand is another run."""
 
     request_id: str
     number: int
@@ -37,7 +37,7 @@ class Run(NamedTuple):
 
 @dataclass
 class History:
-    """What has happened to instances, in order.
+    """The history of instances, in order.
 
     `attempts` are the runs attempted, `boots` those that booted each guest, `disturbed` the
     instances whose guest has ended by itself since their last attempt, `jumped` who ran before
@@ -50,19 +50,19 @@ class History:
     jumped: list[str] = field(default_factory=list)
 
     def begins(self, entry: LedgerEntry, instance: str | None) -> None:
-        """An attempt begins."""
+        """Records the begin of an attempt."""
         self.attempts.append((instance or "", Run(entry.request_id, entry.runs)))
         if instance is not None:
             self.disturbed.discard(InstanceId(instance))
 
     def ended(self, ref: InstanceRef) -> None:
-        """The guest has ended by itself: it may be booted again by the same run."""
+        """Records that the guest exited: the same run may boot it again."""
         self.disturbed.add(ref.instance_id)
         self.boots.setdefault(ref, []).append(None)
 
 
 class PlayedLedger(FusedLedger):
-    """The ledger; it notes whose attempt begins, and whether another should have come first."""
+    """The ledger; it records attempts, and whether another request should have been first."""
 
     played: ClassVar[History]
 
@@ -83,7 +83,7 @@ class PlayedLedger(FusedLedger):
 
 
 class PlayedVmm(FakeVmm):
-    """Guests whose memory tells lives apart; each moment they run, it grows."""
+    """Guests whose memory shows the boot it began with, and grows while they run."""
 
     played: ClassVar[History]
 
@@ -100,14 +100,14 @@ class PlayedVmm(FakeVmm):
 
 
 class PatientExecutors(InlineExecutors):
-    """A wait for a time ends only when the world's clock has come there."""
+    """Executors whose timed waits end only by the world's clock."""
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
         self._due_s: dict[int, float] = {}
 
     def run(self) -> None:
-        """Until nothing can go on now."""
+        """Runs until no story can continue now."""
         super().run()
         while due := [n for n, at_s in self._due_s.items() if NOW_S + at_s <= self._world.now_s]:
             for number in due:
@@ -123,7 +123,7 @@ class PatientExecutors(InlineExecutors):
 
 
 class PlayedFuse(Fuse):
-    """A fuse that can also let something else happen right after an effect."""
+    """A fuse that can also call a function right after an effect."""
 
     happens_at: int = 0
     happens: Callable[[], None] = staticmethod(lambda: None)
@@ -136,8 +136,8 @@ class PlayedFuse(Fuse):
             self.happens()
 
 
-class PlayedHost(World):
-    """A host, what befalls it, and its Redis, which forgets what the clients do not."""
+class ModelHost(World):
+    """A host, its mishaps, and its Redis, which can lose what the clients still know."""
 
     ledger_type = PlayedLedger
     executors_type = PatientExecutors
@@ -155,7 +155,7 @@ class PlayedHost(World):
         super().start()
 
     def works(self, work: Callable[[], None], kills: list[Kill]) -> None:
-        """hostd does this; killed in it, it starts again, and may be killed in that."""
+        """Lets hostd do this; after a kill it starts again, and may be killed again."""
         for kill in kills:
             self.fuse.rearm(kill.at, after=kill.after)
             try:
@@ -172,25 +172,25 @@ class PlayedHost(World):
         self.noticed()
 
     def exits_at(self, ref: InstanceRef, at: int) -> None:
-        """The guest will end by itself right after the n-th effect; 0: it never will."""
+        """Lets the guest exit right after the n-th effect; 0: never."""
         assert isinstance(self.fuse, PlayedFuse)
         self.fuse.happens_at, self.fuse.happens = at, lambda: self.exit(ref)
 
     def exit(self, ref: InstanceRef) -> None:
-        """The guest ends by itself."""
+        """Lets the guest exit."""
         if ref in self.vmm.machine.guests:
             self.vmm.dies(ref)
             self.history.ended(ref)
             self.exits.append(ref)
 
     def noticed(self) -> None:
-        """hostd has seen the exits, as its watch does."""
+        """Lets hostd see the exits, as its watch does."""
         while self.exits:
             reconcile_one(self.exits.pop(), "exit code 0", self.context)
         self.executors.run()
 
     def reboot(self) -> None:
-        """Power fails: of processes, devices, rules, groups and memory nothing is left."""
+        """Reboots: removes processes, devices, rules, groups and memory."""
         for ref in list(self.vmm.machine.guests):
             self.vmm.dies(ref)
             self.history.ended(ref)
