@@ -1,4 +1,4 @@
-"""A host that drains: what waits, what goes on, what is put away and brought back."""
+"""A host that drains: which requests wait, which run, which guests sleep and wake again."""
 
 from __future__ import annotations
 

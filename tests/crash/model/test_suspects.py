@@ -51,7 +51,7 @@ def test_a_request_that_kills_hostd_again_and_again_is_quarantined(world: World)
     failed = result(world, "r")
     assert isinstance(failed, Failed)
     assert failed.code == "broken/quarantined"
-    assert isinstance(world.ask(START, "another"), Done), "the instance itself is none the worse"
+    assert isinstance(world.ask(START, "another"), Done), "the instance still works"
 
 
 def test_a_destroy_is_never_quarantined(world: World) -> None:
@@ -73,7 +73,7 @@ def test_a_request_that_only_ran_beside_is_not_quarantined(world: World) -> None
     innocent = type(START)(tenant_id=ACME, pool_id=POOL, instance_id=OTHER)
     world.begin(innocent, "innocent")
     for _ in range(5):
-        world.begin(SLEEP, "busy")  # two in an attempt: nobody was alone
+        world.begin(SLEEP, "busy")  # two in an attempt: neither was alone
         world.restart()
         world.ledger.run_again("busy")
     assert isinstance(result(world, "innocent"), Done)

@@ -1,4 +1,4 @@
-"""hostd killed at every effect of a sweep: the next one comes to the same end."""
+"""hostd killed at every effect of a sweep: the next sweep reaches the same end."""
 
 from __future__ import annotations
 
