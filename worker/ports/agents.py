@@ -10,19 +10,19 @@ from worker.model.names import InstanceRef
 
 
 class AgentOutcome(Enum):
-    """What came of asking a guest's agent."""
+    """The outcome of a call to a guest's agent."""
 
     DONE = "done"
     REFUSED = "refused"  # it answered that it will not, or cannot
     TIMED_OUT = "timed_out"  # it took the connection, and did not answer in time
-    GARBLED = "garbled"  # what it said is not the protocol, or it hung up in the middle
-    NO_AGENT = "no_agent"  # nobody in the guest took the connection
+    GARBLED = "garbled"  # it broke the protocol, or closed the connection in the middle
+    NO_AGENT = "no_agent"  # no process in the guest accepted the connection
     VSOCK_UNUSABLE = "vsock_unusable"  # this VMM can no longer connect to its guest
 
 
 @dataclass(frozen=True, slots=True)
 class AgentAnswer:
-    """What came of it; `detail` is the guest's own word or hostd's, bounded and printable."""
+    """`detail` is text of the guest or of hostd, bounded and printable."""
 
     outcome: AgentOutcome
     detail: str | None
@@ -33,20 +33,20 @@ class Agents(Protocol):
     """The agent inside a guest; a guest need not have one.
 
     No call raises for an agent that is absent, hung, hostile or of another protocol: the answer
-    says so, within the timeout.  Everything an agent says is the guest's word and proves nothing.
+    says so, within the timeout.  All that an agent says comes from the guest: never trust it.
     """
 
     def drain(self, ref: InstanceRef, *, timeout_s: float) -> AgentAnswer:
-        """The guest was asked to get ready for a pause, and from now on is not `agent_notified`."""
+        """Asks the guest to prepare for a pause; clears the flag `agent_notified`."""
 
     def notify_resumed(self, ref: InstanceRef) -> AgentAnswer:
-        """The guest was told that it runs again; it is `agent_notified`, whatever came of it."""
+        """Tells the guest that it runs again; sets `agent_notified`, even if no agent answered."""
 
     def agent_notified(self, ref: InstanceRef) -> bool:
-        """Whether this VMM's guest was told so since it was last loaded, drained or paused."""
+        """Whether `notify_resumed` was called since the guest was loaded, drained or paused."""
 
     def ready(self, ref: InstanceRef, *, timeout_s: float) -> AgentAnswer:
-        """The agent answered a Ping within the timeout, asked until it did; then `agent_seen`."""
+        """Sends Pings until the agent answers one or the time is over; sets `agent_seen`."""
 
     def agent_seen(self, ref: InstanceRef) -> bool:
         """Whether the agent of this VMM's guest has ever answered `ready`."""

@@ -14,19 +14,19 @@ from worker.ports.vmm import ImageFiles
 
 
 class ImageState(Enum):
-    """How far an instance's sleep image has come."""
+    """The state of an instance's sleep image."""
 
     NONE = "none"
     PUBLISHED = "published"  # durable and never loaded
     CONSUMED = "consumed"  # loaded once; never again
-    DAMAGED = "damaged"  # never told by an adapter (`find` raises), only put on facts
+    DAMAGED = "damaged"  # only facts have it, no adapter returns it (`find` raises)
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A published image; `manifest` is what was written when it was made.
+    """A published image, with the manifest that was written when it was made.
 
-    The memory is not there before `make_usable`, if it was compressed.
+    A compressed memory exists as a file only after `make_usable`.
     """
 
     state: ImageState
@@ -42,31 +42,32 @@ class Images(Protocol):
         """The published or consumed image; None if there is none, or only a partial one.
 
         Raises:
-            Lost: `image_damaged`, there is one, but its sizes, or the bytes of its vmstate, are
-                not those of its manifest.
-            Conflict: `storage_locked`, it is encrypted, and the tenant's key is not there.
+            Lost: `image_damaged`, its sizes or the digest of its vmstate are not those of its
+                manifest.
+            Conflict: `storage_locked`, it is encrypted and the tenant's key is missing.
         """
 
     def has_files(self, ref: InstanceRef) -> bool:
-        """Whether anything that `discard` removes is there."""
+        """Whether anything exists that `discard` removes."""
 
     def reserved(self, ref: InstanceRef, request_id: str, size_bytes: int) -> bool:
-        """Whether the request holds room of that size."""
+        """Whether that much disk space is reserved for the request."""
 
     def reserve(self, ref: InstanceRef, request_id: str, size_bytes: int) -> None:
-        """Room of that size is held for what the request's image has beside the snapshot's files:
-        nothing else gets it until `seal` writes there.
+        """Reserves disk space for what the request's image holds beside the snapshot's files,
+        until `seal` writes there.
 
         Raises:
             Transient: `no_space`, with the bytes needed and free.
-            Conflict: `storage_not_encrypted`, the tenant has a key, and the room cannot be so.
+            Conflict: `storage_not_encrypted`, the tenant has a key, but the files cannot be
+                encrypted.
         """
 
     def release(self, ref: InstanceRef, request_id: str) -> None:
-        """Neither room nor a partial generation of the request is left, durably."""
+        """Durably removes the request's reservation and its partial generation."""
 
     def is_complete(self, ref: InstanceRef, request_id: str) -> bool:
-        """Whether the partial generation of that request is whole and durable."""
+        """Whether the partial generation of that request is complete and durable."""
 
     def seal(
         self,
@@ -79,7 +80,7 @@ class Images(Protocol):
         compression: Compression = "none",
     ) -> None:
         """Files (moved), secrets (copied) and manifest are in the request's partial generation,
-        all of it durable; the memory compressed, if so wanted.
+        all of it durable, the memory compressed by `compression`.
 
         Raises:
             Transient: `no_space`.
@@ -89,33 +90,36 @@ class Images(Protocol):
         """The request's generation is the instance's image, durably."""
 
     def sync(self, ref: InstanceRef) -> None:
-        """What `find` shows is durable: the last thing before a VMM is killed, and before a guest
-        runs whose Wake was killed."""
+        """Makes durable what `find` returns.
+
+        Called last before a VMM is killed, and before a guest runs whose Wake was killed.
+        """
 
     def usable(self, ref: InstanceRef) -> bool:
-        """Whether the image's memory lies there as a VMM maps it, checked against its digest."""
+        """Whether the image's memory is a file that a VMM can map, checked against its digest."""
 
     def make_usable(self, ref: InstanceRef) -> None:
-        """The image's memory is unpacked, if it was compressed, and has the digest that it had when
-        it was sealed, if one was taken.
+        """Unpacks the image's memory, if it was compressed, and checks its digest, if it has one.
 
         Raises:
-            Lost: `image_damaged`, it is not what it was.
+            Lost: `image_damaged`, it is not the memory that was sealed.
             Transient: `no_space`.
         """
 
     def consumed(self, ref: InstanceRef) -> bool:
-        """Whether there is an image that is marked as used, whole or not."""
+        """Whether there is an image that is marked as used, complete or not."""
 
     def consume(self, ref: InstanceRef) -> None:
-        """The image is marked as used, durably; it can never be loaded again."""
+        """Durably marks the image as used; it can never be loaded again."""
 
     def leftovers(self) -> frozenset[InstanceRef]:
-        """Every instance with a generation in the making, or withdrawn: on record or not."""
+        """Every instance with a partial or withdrawn generation; it may have no document."""
 
     def tidy(self, ref: InstanceRef) -> None:
-        """No generation in the making, and none withdrawn, is left, durably; the image stays."""
+        """Durably removes partial and withdrawn generations; the image stays."""
 
     def discard(self, ref: InstanceRef) -> None:
-        """No image is left, durably, and no part of one; a power cut may bring back what can never
-        be taken for an image again."""
+        """Durably removes the image and all its parts.
+
+        What a power cut may bring back can never be mistaken for an image.
+        """

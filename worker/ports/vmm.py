@@ -1,4 +1,4 @@
-"""The port of the VMM."""
+"""The port of the VMM: Firecracker in its jail."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class VmmState(Enum):
     IDLE = "idle"  # a process, no guest yet ("Not started")
     RUNNING = "running"
     PAUSED = "paused"
-    HUNG = "hung"  # a process that does not answer; never told by an adapter, only put on facts
+    HUNG = "hung"  # a process that does not answer; only facts have it, no adapter returns it
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Drive:
 
 @dataclass(frozen=True, slots=True)
 class VmSpec:
-    """Everything that decides how a guest is built; plain data, a function of the record."""
+    """All settings that a guest is built from; plain data, computed from the record."""
 
     ref: InstanceRef
     uid: int
@@ -49,20 +49,20 @@ class VmSpec:
     tap: str
     mac: str
     guest_cid: int = 3
-    rx_limiter: RateLimiter | None = None  # what the guest receives; tx is what it sends
+    rx_limiter: RateLimiter | None = None  # for what the guest receives; tx: what it sends
     tx_limiter: RateLimiter | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFiles:
-    """Where the driver wrote a snapshot: on the same filesystem as the image directory."""
+    """A snapshot's files, on the same filesystem as the image directory."""
 
     vmstate: Path
     memory: Path
 
 
 class VmmProcess(Protocol):
-    """A VMM's process, held so that its pid cannot become another's."""
+    """A VMM's process, open by a pidfd: it always means this process, even if its pid is reused."""
 
     pid: int
 
@@ -70,35 +70,37 @@ class VmmProcess(Protocol):
         """A descriptor that becomes readable when the process ends."""
 
     def exit_code(self) -> int | None:
-        """The ended process's exit code (-n: signal n), reaping it; None if nobody can know: it is
-        no child of this hostd."""
+        """Reaps the ended process and returns its exit code (-n: signal n).
+
+        None if it cannot be known, because the process is not a child of this hostd.
+        """
 
     def close(self) -> None:
-        """It is held no more; the process goes on."""
+        """Closes the pidfd; the process keeps running."""
 
 
 class Vmm(Protocol):
     """Firecracker under its jailer; an instance is addressed by its id, never by a handle.
 
-    Whichever call talks to a VMM may raise Transient `vmm_timeout` (it lives, but did not answer
-    in time), Broken `vmm_refused` (it answered with an error, which the message carries) or
-    Broken `vmm_exited` (it has ended; facts carry the exit code, where known, and a log tail).
+    Each call that talks to a VMM may raise Transient `vmm_timeout` (it lives, but did not answer
+    in time), Broken `vmm_refused` (it answered with an error, which is in the message) or Broken
+    `vmm_exited` (it has ended; facts: the exit code, where known, and the end of its log).
     """
 
     def state(self, ref: InstanceRef, *, fresh: bool = False) -> VmmState:
-        """What the VMM does; death is what its pidfd says, never a timed-out API.
+        """The VMM's state.  GONE is decided by its pidfd, never by an API call that timed out.
 
-        `fresh`: asked now, whatever a look just before has shown.
+        `fresh`: the VMM is asked again, even if it answered a moment ago.
         """
 
     def pid(self, ref: InstanceRef) -> int | None:
         """The verified VMM's pid in hostd's namespace; None if it is gone."""
 
     def open_vmm(self, ref: InstanceRef) -> VmmProcess | None:
-        """The verified VMM, for the caller to close; None if it is gone."""
+        """The verified VMM, which the caller must close; None if it is gone."""
 
     def describe_exit(self, exit_code: int | None) -> str:
-        """What an exit code says, in words."""
+        """What an exit code means, in words."""
 
     def jail_is_fresh(
         self,
@@ -107,52 +109,53 @@ class Vmm(Protocol):
         *,
         unfinished: frozenset[str] = frozenset(),
     ) -> bool:
-        """Whether a whole jail stands that no VMM has used yet, or the VMM lives in it.
+        """Whether a complete jail exists that no VMM has used yet, or the VMM runs in it.
 
-        `unfinished`: ids of drives whose disks may still be in the making (`Disks.begin`).  A jail
+        `unfinished`: ids of drives whose disks may not be complete yet (`Disks.begin`).  A jail
         for a boot is not fresh for a wake, nor the reverse, nor for another image.
         """
 
     def trim_logs(self) -> None:
-        """No VMM's log takes more than a mebibyte of the disk; its last words are kept."""
+        """Limits each VMM's log to one mebibyte of disk; its end is kept."""
 
     def spec(self, ref: InstanceRef) -> VmSpec | None:
-        """What the standing jail was built from; it stays true as long as the VMM lives."""
+        """The spec that the existing jail was built from; it holds as long as the VMM lives."""
 
     def jail_exists(self, ref: InstanceRef) -> bool:
-        """Whether anything that `remove_jail` removes is there."""
+        """Whether anything exists that `remove_jail` removes."""
 
     def jails(self) -> frozenset[InstanceRef]:
-        """Every instance of which a jail, or what a start wrote down, stands: on record or not."""
+        """Every instance with a jail, or with a record of a start; it may have no document."""
 
     def mounts(self) -> frozenset[InstanceRef]:
-        """Every instance that has a mount in its jail: on record or not."""
+        """Every instance with a mount in its jail; it may have no document."""
 
     def build_jail(
         self, spec: VmSpec, image: ImageFiles | None, *, unfinished: frozenset[str] = frozenset()
     ) -> None:
-        """A fresh jail stands, with kernel, drives and (for a wake) the image's files in it.
+        """Builds a fresh jail with kernel, drives and (for a wake) the image's files.
 
-        For the drives `unfinished` it takes the disk that is being made, if there is no other.
+        For a drive in `unfinished` it takes the disk under construction, if there is no other.
 
         Raises:
             Transient: `no_space`.
-            Conflict: `missing_file`, a file that the guest needs is not there.
+            Conflict: `missing_file`, a file that the guest needs does not exist.
         """
 
     def remove_jail(self, ref: InstanceRef) -> None:
-        """No jail, no mount below it, no runtime file is left.  The VMM must be gone.
+        """Removes the jail, all mounts below it and the runtime files.  The VMM must be gone.
 
         Raises:
-            Transient: `jail_in_use`, it or another process of its start lives.
+            Transient: `jail_in_use`, the VMM or another process of its start lives.
         """
 
     def launched(self, ref: InstanceRef) -> bool:
-        """Whether a VMM process of the instance is up, or on its way by `launch`."""
+        """Whether a VMM process of the instance is up, or was started by `launch`."""
 
     def launch(self, spec: VmSpec, join_files: tuple[Path, ...]) -> None:
-        """A VMM process is on its way, to be awaited by `spawn` or ended by `kill`; until then it
-        counts as gone.  Not idempotent: the caller looks first.
+        """Starts a VMM process; then `spawn` waits for it, or `kill` ends it.
+
+        Until then its state is GONE.  Not idempotent: the caller checks first.
 
         Raises:
             Conflict: `missing_file`.
@@ -161,15 +164,15 @@ class Vmm(Protocol):
 
     def spawn(self, spec: VmSpec, join_files: tuple[Path, ...]) -> None:
         """A VMM process is up in its jail and control group, its API answers, and its identity
-        is on record.  Not idempotent: the caller looks first.
+        is on record.  Not idempotent: the caller checks first.
 
         Raises:
-            Broken: `vmm_exited`, it ended at once; facts carry exit code and log tail.
-            Transient: `vmm_timeout`, it did not come up in time; it was killed.
+            Broken: `vmm_exited`, it ended at once; facts: exit code and end of the log.
+            Transient: `vmm_timeout`, it did not come up in time and was killed.
         """
 
     def boot(self, spec: VmSpec) -> None:
-        """The guest is configured and started.
+        """Configures and starts the guest.
 
         Raises:
             Transient: `vmm_timeout`.
@@ -177,28 +180,29 @@ class Vmm(Protocol):
         """
 
     def pause(self, ref: InstanceRef) -> None:
-        """The vCPUs stand still."""
+        """Stops the vCPUs."""
 
     def resume(self, ref: InstanceRef) -> None:
-        """The vCPUs run."""
+        """Lets the vCPUs run."""
 
     def snapshot_reserved(self, spec: VmSpec) -> bool:
-        """Whether the next snapshot's room is held."""
+        """Whether the disk space for the next snapshot is reserved."""
 
     def reserve_snapshot(self, spec: VmSpec) -> None:
-        """The room that a snapshot of the guest needs is held for it, by the guest's own files.
+        """Reserves the disk space of a snapshot, in the files that it will be written to.
 
         Raises:
             Transient: `no_space`, with the bytes needed and free.
-            Conflict: `storage_not_encrypted`, the tenant has a key, and the room cannot be so.
+            Conflict: `storage_not_encrypted`, the tenant has a key, but the files cannot be
+                encrypted.
         """
 
     def release_snapshot(self, ref: InstanceRef) -> None:
-        """No room is held for a snapshot, and none that was not moved away is left."""
+        """Frees the reserved space, and deletes a snapshot's files that were not moved away."""
 
     def snapshot(self, spec: VmSpec) -> ImageFiles:
-        """The paused guest's state and memory are in files of the right size, fsynced, that the
-        VMM can no longer reach by name; an earlier snapshot's are gone.
+        """The paused guest's state and memory, in fsynced files of the right size that the VMM
+        can no longer open; those of an earlier snapshot are deleted.
 
         Raises:
             Transient: `no_space`; the guest is still paused.
@@ -206,20 +210,20 @@ class Vmm(Protocol):
         """
 
     def load(self, spec: VmSpec) -> None:
-        """The image's state is loaded, the vCPUs stand still."""
+        """Loads the image's state; the vCPUs do not run yet."""
 
     def ask_to_stop(self, ref: InstanceRef, *, timeout_s: float) -> bool:
-        """The guest was asked to shut down; whether the VMM is gone within the timeout."""
+        """Asks the guest to shut down; returns whether the VMM is gone within the timeout."""
 
     def kill(self, ref: InstanceRef, *, timeout_s: float) -> None:
-        """The VMM's process is gone, by its pidfd.
+        """Kills the VMM and waits until its pidfd says that it ended.
 
         Raises:
-            Transient: `vmm_unkillable`, it outlived the timeout.
+            Transient: `vmm_unkillable`, it still lives after the timeout.
         """
 
     def version(self) -> str:
         """Firecracker's version, as the configured binary reports it."""
 
     def platform(self) -> Platform:
-        """What a guest saved here depends on, and what one woken here will find."""
+        """What a guest's image depends on: this host's Firecracker, CPU and kernel."""

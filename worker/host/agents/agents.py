@@ -45,7 +45,6 @@ class GuestAgents:
         self._timeout_s = timeout_s
 
     def drain(self, ref: InstanceRef, *, timeout_s: float) -> AgentAnswer:
-        """See `Agents.drain`."""
         began = time.monotonic()
         marks.drop(self._layout.runtime(ref), marks.NOTIFIED)
         return _answer(self._ask(ref, _sleep_prep, began + timeout_s), began)
@@ -61,11 +60,9 @@ class GuestAgents:
         return _answer(word, began)
 
     def agent_notified(self, ref: InstanceRef) -> bool:
-        """See `Agents.agent_notified`."""
         return marks.has(self._layout.runtime(ref), marks.NOTIFIED)
 
     def ready(self, ref: InstanceRef, *, timeout_s: float) -> AgentAnswer:
-        """See `Agents.ready`."""
         began = time.monotonic()
         deadline = began + timeout_s
         while True:
@@ -80,7 +77,6 @@ class GuestAgents:
             time.sleep(_POLL_S)
 
     def agent_seen(self, ref: InstanceRef) -> bool:
-        """See `Agents.agent_seen`."""
         return marks.has(self._layout.runtime(ref), marks.READY)
 
     def _ask(self, ref: InstanceRef, message: Message, deadline: float) -> _Outcome:

@@ -60,13 +60,11 @@ class Firecracker:
     # -------------------------------------------------------------- looking
 
     def state(self, ref: InstanceRef, *, fresh: bool = False) -> VmmState:
-        """See `Vmm.state`."""
         if ref in self._launches:
             return VmmState.GONE
         return self._guest.state(ref, fresh=fresh)
 
     def pid(self, ref: InstanceRef) -> int | None:
-        """See `Vmm.pid`."""
         vmm = self.open_vmm(ref)
         if vmm is None:
             return None
@@ -81,7 +79,6 @@ class Firecracker:
         return None if ref in self._launches else self._finder.open_vmm(ref)
 
     def describe_exit(self, exit_code: int | None) -> str:
-        """See `Vmm.describe_exit`."""
         return jailer.describe_exit(exit_code)
 
     def vsock(self, ref: InstanceRef) -> Path:
@@ -89,7 +86,6 @@ class Firecracker:
         return self._jail(ref).root / guest_calls.VSOCK
 
     def trim_logs(self) -> None:
-        """See `Vmm.trim_logs`."""
         logs.trim_all(self._layout.state)
 
     # -------------------------------------------------------------- the jail
@@ -101,34 +97,28 @@ class Firecracker:
         *,
         unfinished: frozenset[str] = frozenset(),
     ) -> bool:
-        """See `Vmm.jail_is_fresh`."""
         if self.pid(spec.ref) is not None:
             return True
         files = (*files_of(spec, image, unfinished), log_of(self._layout.runtime(spec.ref)))
         return self._new_jail(spec.ref).holds(files, spec)
 
     def spec(self, ref: InstanceRef) -> VmSpec | None:
-        """See `Vmm.spec`."""
         jail = self._finder.jail(ref)
         return None if jail is None else jail.spec()
 
     def jail_exists(self, ref: InstanceRef) -> bool:
-        """See `Vmm.jail_exists`."""
         places = self._layout.jail_base(ref), self._layout.runtime(ref)
         return any(os.path.lexists(path) for path in places)
 
     def jails(self) -> frozenset[InstanceRef]:
-        """See `Vmm.jails`."""
         return jails_in(self._layout)
 
     def mounts(self) -> frozenset[InstanceRef]:
-        """See `Vmm.mounts`."""
         return mounts_in_jails(self._layout)
 
     def build_jail(
         self, spec: VmSpec, image: ImageFiles | None, *, unfinished: frozenset[str] = frozenset()
     ) -> None:
-        """See `Vmm.build_jail`."""
         self._finder.refuse_in_use(spec.ref)
         jail = self._new_jail(spec.ref)
         with disk_errors():
@@ -140,7 +130,6 @@ class Firecracker:
             jail.build((*files_of(spec, image, unfinished), log), spec)
 
     def remove_jail(self, ref: InstanceRef) -> None:
-        """See `Vmm.remove_jail`."""
         self._finder.refuse_in_use(ref)
         self._finder.connections.drop(ref)
         remove(self._layout.jail_base(ref))
@@ -149,11 +138,9 @@ class Firecracker:
     # -------------------------------------------------------------- the process
 
     def launched(self, ref: InstanceRef) -> bool:
-        """See `Vmm.launched`."""
         return ref in self._launches or self.pid(ref) is not None
 
     def launch(self, spec: VmSpec, join_files: tuple[Path, ...]) -> None:
-        """See `Vmm.launch`."""
         runtime = self._layout.runtime(spec.ref)
         deadline = time.monotonic() + self._spawn_timeout_s
         jail = self._new_jail(spec.ref)
@@ -169,7 +156,6 @@ class Firecracker:
         self._launches[spec.ref] = launch
 
     def spawn(self, spec: VmSpec, join_files: tuple[Path, ...]) -> None:
-        """See `Vmm.spawn`."""
         if spec.ref not in self._launches:
             self.launch(spec, join_files)
         with self._launches.pop(spec.ref).finish() as vmm:
@@ -182,7 +168,6 @@ class Firecracker:
                 raise
 
     def kill(self, ref: InstanceRef, *, timeout_s: float) -> None:
-        """See `Vmm.kill`."""
         if (launch := self._launches.pop(ref, None)) is not None:
             launch.abandon()
         self._finder.connections.drop(ref)
@@ -201,42 +186,33 @@ class Firecracker:
             vmm.exit_code()
 
     def ask_to_stop(self, ref: InstanceRef, *, timeout_s: float) -> bool:
-        """See `Vmm.ask_to_stop`."""
         return self._guest.ask_to_stop(ref, timeout_s=timeout_s)
 
     # -------------------------------------------------------------- the guest
 
     def boot(self, spec: VmSpec) -> None:
-        """See `Vmm.boot`."""
         self._check_disks(spec)
         self._guest.boot(spec)
 
     def pause(self, ref: InstanceRef) -> None:
-        """See `Vmm.pause`."""
         self._guest.pause(ref)
 
     def resume(self, ref: InstanceRef) -> None:
-        """See `Vmm.resume`."""
         self._guest.resume(ref)
 
     def snapshot_reserved(self, spec: VmSpec) -> bool:
-        """See `Vmm.snapshot_reserved`."""
         return self._guest.snapshot_output(spec).room_reserved(spec.mem_mib << 20)
 
     def reserve_snapshot(self, spec: VmSpec) -> None:
-        """See `Vmm.reserve_snapshot`."""
         self._guest.snapshot_output(spec).reserve(spec.mem_mib << 20)
 
     def release_snapshot(self, ref: InstanceRef) -> None:
-        """See `Vmm.release_snapshot`."""
         SnapshotOutput(self._jail(ref), 0).release()
 
     def snapshot(self, spec: VmSpec) -> ImageFiles:
-        """See `Vmm.snapshot`."""
         return self._guest.snapshot(spec)
 
     def load(self, spec: VmSpec) -> None:
-        """See `Vmm.load`."""
         self._guest.load(spec)
 
     # -------------------------------------------------------------- the programs
@@ -250,11 +226,9 @@ class Firecracker:
         self._programs.checked()
 
     def version(self) -> str:
-        """See `Vmm.version`."""
         return self._firecracker.version()
 
     def platform(self) -> Platform:
-        """See `Vmm.platform`."""
         return self._programs.platform()
 
     # -------------------------------------------------------------- inside

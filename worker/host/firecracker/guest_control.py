@@ -32,7 +32,6 @@ class GuestControl:
         self._clocks = clock.GuestClocks()
 
     def state(self, ref: InstanceRef, *, fresh: bool) -> VmmState:
-        """See `Vmm.state`."""
         vmm = self._finder.open_vmm(ref)
         if vmm is None:
             return VmmState.GONE
@@ -62,19 +61,16 @@ class GuestControl:
             return gone
 
     def boot(self, spec: VmSpec) -> None:
-        """See `Vmm.boot`."""
         with self._with(spec.ref) as api:
             guest_calls.boot(api, spec)
             api.assume_state(VmmState.RUNNING)
 
     def pause(self, ref: InstanceRef) -> None:
-        """See `Vmm.pause`."""
         marks.before_pause(self._layout.runtime(ref))
         with self._with(ref) as api:
             guest_calls.pause(api)
 
     def resume(self, ref: InstanceRef) -> None:
-        """See `Vmm.resume`."""
         marks.before_resume(self._layout.runtime(ref))
         with self._with(ref) as api:
             guest_calls.resume(api)

@@ -68,18 +68,15 @@ class DiskImages:
         return generation.faults(directory, generation.read(directory), thorough=True)
 
     def has_files(self, ref: InstanceRef) -> bool:
-        """See `Images.has_files`."""
         return bool(self._everything(ref))
 
     def reserved(self, ref: InstanceRef, request_id: str, size_bytes: int) -> bool:
-        """See `Images.reserved`."""
         try:
             return (self._partial(ref, request_id) / _ROOM).lstat().st_size == size_bytes
         except FileNotFoundError:
             return False
 
     def reserve(self, ref: InstanceRef, request_id: str, size_bytes: int) -> None:
-        """See `Images.reserve`."""
         directory = self._partial(ref, request_id)
         needed, free = size_bytes + self._reserve_bytes, durable.free(directory)
         if free < needed:
@@ -89,11 +86,9 @@ class DiskImages:
             sparse.allocate(room.fileno(), size_bytes)
 
     def release(self, ref: InstanceRef, request_id: str) -> None:
-        """See `Images.release`."""
         durable.remove(self._partial(ref, request_id))
 
     def is_complete(self, ref: InstanceRef, request_id: str) -> bool:
-        """See `Images.is_complete`."""
         directory = self._partial(ref, request_id)
         if not directory.is_dir():
             return False
@@ -113,7 +108,6 @@ class DiskImages:
         *,
         compression: Compression = "none",
     ) -> None:
-        """See `Images.seal`."""
         directory = self._partial(ref, request_id)
         if not _holds_room_only(directory):
             self._make_private(ref, directory)
@@ -153,7 +147,6 @@ class DiskImages:
             durable.sync_directory(directory.parent)
 
     def usable(self, ref: InstanceRef) -> bool:
-        """See `Images.usable`."""
         image = self.find(ref)
         return image is not None and unpack.usable(self._published(ref), image.manifest)
 
@@ -172,7 +165,6 @@ class DiskImages:
             raise _damaged(ref, str(error)) from error
 
     def consumed(self, ref: InstanceRef) -> bool:
-        """See `Images.consumed`."""
         return os.path.lexists(self._published(ref) / _CONSUMED)
 
     def consume(self, ref: InstanceRef) -> None:
@@ -188,7 +180,6 @@ class DiskImages:
         durable.sync_directory(directory)
 
     def discard(self, ref: InstanceRef) -> None:
-        """See `Images.discard`."""
         published = self._published(ref)
         withdrawn = published.with_name(_WITHDRAWN)
         # Synced before its marks go: what a power cut brought back must never look unused.
@@ -203,12 +194,10 @@ class DiskImages:
             durable.sync_directory(published.parent)
 
     def leftovers(self) -> frozenset[InstanceRef]:
-        """See `Images.leftovers`."""
         homes = instance_directories(self._layout)
         return frozenset(ref for ref in homes if self._unpublished(ref))
 
     def tidy(self, ref: InstanceRef) -> None:
-        """See `Images.tidy`."""
         for path in self._unpublished(ref):
             durable.remove(path)
 
