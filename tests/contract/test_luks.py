@@ -353,10 +353,10 @@ def test_a_jail_gets_the_device_itself_never_its_bytes(
     assert stat.S_IMODE(seen.st_mode) == 0o600
     assert stat.S_IMODE((jail.root / "ro").lstat().st_mode) == 0o400
     assert host.st_uid == 0
-    assert jail.holds(files_of(vm), vm)
+    assert jail.is_fresh(files_of(vm), vm)
     (jail.root / "data").unlink()
     os.mknod(jail.root / "data", stat.S_IFBLK | 0o600, os.makedev(7, 200))
-    assert not jail.holds(files_of(vm), vm)
+    assert not jail.is_fresh(files_of(vm), vm)
 
 
 @pytest.mark.root

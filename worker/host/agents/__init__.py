@@ -1,1 +1,1 @@
-"""agents."""
+"""The guest agent's protocol over vsock."""

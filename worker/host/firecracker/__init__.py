@@ -1,1 +1,1 @@
-"""The driver of Firecracker and its jailer."""
+"""Drives Firecracker and its jailer."""

@@ -1,4 +1,4 @@
-"""The configured programs: that they can run, whom they obey, their versions and digests."""
+"""The configured programs: whether they can run, who may change them, version and digest."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from worker.ports import Platform
 
 _TIMEOUT_S: Final = 5.0
 
-# Before it, guests with ACPI could not be asked to shut down: they did not heed SendCtrlAltDel
+# Older versions cannot ask a guest with ACPI to shut down: it ignores SendCtrlAltDel
 # (Firecracker's CHANGELOG, 1.12.0, #5074).
 OLDEST: Final = (1, 12)
 
-# Device, inode, size, and times of the last change of content and of inode.
+# Device, inode, size, mtime, ctime.
 Stamp = tuple[int, int, int, int, int]
 
 
 class Binary:
-    """One program of the operator's; `key` is its key in the configuration's `[vmm]`.
+    """One of the operator's programs; `key` is its key in the configuration's `[vmm]`.
 
-    `pinned` is the digest that it must have, in hex; empty for any.  What is known of the program
-    is kept as long as its stamp stays.
+    `pinned` is the digest that it must have, in hex; empty for any.  Version and digest are cached
+    until the file's stamp changes.
     """
 
     def __init__(self, path: Path, key: str, pinned: str = "") -> None:
@@ -41,7 +41,7 @@ class Binary:
         self._sha256: tuple[Stamp, str] | None = None
 
     def path(self) -> Path:
-        """The program itself: the jailer, too, names the jail after what a symlink points to.
+        """The program's path without symlinks: the jailer names the jail after it, too.
 
         Raises:
             Broken: `vmm_binary`, missing or not executable.
@@ -49,33 +49,32 @@ class Binary:
         try:
             path = os.path.realpath(self._path, strict=True)
         except OSError as error:
-            raise self.unusable("is not there") from error
+            raise self.unusable("does not exist") from error
         if not os.path.isfile(path) or not os.access(path, os.X_OK):  # noqa: PTH113  asked often
-            raise self.unusable("is no executable file")
+            raise self.unusable("is not an executable file")
         return Path(path)
 
     def version(self) -> str:
-        """As `--version` reports it: `1.16.1`.
+        """The version that `--version` reports: `1.16.1`.
 
         Raises:
             Broken: `vmm_binary`.
         """
         stamp = self.stamp()
         if self._version is None or self._version[0] != stamp:
-            said = self._ask("--version", r"^\w+ v(\S+)", "its version")
-            self._version = (stamp, said)
+            self._version = (stamp, self._ask("--version", r"^\w+ v(\S+)", "its version"))
         return self._version[1]
 
     def snapshot_format(self) -> str:
-        """The format in which it saves guests, as `--snapshot-version` reports it: `10.0.0`.
+        """The format of its snapshots, as `--snapshot-version` reports it: `10.0.0`.
 
         Raises:
             Broken: `vmm_binary`.
         """
         stamp = self.stamp()
         if self._format is None or self._format[0] != stamp:
-            said = self._ask("--snapshot-version", r"^v(\S+)", "its snapshot format")
-            self._format = (stamp, said)
+            found = self._ask("--snapshot-version", r"^v(\S+)", "its snapshot format")
+            self._format = (stamp, found)
         return self._format[1]
 
     def sha256(self) -> str:
@@ -90,7 +89,7 @@ class Binary:
         return self._sha256[1]
 
     def stamp(self) -> Stamp:
-        """What changes when anybody changes the file.
+        """The file's identity and times: they differ once anyone has changed the file.
 
         Raises:
             Broken: `vmm_binary`.
@@ -99,7 +98,7 @@ class Binary:
         return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
 
     def trusted(self) -> Path:
-        """The program, if only root can change it and it is the one that is pinned.
+        """The program's path, if only root can change the file and it has the pinned digest.
 
         Raises:
             Broken: `vmm_binary`.
@@ -114,12 +113,13 @@ class Binary:
         return path
 
     def unusable(self, why: str, hint: str = "") -> Broken:
-        """The error for a program that may not or cannot be run."""
-        way_out = (
+        """The error for a program that hostd must not or cannot run."""
+        default_hint = (
             f"set [vmm] {self._key} to the path of an executable {self._key}, "
             "or [vmm] simulate = true to try hostd without it"
         )
-        return Broken("vmm_binary", f"[vmm] {self._key} = {self._path} {why}", hint=hint or way_out)
+        what = f"[vmm] {self._key} = {self._path} {why}"
+        return Broken("vmm_binary", what, hint=hint or default_hint)
 
     def _ask(self, flag: str, pattern: str, what: str) -> str:
         try:
@@ -131,11 +131,11 @@ class Binary:
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise self.unusable(f"does not tell {what}: {error}") from error
-        said = done.stdout.decode(errors="replace")
-        match = re.search(pattern, said)
+            raise self.unusable(f"does not report {what}: {error}") from error
+        output = done.stdout.decode(errors="replace")
+        match = re.search(pattern, output)
         if done.returncode != 0 or match is None:
-            raise self.unusable(f"does not tell {what}, but exit {done.returncode}: {said}")
+            raise self.unusable(f"does not report {what}; exit code {done.returncode}: {output}")
         return match[1]
 
 
@@ -147,15 +147,17 @@ class Programs:
     jailer: Binary
 
     def checked(self) -> tuple[Path, Path]:
-        """Firecracker and jailer, fit to be started: looked at anew each time, run only if changed.
+        """The paths of Firecracker and jailer, which may be started.
+
+        The files are checked on each call, and run only if they changed.
 
         Raises:
-            Broken: `vmm_binary`, saying which of them is at fault, and the way out.
+            Broken: `vmm_binary`; the message names the program, the hint says what to do.
         """
         firecracker, jailer = self.firecracker.trusted(), self.jailer.trusted()
         if (loader := ownership.interpreter(firecracker)) is not None:
             raise self.firecracker.unusable(
-                f"is linked dynamically, and in a jail there is no {loader}",
+                f"is linked dynamically, and a jail has no {loader}",
                 "install a static build, as Firecracker's releases are",
             )
         version, other = self.firecracker.version(), self.jailer.version()
@@ -171,7 +173,7 @@ class Programs:
         return firecracker, jailer
 
     def platform(self) -> Platform:
-        """What a guest saved here depends on: this firecracker on this machine.
+        """What a guest's image depends on: this firecracker on this machine.
 
         Raises:
             Broken: `vmm_binary`.
@@ -192,6 +194,6 @@ class Programs:
 
 
 def _number(version: str) -> tuple[int, ...]:
-    """Its first two numbers; (0,) of what has none."""
+    """The version's first two numbers; (0,) if it has none."""
     match = re.match(r"(\d+)\.(\d+)", version)
     return (0,) if match is None else (int(match[1]), int(match[2]))

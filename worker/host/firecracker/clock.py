@@ -1,4 +1,4 @@
-"""Whether a guest's clock can be set forward as its image is loaded.
+"""Whether a guest's clock can be advanced when its image is loaded.
 
 Firecracker refuses a load with `clock_realtime` if the snapshot lacks KVM's realtime stamp, and
 then ends (src/vmm/src/arch/x86_64/vm.rs).  KVM stamps since Linux 5.16, and only while the host's
@@ -28,17 +28,17 @@ _KVM_CLOCK_REALTIME: Final = 4
 
 
 class GuestClocks:
-    """Which guests are loaded with their clocks set forward."""
+    """Decides which guests are loaded with `clock_realtime`."""
 
     def __init__(self) -> None:
         self._refused: set[InstanceRef] = set()
 
     @contextmanager
     def advance(self, ref: InstanceRef, version: str) -> Iterator[bool]:
-        """Whether to load the guest so, by a Firecracker of the version, which happens inside.
+        """A context manager around the load of one guest: whether to load it with `clock_realtime`.
 
-        After a refusal the next load leaves the clock: an image may be of another kernel's time,
-        and no image may be beyond waking for its clock alone.
+        `version` is the VMM's.  After a refusal the next load leaves the clock as it was: the image
+        may come from an older kernel, and a clock must not make an image unusable.
         """
         forward = ref not in self._refused and can_be_set(version)
         try:
@@ -51,7 +51,7 @@ class GuestClocks:
 
 
 def can_be_set(version: str) -> bool:
-    """Whether this host's guests can be loaded so by a Firecracker of the version."""
+    """Whether this host and this version of Firecracker support `clock_realtime`."""
     return versions.has_clock_realtime(version, platform.machine()) and _kvm_stamps()
 
 

@@ -1,8 +1,8 @@
-"""Firecracker under its jailer: the port `Vmm`.
+"""Firecracker under its jailer: implements the port `Vmm`.
 
-No VMM is remembered between calls, one that is being launched apart: each finds it anew by its
-record, or, where hostd died between start and record, by the jail's pid file and the control
-group, and holds its pidfd.
+VMMs are not remembered between calls, except while they are launched.  Each call finds the VMM by
+its record or, if hostd died between start and record, by the jail's pid file and the control group,
+and opens its pidfd.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from worker.ports import ImageFiles, Platform, VmmState, VmSpec
 class Firecracker:
     """`firecracker` and `jailer` are the operator's programs, with the digests that they must have.
 
-    `api_timeout_s` bounds a call of the API (Firecracker itself allows 0.7 s; snapshots get more),
-    `spawn_timeout_s` the way from the jailer's start to an API that answers.
+    `api_timeout_s` bounds an API call (Firecracker itself allows 0.7 s; snapshots get more),
+    `spawn_timeout_s` the time from the jailer's start until the API answers.
     """
 
     def __init__(
@@ -55,9 +55,9 @@ class Firecracker:
         self._spawn_timeout_s = spawn_timeout_s
         self._finder = Finder(layout, api_timeout_s=api_timeout_s, settle_s=spawn_timeout_s)
         self._guest = GuestControl(layout, self._finder, self._jail)
-        self._launches: dict[InstanceRef, Launch] = {}  # launched by this hostd, not up yet
+        self._launches: dict[InstanceRef, Launch] = {}  # of this hostd, not up yet
 
-    # -------------------------------------------------------------- looking
+    # -------------------------------------------------------------- state
 
     def state(self, ref: InstanceRef, *, fresh: bool = False) -> VmmState:
         if ref in self._launches:
@@ -72,17 +72,13 @@ class Firecracker:
             return vmm.pid
 
     def open_vmm(self, ref: InstanceRef) -> Process | None:
-        """The verified VMM, held by its pidfd, for the caller to close; None if it is gone.
-
-        The pidfd becomes readable when the VMM ends.
-        """
         return None if ref in self._launches else self._finder.open_vmm(ref)
 
     def describe_exit(self, exit_code: int | None) -> str:
         return jailer.describe_exit(exit_code)
 
     def vsock(self, ref: InstanceRef) -> Path:
-        """Where the guest's vsock device listens; too long a path to connect to as it is."""
+        """Where the guest's vsock device listens; the path is too long for connect(2)."""
         return self._jail(ref).root / guest_calls.VSOCK
 
     def trim_logs(self) -> None:
@@ -100,7 +96,7 @@ class Firecracker:
         if self.pid(spec.ref) is not None:
             return True
         files = (*files_of(spec, image, unfinished), log_of(self._layout.runtime(spec.ref)))
-        return self._new_jail(spec.ref).holds(files, spec)
+        return self._new_jail(spec.ref).is_fresh(files, spec)
 
     def spec(self, ref: InstanceRef) -> VmSpec | None:
         jail = self._finder.jail(ref)
@@ -218,7 +214,7 @@ class Firecracker:
     # -------------------------------------------------------------- the programs
 
     def check_programs(self) -> None:
-        """Returns if both programs may be started, as each `spawn` asks again.
+        """Returns if both programs may be started; each `launch` checks this, too.
 
         Raises:
             Broken: `vmm_binary`.
@@ -231,15 +227,13 @@ class Firecracker:
     def platform(self) -> Platform:
         return self._programs.platform()
 
-    # -------------------------------------------------------------- inside
-
     def _check_disks(self, spec: VmSpec) -> None:
-        """No guest is booted with a disk that the host does not have: what it writes would be lost.
+        """Raises if a disk in the jail is not the host's: what the guest writes would be lost.
 
-        The disk may have been made after the jail was built.
+        The host's disk may have been replaced after the jail was built.
         """
         own = tuple(file for file in files_of(spec) if file.access is Access.PRIVATE)
-        if not self._jail(spec.ref).shows(own):
+        if not self._jail(spec.ref).has_current(own):
             raise Broken(
                 "jail_disks",
                 f"a disk in the jail of {spec.ref} is not the one that the host has",

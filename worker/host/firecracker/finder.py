@@ -1,6 +1,7 @@
-"""Which process is an instance's VMM: by its record, or by jail and control group.
+"""Finds the process that is an instance's VMM: by its record, or by jail and control group.
 
-The second way is for a start that hostd died in, after the jailer ran and before the record.
+The second way is for a start during which hostd died, after the jailer ran and before the record
+was written.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _EXIT_GRACE_S: Final = 1.0  # a VMM that hangs up on a call may still be freeing
 
 
 class Finder:
-    """Finds VMMs anew each time; `settle_s` bounds the wait for a start."""
+    """Finds VMMs, without a memory of earlier calls; `settle_s` bounds the wait for a start."""
 
     def __init__(self, layout: Layout, *, api_timeout_s: float, settle_s: float) -> None:
         self._layout = layout
@@ -36,7 +37,7 @@ class Finder:
         self.connections = KeptConnections()
 
     def open_vmm(self, ref: InstanceRef) -> Process | None:
-        """The verified VMM, held by its pidfd, for the caller to close; None if it is gone."""
+        """The verified VMM, which the caller must close; None if it is gone."""
         runtime = self._layout.runtime(ref)
         known = vmm_record.read_vmm(runtime)
         if known is not None:
@@ -47,45 +48,45 @@ class Finder:
         return self._unrecorded(ref, started.groups())
 
     def jail(self, ref: InstanceRef) -> Jail | None:
-        """The jail that stands for the instance."""
+        """The instance's jail; None if there is none."""
         return find_jail(self._layout.jail_base(ref), ref.instance_id)
 
     def put_on_record(self, ref: InstanceRef, jail: Jail, vmm: Process) -> None:
-        """The VMM, whose API accepts connections, answered as this instance's and is on record.
+        """Records the VMM, once its API has answered as this instance's.
 
         Raises:
             Broken: `vmm_exited`, or `vmm_identity`, it is another program or instance.
             Transient: `vmm_timeout`.
         """
         with self.connect(ref, lambda: jail, vmm) as api:
-            told = api.instance()
-        # Read now, after the API answered: before, it may have been the jailer, not yet exec'd.
+            answer = api.instance()
+        # Read after the API answered: before, the process may have been the jailer, not yet exec'd.
         identity = vmm.identity()
         if identity is None:
             raise exit_error("Firecracker", vmm.exit_code(), self._layout.runtime(ref))
-        if told.get("id") != ref.instance_id or not runs_program(jail, identity):
+        if answer.get("id") != ref.instance_id or not runs_program(jail, identity):
             raise Broken(
                 "vmm_identity",
                 f"process {vmm.pid} in the jail of {ref} is not its VMM",
                 hint="stop the instance; if this stays, run `hostd doctor`",
-                told=told,
+                answer=answer,
             )
-        version = str(told.get("vmm_version", ""))
+        version = str(answer.get("vmm_version", ""))
         vmm_record.write_vmm(self._layout.runtime(ref), vmm_record.VmmRecord.of(identity, version))
 
     @contextmanager
     def connect(self, ref: InstanceRef, jail: Callable[[], Jail], vmm: Process) -> Iterator[Api]:
-        """The VMM's API; its jail is asked for only if no conversation is kept.
+        """The VMM's API; `jail` is called only if no connection is kept.
 
         Raises:
-            Transient: `vmm_timeout`, no answer, and the VMM lives.
-            Broken: `vmm_exited`, no answer, and it has ended.
+            Transient: `vmm_timeout`, it did not answer, and the VMM lives.
+            Broken: `vmm_exited`, it did not answer, and the VMM has ended.
         """
         try:
             with self._connected(ref, jail, vmm) as api:
                 yield api
         except Transient as error:
-            # An unanswered call says nothing of the process; only its pidfd does.
+            # An unanswered call says nothing about the process; its pidfd does.
             if error.code != "transient/vmm_timeout" or not vmm.wait(timeout_s=_EXIT_GRACE_S):
                 raise
             raise exit_error("Firecracker", vmm.exit_code(), self._layout.runtime(ref)) from error
@@ -105,7 +106,7 @@ class Finder:
         self.connections.keep(ref, key, api)
 
     def refuse_in_use(self, ref: InstanceRef) -> None:
-        """Returns if neither the VMM lives nor anything else that was started with it.
+        """Returns if neither the VMM nor another process of its start lives.
 
         Raises:
             Transient: `jail_in_use`.
@@ -129,11 +130,11 @@ class Finder:
             )
 
     def _unrecorded(self, ref: InstanceRef, groups: tuple[Path, ...]) -> Process | None:
-        """The VMM of a start without record, waiting for the jailer to come to its end."""
+        """The VMM of a start without record; waits until the jailer has ended."""
         deadline = time.monotonic() + self._settle_s
         log = self._layout.runtime(ref) / logs.JAILER_LOG
         while time.monotonic() < deadline:
-            # In this order: whoever has left the log has joined the group before.
+            # In this order: a process joins the group before it releases the log.
             under_way = jailer.is_launching(log) or bool(jailer.members(groups))
             if not under_way:
                 return None
@@ -150,11 +151,11 @@ class Finder:
         if jail is None or vmm is None:
             return None
         try:
-            # The pid file lies in a directory of the VMM's uid: only the group vouches for it.
+            # The pid file lies in a directory of the VMM's uid: only the group proves it right.
             if jailer.is_member(vmm.pid, groups):
                 self.put_on_record(ref, jail, vmm)
                 return vmm
-        except HostdError:  # its API is not up yet, or it is none
+        except HostdError:  # its API is not up yet, or it is not a VMM
             pass
         vmm.close()
         return None

@@ -1,4 +1,4 @@
-"""What is said to a VMM about its guest: boot, pause, resume, snapshot, load, stop."""
+"""The API calls that control a guest: boot, pause, resume, snapshot, load, stop."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ _SLOWEST_DISK_MIB_S: Final = 16
 
 
 def boot(api: Api, spec: VmSpec) -> None:
-    """The guest is configured and started."""
+    """Configures and starts the guest."""
     api.put_all(list(_configuration(spec)))
     api.put("/actions", {"action_type": "InstanceStart"})
 
 
 def pause(api: Api) -> None:
-    """The vCPUs stand still."""
+    """Stops the vCPUs."""
     api.patch("/vm", {"state": "Paused"}, timeout_s=_VCPU_TIMEOUT_S)
 
 
 def resume(api: Api) -> None:
-    """The vCPUs run."""
+    """Lets the vCPUs run."""
     api.patch("/vm", {"state": "Resumed"}, timeout_s=_VCPU_TIMEOUT_S)
 
 
 def ask_to_stop(api: Api) -> None:
-    """The guest's keyboard controller saw Ctrl, Alt and Del."""
+    """Presses Ctrl, Alt and Del on the guest's keyboard."""
     api.put("/actions", {"action_type": "SendCtrlAltDel"})
 
 
 def snapshot(api: Api, spec: VmSpec, output: SnapshotOutput) -> ImageFiles:
-    """The paused guest is in two fsynced files of the right size; its disks are fsynced.
+    """Two fsynced files of the right size that hold the paused guest; its disks are fsynced, too.
 
     Raises:
         Broken: `snapshot_incomplete`, accepted, but a file is missing or of the wrong size.
@@ -65,24 +65,24 @@ def snapshot(api: Api, spec: VmSpec, output: SnapshotOutput) -> ImageFiles:
         api.put("/snapshot/create", request, timeout_s=timeout_s)
     files = ImageFiles(output.collect("vmstate"), output.collect("memory", size_bytes))
     for drive in spec.drives:
-        if not drive.shared:  # what the guest sleeps with must be there when it wakes
+        if not drive.shared:  # a guest must wake with the disks that it went to sleep with
             _sync_disk(drive.source)
     return files
 
 
 def disk_full(jail: Jail) -> bool:
-    """Whether the jail's file system has no room left, as after a snapshot that did not fit.
+    """Whether the jail's file system is full, as after a snapshot that did not fit.
 
-    Looked at on the disk, since Firecracker's fault is worded for people.
+    The disk is asked, since Firecracker's fault is a text for people.
     """
     seen = os.statvfs(jail.home)
     return seen.f_bavail * seen.f_frsize < _FULL_BYTES
 
 
 def load(api: Api, *, clock_realtime: bool) -> None:
-    """The image's state is loaded; the vCPUs stand still.
+    """Loads the image's state; the vCPUs do not run yet.
 
-    With `clock_realtime` the guest's clock goes on at now, not at when it was put to sleep.
+    With `clock_realtime` the guest's clock is set to now; otherwise it continues from the sleep.
     """
     request: dict[str, Any] = {
         "snapshot_path": f"/{VMSTATE}",
@@ -118,12 +118,12 @@ def _configuration(spec: VmSpec) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _limited(field: str, limiter: RateLimiter | None) -> dict[str, Any]:
-    # A snapshot carries its limiters: what is loaded is limited as what was booted.
+    # A snapshot contains its limiters: a loaded guest is limited as the booted one was.
     return {} if limiter is None else {field: msgspec.to_builtins(limiter)}
 
 
 def _sync_disk(path: Path) -> None:
-    """The disk is durable, and so is its name."""
+    """Makes the disk and its name durable."""
     for name, kind in ((path, 0), (path.parent, os.O_DIRECTORY)):
         fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | kind)
         try:

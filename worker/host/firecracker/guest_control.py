@@ -1,6 +1,6 @@
-"""What is said to an instance's living VMM about its guest, and marked beside it.
+"""Controls an instance's guest through its living VMM, and keeps the marks beside it.
 
-Each conversation finds the VMM anew, so it is told apart from one that has ended.
+Each call finds the VMM again, so a VMM that has ended is never mistaken for a silent one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from worker.ports import ImageFiles, VmmState, VmSpec
 
 
 class GuestControl:
-    """The guest-facing part of the port `Vmm`; `jail` names the jail that an instance has."""
+    """The part of the port `Vmm` that concerns the guest; `jail` returns an instance's jail."""
 
     def __init__(self, layout: Layout, finder: Finder, jail: Callable[[InstanceRef], Jail]) -> None:
         self._layout = layout
@@ -45,7 +45,7 @@ class GuestControl:
                 return VmmState.GONE
 
     def ask_to_stop(self, ref: InstanceRef, *, timeout_s: float) -> bool:
-        """See `Vmm.ask_to_stop`; a VMM that refuses or does not answer is not waited for."""
+        """Does not wait for a VMM that refuses or does not answer."""
         vmm = self._finder.open_vmm(ref)
         if vmm is None:
             return True
@@ -77,12 +77,12 @@ class GuestControl:
             api.assume_state(VmmState.RUNNING)
 
     def snapshot_output(self, spec: VmSpec) -> SnapshotOutput:
-        """The way of the guest's snapshots out of its jail."""
+        """Where the guest's snapshots leave its jail."""
         directory = EncryptedDirectory.of(self._layout, spec.ref.tenant_id)
         return SnapshotOutput(self._jail(spec.ref), spec.uid, directory)
 
     def snapshot(self, spec: VmSpec) -> ImageFiles:
-        """See `Vmm.snapshot`; a refusal on a full disk is Transient `no_space`."""
+        """A refusal on a full disk is Transient `no_space`."""
         jail = self._jail(spec.ref)
         try:
             with self._with(spec.ref) as api, disk_errors():
@@ -95,7 +95,7 @@ class GuestControl:
         return files
 
     def load(self, spec: VmSpec) -> None:
-        """See `Vmm.load`; after a refusal Firecracker ends by itself."""
+        """After a refusal Firecracker ends by itself."""
         runtime = self._layout.runtime(spec.ref)
         marks.put(runtime, marks.RESTORED)
         with (

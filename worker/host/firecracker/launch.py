@@ -1,4 +1,4 @@
-"""From a jailer's start to a VMM that is known for certain, within one deadline."""
+"""Starts the jailer and waits, within one deadline, until the VMM is up and verified."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KILL_TIMEOUT_S: Final = 5.0
 
 
 class Launch:
-    """One start of one VMM; `deadline` is monotonic time in seconds."""
+    """One launch of one VMM; `deadline` is monotonic time in seconds."""
 
     def __init__(
         self, jail: Jail, join_files: tuple[Path, ...], *, runtime: Path, deadline: float
@@ -34,16 +34,16 @@ class Launch:
         self._deadline = deadline
 
     def begin(self, argv: tuple[str, ...]) -> None:
-        """The jailer is on its way."""
-        processes.adopt_orphans()  # else nobody would learn the VMM's exit code
+        """Starts the jailer."""
+        processes.adopt_orphans()  # otherwise the VMM's exit code would be lost
         self._program = Path(argv[0]).name
         log = self._runtime / logs.JAILER_LOG
         self._jail_process = jailer.launch(argv, self._join_files, log)
 
     def finish(self) -> Process:
-        """The VMM, in its control group, its API accepting connections.
+        """The VMM, in its control group, with an API that accepts connections.
 
-        Whatever fails, nothing of the start is left running.
+        If this fails, no process of the launch is left.
 
         Raises:
             Broken: `vmm_exited` or `cgroup`.
@@ -64,16 +64,16 @@ class Launch:
         return vmm
 
     def abandon(self) -> None:
-        """Nothing of the start is left running."""
+        """Kills every process of the launch."""
         self._jail_process.kill()
         self._jail_process.wait()
         groups = tuple(file.parent for file in self._join_files)
         kill_and_reap(groups, timeout_s=_KILL_TIMEOUT_S)
-        # The jailer's forks and the VMM before its exec, if they died before they were known.
+        # The jailer's forks and the VMM before its exec, if they died before they were found.
         processes.reap_strays(self._program)
 
     def _await_jailer(self, jail_process: subprocess.Popen[bytes]) -> None:
-        # Popen.wait(timeout) polls with growing pauses of up to 50 ms; a pidfd does not.
+        # Popen.wait(timeout) sleeps up to 50 ms between its polls; a pidfd wakes us at once.
         with Process(jail_process.pid, os.pidfd_open(jail_process.pid)) as process:
             if not process.wait(timeout_s=self._left_s()):
                 raise self._timed_out("the jailer did not finish")
@@ -82,7 +82,7 @@ class Launch:
 
     def _await_pid(self) -> Process:
         while True:
-            # Looked at before the file: the jailer writes it, and only then ends.
+            # Read before the file: the jailer writes the file before it ends.
             empty = bool(self._join_files) and not jailer.members(self._join_files)
             pid = read_pid(self._jail.pid_file)
             if pid is not None:
@@ -114,7 +114,7 @@ class Launch:
             self._pause("Firecracker's API did not come up")
 
     def _exit_code(self, vmm: Process) -> int | None:
-        # A dead VMM is the jailer's second fork's child until that one has ended, too.
+        # A dead VMM is a child of the jailer's second fork until that has ended, too.
         until = time.monotonic() + _FORKS_END_S
         while (code := vmm.exit_code()) is None and time.monotonic() < until:
             time.sleep(_POLL_S)
@@ -122,7 +122,7 @@ class Launch:
 
     def _reap_jailer(self, vmm: Process) -> None:
         # The jailer's two forks share the VMM's process group; the second is its parent, and may
-        # end after the API is up.  What is still missed here is reaped with the VMM.
+        # end after the API is up.  Any that this misses is reaped with the VMM.
         until = min(self._deadline, time.monotonic() + _FORKS_END_S)
         while (seen := processes.stat(vmm.pid)) is not None and vmm.alive():
             parent = processes.stat(seen.parent)
@@ -149,9 +149,9 @@ class Launch:
 
 
 def read_pid(path: Path) -> int | None:
-    """The number in a pid file; None if it is missing, still empty, or no plain file.
+    """The number in a pid file; None if it is missing, still empty, or not a plain file.
 
-    The directory is the VMM's: what is there may be a symlink, or a FIFO to block on.
+    The directory is the VMM's, so the entry may be a symlink, or a FIFO that would block us.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -163,7 +163,7 @@ def read_pid(path: Path) -> int | None:
 
 
 def runs_program(jail: Jail, identity: Identity) -> bool:
-    """Whether the process executes the jail's program; for a script, an interpreter's exe."""
+    """Whether the process executes the jail's program; a script passes with any executable."""
     program = jail.root / jail.exec_name
     try:
         fd = os.open(program, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -180,7 +180,7 @@ def exit_error(who: str, code: int | None, runtime: Path) -> Broken:
     return Broken(
         "vmm_exited",
         f"{who} ended by itself: {jailer.describe_exit(code)}",
-        hint="the log tail says why; `hostd doctor` checks the host",
+        hint="the end of its log says why; `hostd doctor` checks the host",
         exit_code=code,
         log=logs.tail(runtime),
     )

@@ -1,7 +1,7 @@
-"""Empty files in an instance's runtime directory: what was done to this VMM's guest.
+"""Marks: empty files in an instance's runtime directory that say what was done to the guest.
 
-They go with the jail, as all of that directory does.  A mark that stands for a danger is made
-before what it warns of, so a kill leaves it too early rather than too late.
+They are deleted with the jail, as the whole directory is.  A mark that warns of a danger is set
+before the dangerous call, so that a kill of hostd may leave one too many but never one too few.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ _PAUSED: Final = "vsock.paused"
 
 
 def has(runtime: Path, mark: str) -> bool:
-    """Whether the mark is there."""
+    """Whether the mark is set."""
     return (runtime / mark).exists()
 
 
 def put(runtime: Path, mark: str) -> None:
-    """The mark is there, unless the directory is gone."""
+    """Sets the mark, unless the directory is gone."""
     with contextlib.suppress(FileNotFoundError):
         (runtime / mark).touch(mode=0o600)
 
 
 def drop(runtime: Path, *marks: str) -> None:
-    """None of these marks is there."""
+    """Clears these marks."""
     for mark in marks:
         (runtime / mark).unlink(missing_ok=True)
 
 
 def before_pause(runtime: Path) -> None:
-    """The guest is about to be paused, and will have to be told when it runs again."""
+    """To be called before a pause: the guest must then be notified when it runs again."""
     put(runtime, _PAUSED)
     drop(runtime, NOTIFIED)
 
 
 def before_resume(runtime: Path) -> None:
-    """The guest is about to be resumed."""
+    """To be called before a resume."""
     with contextlib.suppress(FileNotFoundError):
         (runtime / _PAUSED).rename(runtime / RESUMED)
 
 
 def after_snapshot(runtime: Path) -> None:
-    """A snapshot was taken of the paused guest: a resume after it is no bare one."""
+    """To be called after a snapshot: the next resume is then not a bare one."""
     drop(runtime, _PAUSED)

@@ -1,6 +1,6 @@
 """Whether only root decides what a program does: who may write it, and what it loads.
 
-The jailer runs as root, and Firecracker holds a guest in: neither may be anybody else's to change.
+The jailer runs as root and Firecracker confines a guest, so no other user may change them.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ _HEADER: Final = struct.Struct("<32xQ14xHH")  # e_phoff, e_phentsize, e_phnum of
 
 
 def fault(named: Path, program: Path) -> str | None:
-    """What is wrong with the program as a file, in words; None if nothing is.
+    """Why others than root can change the program, in words; None if they cannot.
 
     `named` is its path as configured, `program` the same without symlinks.
 
     Raises:
-        OSError: the kernel refused to show it.
+        OSError: the kernel refused to stat it.
     """
     for directory in dict.fromkeys((*_above(program), *_above(named))):
         seen = directory.stat()
         if seen.st_uid != 0:
             return f"lies in {directory}, which belongs to uid {seen.st_uid}"
-        # With the sticky bit nobody but root can move what is root's (unlink(2), EPERM).
+        # With the sticky bit only root can move what is root's (unlink(2), EPERM).
         if seen.st_mode & _OTHERS_WRITE and not seen.st_mode & stat.S_ISVTX:
-            return f"lies in {directory}, which others than root may write"
+            return f"lies in {directory}, which others than root can write"
     for file in dict.fromkeys((program, named)):
         seen = file.lstat()
         if seen.st_uid != 0:
             return f"belongs to uid {seen.st_uid}"
         if not stat.S_ISLNK(seen.st_mode) and seen.st_mode & _OTHERS_WRITE:
-            return "may be written by others than root"
+            return "can be written by others than root"
     return None
 
 
 def interpreter(program: Path) -> str | None:
     """The dynamic loader that the kernel would start the program with; None if it needs none.
 
-    None, too, for what is no 64-bit ELF file: a script, or what the kernel will refuse.
+    None, too, for a file that is not 64-bit ELF: a script, or one that the kernel will refuse.
 
     Raises:
-        OSError: the kernel refused to show it.
+        OSError: the kernel refused to read it.
     """
     with program.open("rb") as file:
         for offset, size in _interpreters(file):

@@ -1,7 +1,7 @@
-"""What the driver writes down about a VMM, in the instance's runtime directory.
+"""The driver's records about a VMM, in the instance's runtime directory.
 
-Both files name a boot id and say nothing about another boot, so they are made whole by a rename
-but are not fsynced: what a power cut takes from them is void anyway.
+Both files name a boot id and are void in any other boot, so they are written whole, by a rename,
+but not fsynced: a power cut makes them void anyway.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PID = "fc.pid"
 
 
 class StartIntent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A jailer is about to be started; whatever comes of it is in this control group."""
+    """A jailer is about to be started; all its processes are in this control group."""
 
     boot_id: str
     join_files: tuple[str, ...]
@@ -32,7 +32,7 @@ class StartIntent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class VmmRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A VMM that came up: who it is, and its version as it reported it."""
+    """A VMM that came up: its identity, and the version that it reported."""
 
     boot_id: str
     pid: int
@@ -62,35 +62,35 @@ T = TypeVar("T", StartIntent, VmmRecord)
 
 
 def write_intent(runtime: Path, intent: StartIntent) -> None:
-    """The intent to start is on record, and no older VMM is."""
+    """Records the intent to start, and forgets any older VMM."""
     (runtime / _VMM).unlink(missing_ok=True)
     (runtime / _PID).unlink(missing_ok=True)
     _write(runtime / _STARTED, msgspec.json.encode(intent))
 
 
 def read_intent(runtime: Path) -> StartIntent | None:
-    """The intent on record; None if there is none that can be read."""
+    """The recorded intent; None if there is none that can be read."""
     return _read(runtime / _STARTED, StartIntent)
 
 
 def write_vmm(runtime: Path, record: VmmRecord) -> None:
-    """The VMM is on record; `fc.pid` beside it is for people and the reference's tools."""
+    """Records the VMM; `fc.pid` beside it is for people and for tools of other controllers."""
     _write(runtime / _PID, b"%d\n" % record.pid)
     _write(runtime / _VMM, msgspec.json.encode(record))
 
 
 def read_vmm(runtime: Path) -> VmmRecord | None:
-    """The VMM on record; None if there is none that can be read."""
+    """The recorded VMM; None if there is none that can be read."""
     return _read(runtime / _VMM, VmmRecord)
 
 
 def exists(runtime: Path) -> bool:
-    """Whether anything of a start is on record, readable or not."""
+    """Whether any record of a start exists, readable or not."""
     return any(os.path.lexists(runtime / name) for name in (_STARTED, _VMM))
 
 
 def version_of(runtime: Path) -> str:
-    """The version of the VMM on record, as it reported it; empty if there is none."""
+    """The version that the recorded VMM reported; empty if there is none."""
     known = read_vmm(runtime)
     return "" if known is None else known.version
 

@@ -1,1 +1,1 @@
-"""images."""
+"""Sleep images on the disk."""

@@ -10,7 +10,7 @@ from worker.model.names import InstanceRef, Layout
 
 
 def instance_directories(layout: Layout) -> Iterator[InstanceRef]:
-    """Every instance that has a directory; what has no name of hostd's form is passed over."""
+    """Every instance that has a directory; directories with other names are skipped."""
     for tenant in _directories(layout.state / "tenants"):
         for pool in _directories(Path(tenant, "pools")):
             for instance in _directories(Path(pool, "instances")):
@@ -20,7 +20,7 @@ def instance_directories(layout: Layout) -> Iterator[InstanceRef]:
 
 
 def _directories(directory: Path) -> list[str]:
-    """Paths of the directories in it, symlinks apart: those may lead anywhere."""
+    """Paths of the directories in it, without symlinks, which may lead anywhere."""
     try:
         with os.scandir(directory) as entries:
             return sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))

@@ -1,1 +1,1 @@
-"""api."""
+"""The client of a VMM's API."""

@@ -1,4 +1,4 @@
-"""Firecracker's API over its Unix socket: every status is checked, every call has its timeout.
+"""Firecracker's API over its Unix socket: each status is checked, each call has a timeout.
 
 The statuses are those of Firecracker's `api_server`: 200, 204, 400 with `{"fault_message"}`, 413,
 and 503 with `{"error"}` for an eleventh connection.
@@ -26,7 +26,7 @@ from worker.ports import VmmState
 
 SOCKET_NAME: Final = "firecracker.socket"
 _MAX_QUOTED: Final = 2048
-_JUST_NOW_S: Final = 0.02  # longer than any two steps' looks lie apart; too short for a stranger
+_JUST_NOW_S: Final = 0.02  # longer than between two steps, too short for a change from outside
 _STATES: Final = {
     "Not started": VmmState.IDLE,
     "Running": VmmState.RUNNING,
@@ -35,13 +35,13 @@ _STATES: Final = {
 
 
 class Api:
-    """A conversation with one VMM, over one kept connection; a context manager.
+    """Calls one VMM, over one kept connection; a context manager.
 
-    `jail_root` is the jail's root directory.  It belongs to the VMM's uid, so nothing in it is
-    followed as a symlink, and an answer counts only if process `pid` listens on the socket.
+    `jail_root` is the jail's root directory.  It belongs to the VMM's uid, so no symlink in it is
+    followed, and an answer counts only if process `pid` listens on the socket.
 
     Raises:
-        Transient: `vmm_timeout`, no socket is there.
+        Transient: `vmm_timeout`, the socket does not exist.
     """
 
     def __init__(self, jail_root: Path, *, pid: int, timeout_s: float) -> None:
@@ -69,7 +69,7 @@ class Api:
         self.close()
 
     def close(self) -> None:
-        """The conversation is over."""
+        """Closes the connection."""
         self._transport.close()
         os.close(self._directory)
 
@@ -103,29 +103,31 @@ class Api:
         return _STATES[self.instance()["state"]]
 
     def assume_state(self, state: VmmState) -> None:
-        """What the VMM accepted just now put its guest into this state: it accepts a boot or a
-        resume only once each vCPU has said that it runs (`resume_vcpus` in
-        src/vmm/src/vstate/vm.rs)."""
+        """Remembers `state` as the VMM's answer, since the call that it just accepted leads there.
+
+        It accepts a boot or a resume only once each vCPU has reported that it runs (`resume_vcpus`
+        in src/vmm/src/vstate/vm.rs).
+        """
         self._seen = time.monotonic(), state
 
     def put(self, path: str, body: Mapping[str, Any], *, timeout_s: float | None = None) -> None:
-        """`PUT path`, accepted.
+        """Sends `PUT path`, which the VMM must accept.
 
         Raises:
             Transient: `vmm_timeout`; whether it took effect is unknown.
-            Broken: `vmm_refused`; the message carries the fault.
+            Broken: `vmm_refused`; the fault is in the message.
         """
         self._call("PUT", path, body, timeout_s or self._timeout_s)
 
     def patch(self, path: str, body: Mapping[str, Any], *, timeout_s: float | None = None) -> None:
-        """`PATCH path`, accepted.  Raises as `put`."""
+        """Sends `PATCH path`.  Raises as `put`."""
         self._call("PATCH", path, body, timeout_s or self._timeout_s)
 
     def put_all(self, bodies: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-        """`PUT` of each path, accepted; all are sent at once, so that one round trip does.
+        """Sends a `PUT` of each path, all at once, in one round trip.
 
         Raises:
-            As `put`, for the first that was not accepted; those after it were carried out too.
+            As `put`, for the first that was not accepted; those after it were carried out, too.
         """
         self._calls([("PUT", path, body) for path, body in bodies], self._timeout_s)
 
@@ -210,7 +212,7 @@ def _checked(route: str, response: Response) -> Any:
 
 
 def _open_run(jail_root: Path) -> int:
-    # The path to a socket holds at most 107 bytes (unix(7)), a jail's is longer: it is reached
+    # The path of a socket has at most 107 bytes (unix(7)) and a jail's is longer, so it is opened
     # through a directory descriptor.
     flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
@@ -226,5 +228,5 @@ def _open_run(jail_root: Path) -> int:
             os.close(run)
             raise
     except OSError as error:
-        raise Transient("vmm_timeout", f"there is no API socket in {jail_root}: {error}") from error
+        raise Transient("vmm_timeout", f"no API socket in {jail_root}: {error}") from error
     return run

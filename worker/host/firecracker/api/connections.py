@@ -1,4 +1,4 @@
-"""The last conversations with VMMs, kept open: a request's steps talk to one VMM in a row."""
+"""Keeps the last connections to VMMs open: the steps of a request call one VMM in a row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Key = tuple[int, int]  # pid and start time
 
 
 class KeptConnections:
-    """At most one a VMM, since Firecracker takes ten connections, and few in all.
+    """At most one connection per VMM, since Firecracker accepts ten, and at most eight in all.
 
     All methods may be called from any thread.
     """
@@ -24,7 +24,7 @@ class KeptConnections:
         self._kept: dict[InstanceRef, tuple[Key, Api]] = {}
 
     def take(self, ref: InstanceRef, key: Key) -> Api | None:
-        """The conversation with this very process, the caller's from now on."""
+        """The kept connection to this very process, which the caller then owns; None if none."""
         with self._lock:
             kept = self._kept.pop(ref, None)
         if kept is None or kept[0] == key:
@@ -33,7 +33,7 @@ class KeptConnections:
         return None
 
     def keep(self, ref: InstanceRef, key: Key, api: Api) -> None:
-        """The conversation may be taken again; the oldest of too many is closed."""
+        """Keeps the connection for the next `take`; closes the oldest if there are too many."""
         with self._lock:
             surplus = [self._kept.pop(ref)] if ref in self._kept else []
             self._kept[ref] = key, api
@@ -47,7 +47,7 @@ class KeptConnections:
             api.close()
 
     def drop(self, ref: InstanceRef) -> None:
-        """No conversation with the instance's VMM is open here: it is to go."""
+        """Closes the kept connection to the instance's VMM, which is about to end."""
         with self._lock:
             kept = self._kept.pop(ref, None)
         if kept is not None:

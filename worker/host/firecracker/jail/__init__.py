@@ -1,1 +1,1 @@
-"""jail."""
+"""Jails: what the jailer starts a VMM in."""

@@ -1,4 +1,4 @@
-"""How one file of the host gets into a jail: linked, bind-mounted, made as a device, or copied."""
+"""Installs files of the host in a jail: by hard link, bind mount, device node or copy."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _NO_LINK: Final = (errno.EXDEV, errno.EMLINK, errno.EPERM)
 
 
 class Access(Enum):
-    """Whose a file is."""
+    """Who may use a file."""
 
-    SHARED = "shared"  # other guests use it too: readable by all, never chowned
-    PRIVATE = "private"  # the guest's own: it belongs to the jail's uid
-    IMAGE = "image"  # a sleep image's: the jail's gid may read it, nobody may write it
+    SHARED = "shared"  # other guests use it, too: readable by all, never chowned
+    PRIVATE = "private"  # for this guest only: it belongs to the jail's uid
+    IMAGE = "image"  # part of a sleep image: the jail's gid may read it, no user may write it
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,11 @@ class JailFile:
     source: Path
     access: Access
     read_only: bool
-    unfinished: bool = False  # its disk may still be formatted, aside
+    unfinished: bool = False  # the disk may still be formatted, under its temporary name
 
     @property
     def current_path(self) -> Path:
-        """Where its bytes are now."""
+        """The path that the file has now: an unfinished disk may have a temporary name."""
         if self.unfinished and not os.path.lexists(self.source):
             return aside(self.source)
         return self.source
@@ -55,7 +55,7 @@ class JailFile:
 def files_of(
     spec: VmSpec, image: ImageFiles | None = None, unfinished: frozenset[str] = frozenset()
 ) -> tuple[JailFile, ...]:
-    """What a guest's jail holds."""
+    """The files of a guest's jail."""
     files = [JailFile(KERNEL, spec.kernel, Access.SHARED, read_only=True)]
     for drive in spec.drives:
         access = Access.SHARED if drive.shared else Access.PRIVATE
@@ -68,27 +68,27 @@ def files_of(
 
 
 def log_of(runtime: Path) -> JailFile:
-    """The VMM's log: a file of the runtime directory that the VMM may write."""
+    """The VMM's log: a file in the runtime directory that the VMM may write."""
     return JailFile(LOG, runtime / LOG, Access.PRIVATE, read_only=False)
 
 
 def install(file: JailFile, target: Path, uid: int) -> Path:
-    """The file is at `target` for a VMM of this uid and gid; returns the resolved source.
+    """Installs the file at `target` for a VMM of this uid and gid; returns the resolved source.
 
     Raises:
-        Conflict: `missing_file`, there is no such file or device.
+        Conflict: `missing_file`, the file or device does not exist.
         OSError: the kernel refused.
     """
     try:
         path = file.current_path
-        # Only where it must be: a link is made to the file itself, and a look at each directory
-        # above it takes longer than the link.
+        # Resolved only if it is a symlink: checking each directory above it takes longer than the
+        # hard link.
         source = path.resolve(strict=True) if path.is_symlink() else path
         seen = source.stat()
     except FileNotFoundError as error:
         raise _missing(file) from error
     if stat.S_ISBLK(seen.st_mode):
-        # The host's own node stays root's; the device is the same.
+        # A second node for the same device: the host's own node stays root's.
         os.mknod(target, stat.S_IFBLK, seen.st_rdev)
         os.chown(target, uid, uid)
         target.chmod(0o400 if file.read_only else 0o600)
@@ -101,7 +101,7 @@ def install(file: JailFile, target: Path, uid: int) -> Path:
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """What a full or failing disk or a missing file makes of an OSError inside.
+    """Translates an OSError inside that comes from a full or failing disk or a missing file.
 
     Raises:
         Transient: `no_space`.
@@ -118,7 +118,7 @@ def disk_errors() -> Iterator[None]:
             raise Broken("io_error", f"the device failed: {error}", hint=hint) from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise Transient("no_space", f"no room left: {error}", path=error.filename) from error
+        raise Transient("no_space", f"the disk is full: {error}", path=error.filename) from error
 
 
 def _install_regular(file: JailFile, source: Path, target: Path, uid: int, mode: int) -> None:

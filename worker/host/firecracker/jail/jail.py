@@ -1,8 +1,8 @@
 """The directory that the jailer makes a VMM's root: `<base>/<exec name>/<id>/root`.
 
-The jailer fails on what an earlier start left in it and removes nothing, so each start gets a jail
-of its own.  It is built under another name and renamed, with a manifest of what was put in: a
-jail without one, or in which a VMM has been, is stale.
+The jailer fails on files that an earlier start left and removes nothing, so each start gets a new
+jail.  It is built under another name and then renamed, with a manifest of its files: a jail
+without a manifest, or one that a VMM has run in, is stale.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Inode = tuple[int, int]
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a jail was built from; `entries`: name to (device, inode) of source and of entry."""
+    """What a jail was built from; `entries`: name to the inodes of the source and of the entry."""
 
     spec: VmSpec
     entries: dict[str, tuple[Inode, Inode]]
@@ -37,7 +37,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 @dataclass(frozen=True, slots=True)
 class Jail:
-    """Where one instance's jail lies.  `base` holds nothing else."""
+    """The paths of one instance's jail.  `base` contains nothing else."""
 
     base: Path
     exec_name: str
@@ -50,7 +50,7 @@ class Jail:
 
     @property
     def root(self) -> Path:
-        """What the VMM sees as `/`; from the jailer's start on it belongs to the VMM's uid."""
+        """The VMM's `/`; once the jailer has started, it belongs to the VMM's uid."""
         return self.home / "root"
 
     @property
@@ -59,17 +59,17 @@ class Jail:
         return self.root / f"{self.exec_name}.pid"
 
     def used(self) -> bool:
-        """Whether a jailer or a VMM has been in it."""
+        """Whether a jailer or a VMM has run in it."""
         traces = (*_TRACES, self.exec_name, f"{self.exec_name}.pid")
         return any(os.path.lexists(self.root / trace) for trace in traces)
 
     def spec(self) -> VmSpec | None:
-        """What the jail was built from; None without a whole jail."""
+        """The spec that the jail was built from; None if there is no complete jail."""
         manifest = self._manifest()
         return None if manifest is None else manifest.spec
 
-    def holds(self, files: tuple[JailFile, ...], spec: VmSpec) -> bool:
-        """Whether the jail is whole, unused, built from this spec, and holds just these files."""
+    def is_fresh(self, files: tuple[JailFile, ...], spec: VmSpec) -> bool:
+        """Whether the jail is complete, unused, built from this spec, with exactly these files."""
         manifest = self._manifest()
         if manifest is None or manifest.spec != spec or self.used():
             return False
@@ -77,8 +77,8 @@ class Jail:
             return False
         return all(_matches(self.root, file, manifest.entries[file.name]) for file in files)
 
-    def shows(self, files: tuple[JailFile, ...]) -> bool:
-        """Whether what the jail was built with is, for each of these, what the host has now."""
+    def has_current(self, files: tuple[JailFile, ...]) -> bool:
+        """Whether the jail was built with these files as the host has them now."""
         manifest = self._manifest()
         known = {} if manifest is None else manifest.entries
         return all(
@@ -86,7 +86,7 @@ class Jail:
         )
 
     def build(self, files: tuple[JailFile, ...], spec: VmSpec) -> None:
-        """The jail stands, fresh, in place of whatever was below `base`.
+        """Replaces everything below `base` by a fresh jail.
 
         Raises:
             Conflict: `missing_file`.
@@ -102,7 +102,7 @@ class Jail:
             target = root / file.name
             if target.parent != root:
                 target.parent.mkdir(exist_ok=True)
-                target.parent.chmod(0o755)  # whatever the umask: the VMM must pass
+                target.parent.chmod(0o755)  # with any umask: the VMM must be able to pass
             source = install(file, target, spec.uid)
             entries[file.name] = (_inode(source), _inode(target))
         manifest = Manifest(spec=spec, entries=entries)
@@ -126,16 +126,16 @@ def decode(raw: bytes) -> Manifest:
     """The manifest in `raw`.
 
     Raises:
-        msgspec.DecodeError: it is none.
+        msgspec.DecodeError: it is not a manifest.
     """
-    # `Path` is the one type here that msgspec leaves to its hooks.
+    # `Path` is the only type here that msgspec cannot decode itself.
     return msgspec.json.decode(raw, type=Manifest, dec_hook=lambda kind, text: kind(text))
 
 
 def find_jail(base: Path, instance_id: str) -> Jail | None:
-    """The jail below `base`, whatever its VMM's program was called; None if there is none.
+    """The jail below `base`, for any name of the VMM's program; None if there is none.
 
-    The name differs from the configured one after an upgrade to a binary of another name.
+    After an upgrade to a binary of another name it is not the configured one.
     """
     for home in _homes(base, instance_id):
         return Jail(base, home.parent.name, instance_id)
@@ -143,22 +143,22 @@ def find_jail(base: Path, instance_id: str) -> Jail | None:
 
 
 def jail_exists(base: Path, instance_id: str) -> bool:
-    """Whether a jail of that instance is below `base`, whole or in the making."""
+    """Whether a jail of that instance is below `base`, complete or not."""
     if os.path.lexists(base / _BUILDING):
         return True
-    # The manifest may be gone, as where a removal was killed; the jailer's place for it is not.
+    # After a killed removal the manifest may be gone, but the jailer's directory still exists.
     return any(True for _ in _homes(base, instance_id))
 
 
 def remove(base: Path) -> None:
-    """Nothing is left of `base`, nor any mount below it."""
+    """Removes `base` with all files and mounts below it."""
     if not os.path.lexists(base):  # so nothing is mounted there
         return
     for point in mounts.below(base):
         mounts.unmount(point)
     # rmtree works by directory descriptors and never follows a symlink that a VMM made.
     while os.path.lexists(base):
-        with suppress(FileNotFoundError):  # something in it went by itself: again from the top
+        with suppress(FileNotFoundError):  # a file in it vanished meanwhile: start again
             shutil.rmtree(base)
 
 
@@ -173,8 +173,8 @@ def _homes(base: Path, instance_id: str) -> Iterator[Path]:
 
 
 def _matches(root: Path, file: JailFile, recorded: tuple[Inode, Inode]) -> bool:
-    # After a reboot a bind-mounted disk shows as the empty file that it was mounted on, and a
-    # block device's number may be another tenant's disk.
+    # After a reboot a bind-mounted disk is again the empty file that it was mounted on, and a
+    # block device's number may belong to another tenant's disk.
     try:
         source, entry = file.current_path.stat(), (root / file.name).lstat()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The jailer's command line, its start inside a control group, and what its ends mean."""
+"""The jailer's command line, its start inside a control group, and what its exit codes mean."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _NO_FILE: Final = 2048
 _LEAST_FSIZE_BYTES: Final = 64 << 20  # room for the log and a vmstate
 
 # A constant program: join files up to `--`, then the command, all as positional parameters.  The
-# shell writes its own pid before it becomes the jailer, so on cgroup v1 and v2 alike all that
-# follows is born inside.
+# shell writes its own pid before it becomes the jailer, so on cgroup v1 and v2 alike every later
+# process starts inside the group.
 _JOIN_THEN_EXEC: Final = (
     'while [ "$1" != -- ]; do echo $$ >"$1" || exit 125; shift; done; shift; exec "$@"'
 )
@@ -31,7 +31,7 @@ _MEANINGS: Final = {
     2: "an unexpected error",
     125: "the control group could not be joined",
     126: "the jailer is not executable",
-    127: "the jailer is not there",
+    127: "the jailer does not exist",
     148: "a system call that its seccomp filter forbids",
     149: "SIGBUS: a mapped file shrank or the disk failed",
     150: "SIGSEGV",
@@ -45,19 +45,19 @@ _MEANINGS: Final = {
 
 
 def describe_exit(code: int | None) -> str:
-    """An exit code in words; None is one that nobody could learn."""
+    """An exit code in words; None: it is not known."""
     if code is None:
         return "unknown"
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
-    return _MEANINGS.get(code, "no code of Firecracker's")
+    return _MEANINGS.get(code, "not a code of Firecracker's")
 
 
 def command(spec: VmSpec, jail: Jail, *, jailer: Path, firecracker: Path) -> tuple[str, ...]:
     """The jailer's argument vector.
 
-    A file's size limit must be at least the largest disk and the guest's memory: even a sparse
-    ftruncate beyond it ends the VMM.  A block device counts for nothing: the limit binds files.
+    The limit of file sizes must be at least the largest disk and the guest's memory: even a sparse
+    ftruncate beyond it ends the VMM.  Block devices do not count.
     """
     disks = ((jail.root / drive.id).stat().st_size for drive in spec.drives)
     fsize = max(spec.mem_mib << 20, _LEAST_FSIZE_BYTES, *disks)
@@ -81,16 +81,16 @@ def launch(
 ) -> subprocess.Popen[bytes]:
     """The jailer, started inside the control group.
 
-    With `--daemonize` it ends as soon as it has forked; until then it reports to `log`, and holds
+    With `--daemonize` it ends as soon as it has forked; until then it writes to `log` and holds
     a lock on it, so that `is_launching` sees it even before it has joined its group.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
     out = os.open(log, flags, 0o600)
     try:
-        # Held by the open file, which the child shares, and not by a process (flock(2)): the
-        # kernel drops it when the last of the jailer's forks has left its standard streams.
+        # The lock belongs to the open file, which the child shares, not to a process (flock(2)):
+        # the kernel releases it when the last of the jailer's forks has closed its streams.
         fcntl.flock(out, fcntl.LOCK_EX)
-        # The umask keeps what the VMM writes, its snapshots among it, from other users.
+        # The umask hides what the VMM writes, such as snapshots, from other users.
         return subprocess.Popen(
             ["/bin/sh", "-c", _JOIN_THEN_EXEC, "join", *map(str, join_files), "--", *argv],
             stdin=subprocess.DEVNULL,
@@ -104,7 +104,7 @@ def launch(
 
 
 def is_launching(log: Path) -> bool:
-    """Whether a jailer that was started with this log has not yet become a daemon or ended."""
+    """Whether a jailer that was started with this log has neither become a daemon nor ended."""
     try:
         fd = os.open(log, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -119,7 +119,7 @@ def is_launching(log: Path) -> bool:
 
 
 def members(join_files: tuple[Path, ...]) -> frozenset[int]:
-    """Every process in the group, by any hierarchy; none if the group is gone."""
+    """Every process in the group, in any hierarchy; empty if the group is gone."""
     pids: set[int] = set()
     for file in join_files:
         try:
@@ -130,5 +130,5 @@ def members(join_files: tuple[Path, ...]) -> frozenset[int]:
 
 
 def is_member(pid: int, join_files: tuple[Path, ...]) -> bool:
-    """Whether the process is in the group by every hierarchy."""
+    """Whether the process is in the group in every hierarchy."""
     return all(pid in members((file,)) for file in join_files)

@@ -1,14 +1,14 @@
-"""The VMM's log and the jailer's: what they said last, and that they do not fill the disk.
+"""The VMM's log and the jailer's: their last lines, and a limit to the disk that they take.
 
-The jailer's ends with the jailer: from `--daemonize` on its standard streams are /dev/null, and so
-are the VMM's, so a guest's serial console writes nowhere (no `PUT /serial` is needed for that).
+The jailer's log ends with the jailer: after `--daemonize` its standard streams are /dev/null, and
+so are the VMM's, so a guest's serial console is discarded (no `PUT /serial` is needed for that).
 No metrics file is configured, so none grows.
 
 The VMM writes its log itself, as a plain file without O_APPEND (`open_file_nonblock` in
-Firecracker's vmm/src/utils/mod.rs), and a guest can make it write.  From 1.16.0 on each place of
-its code that logs may do so ten times in 5 s; before, nothing but hostd's own trimming and the
-jail's fsize limit bounds it.  Trimming punches a hole before the last bytes: a truncated file would
-grow back at once, since the VMM goes on at its own offset.
+Firecracker's vmm/src/utils/mod.rs), and a guest can make it write.  From 1.16.0 on each place in
+its code that logs may do so ten times in 5 s; older versions are bounded only by hostd's trimming
+and the jail's fsize limit.  Trimming punches a hole before the last bytes: a truncated file would
+grow back at once, since the VMM keeps its own offset.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _TAIL_BYTES: Final = 2048
 
 
 def tail(runtime: Path) -> str:
-    """The last 2 KiB of what the jailer and the VMM said, in that order."""
-    said = (_tail(runtime / name) for name in (JAILER_LOG, LOG))
-    return b"".join(said)[-_TAIL_BYTES:].replace(b"\0", b"").decode(errors="replace").strip()
+    """The last 2 KiB of the jailer's log and the VMM's, in that order."""
+    parts = (_tail(runtime / name) for name in (JAILER_LOG, LOG))
+    return b"".join(parts)[-_TAIL_BYTES:].replace(b"\0", b"").decode(errors="replace").strip()
 
 
 def trim_all(state: Path) -> None:
-    """No VMM's log below hostd's state directory takes more than a mebibyte of its disk."""
+    """Limits each VMM's log below hostd's state directory to one mebibyte of disk."""
     for log in state.glob(f"tenants/*/pools/*/instances/*/runtime/{LOG}"):
         try:
             trim(log)
@@ -46,7 +46,7 @@ def trim_all(state: Path) -> None:
 
 
 def trim(log: Path) -> None:
-    """The log takes at most a mebibyte of the disk; its last 64 KiB are kept, at their place.
+    """Limits the log to one mebibyte of disk; its last 64 KiB stay at their offset.
 
     Raises:
         OSError: the kernel refused.
@@ -56,7 +56,7 @@ def trim(log: Path) -> None:
             return
         seen = os.fstat(fd)
         if seen.st_blocks * 512 > MOST_BYTES and not sparse.punch(fd, keep_bytes=_KEPT_BYTES):
-            os.ftruncate(fd, 0)  # a filesystem without holes to punch
+            os.ftruncate(fd, 0)  # the filesystem cannot punch holes
 
 
 def _tail(path: Path) -> bytes:

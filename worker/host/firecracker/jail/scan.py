@@ -12,7 +12,7 @@ from worker.model.names import InstanceRef, Layout
 
 
 def jails_in(layout: Layout) -> frozenset[InstanceRef]:
-    """Every instance with anything of a jail's, or of a start's, in its directory."""
+    """Every instance with a jail, or a record of a start, in its directory."""
     return frozenset(
         ref
         for ref in instance_directories(layout)

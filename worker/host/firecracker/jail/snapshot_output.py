@@ -1,13 +1,13 @@
-"""How a snapshot's files come out of a jail, out of reach of the VMM that wrote them.
+"""Moves a snapshot's files out of a jail, out of reach of the VMM that wrote them.
 
-The jail's root directory belongs to the VMM's uid: a subverted VMM may put a symlink or a hard
-link in the place of any file or directory there.  So its files are moved, by directory
-descriptors, into a directory of root's beside the jail's root, and looked at only then.
+The jail's root directory belongs to the VMM's uid: a subverted VMM may replace any file or
+directory in it by a symlink or a hard link.  So its files are moved, by directory descriptors,
+into a directory of root's beside the jail's root, and checked only there.
 
-Room for them is held beforehand: Firecracker writes into a memory file that has the guest's size
+Disk space is reserved beforehand: Firecracker writes into a memory file that has the guest's size
 without truncating it first (snapshot_memory_to_file in src/vmm/src/vstate/vm.rs), so its blocks
-are allocated while the guest still runs.  The vmstate file it does truncate: for that one a
-placeholder is held until Firecracker is asked.
+are allocated while the guest still runs.  It does truncate the vmstate file: for that a
+placeholder is kept until the snapshot is requested.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _VMSTATE_ROOM_BYTES: Final = 16 << 20
 
 
 class SnapshotOutput:
-    """Takes what a VMM of this uid writes to its jail's `snapshot/`.
+    """Collects what a VMM of this uid writes to its jail's `snapshot/`.
 
     `encryption` encrypts the directories that hold the guest's memory, if the tenant has a key.
     """
@@ -48,7 +48,7 @@ class SnapshotOutput:
         self._target = jail.home / "taken"
 
     def room_reserved(self, memory_bytes: int) -> bool:
-        """Whether room for a memory of that size is held, and nothing else is there."""
+        """Whether space for a memory of that size is reserved, and no other file exists."""
         try:
             with self._source() as source:
                 seen = os.stat(_MEMORY, dir_fd=source, follow_symlinks=False)
@@ -59,7 +59,7 @@ class SnapshotOutput:
         return alone and whole and os.path.lexists(self._target / _ROOM)
 
     def reserve(self, memory_bytes: int) -> None:
-        """Room is held for a new snapshot; nothing is left of an earlier one.
+        """Reserves space for a new snapshot; removes the files of an earlier one.
 
         Raises:
             Transient: `no_space`.
@@ -81,12 +81,12 @@ class SnapshotOutput:
                 os.close(fd)
 
     def consume_reservation(self) -> None:
-        """What is held is the snapshot's now."""
+        """Gives the reserved space to the snapshot that comes next."""
         (self._target / _ROOM).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def writing_back(self) -> Iterator[None]:
-        """Within, what the VMM writes of the memory goes to the disk at once."""
+        """While inside, the memory that the VMM writes goes to the disk at once."""
         with self._source() as source:
             fd = os.open(_MEMORY, _FILE, dir_fd=source)
         try:
@@ -96,7 +96,7 @@ class SnapshotOutput:
             os.close(fd)
 
     def reset(self) -> None:
-        """Empty directories, and nothing left of an earlier snapshot."""
+        """Makes the directories, empty; removes the files of an earlier snapshot."""
         self.release()
         with _directory(self._jail.root) as root:
             os.mkdir("snapshot", 0o700, dir_fd=root)
@@ -106,7 +106,7 @@ class SnapshotOutput:
         self._encrypt(self._target)
 
     def release(self) -> None:
-        """No room is held, and no file of a snapshot is left."""
+        """Frees the reserved space and removes all files of a snapshot."""
         shutil.rmtree(self._target, ignore_errors=True)
         with contextlib.suppress(FileNotFoundError), _directory(self._jail.root) as root:
             shutil.rmtree("snapshot", dir_fd=root, ignore_errors=True)
@@ -114,7 +114,7 @@ class SnapshotOutput:
                 os.unlink("snapshot", dir_fd=root)
 
     def collect(self, name: str, size_bytes: int | None = None) -> Path:
-        """The file, moved, durable in content, and of that size (None: not empty).
+        """The moved file, its content durable, of that size (None: not empty).
 
         Raises:
             Broken: `snapshot_incomplete`.
@@ -126,11 +126,11 @@ class SnapshotOutput:
             fd = os.open(target, _FILE)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-                raise  # of the disk, not of what the VMM put there
+                raise  # an error of the disk, not of what the VMM wrote
             raise _incomplete(name, str(error)) from error
         try:
             self._check(name, os.fstat(fd), size_bytes)
-            os.fdatasync(fd)  # of the bytes: whoever keeps the file syncs its name and owner
+            os.fdatasync(fd)  # the bytes only: the image that keeps the file syncs name and owner
         finally:
             os.close(fd)
         return target
@@ -147,7 +147,7 @@ class SnapshotOutput:
     def _check(self, name: str, seen: os.stat_result, size_bytes: int | None) -> None:
         plain = stat.S_ISREG(seen.st_mode) and seen.st_nlink == 1 and seen.st_uid == self._uid
         if not plain:
-            raise _incomplete(name, "it is no file that this VMM made")
+            raise _incomplete(name, "it is not a file that this VMM made")
         if seen.st_size == 0 or size_bytes not in (None, seen.st_size):
             raise _incomplete(name, f"{seen.st_size} bytes, expected {size_bytes or 'some'}")
 
@@ -165,5 +165,5 @@ def _incomplete(name: str, what: str) -> Broken:
     return Broken(
         "snapshot_incomplete",
         f"Firecracker reported success, but its {name} is wrong: {what}",
-        hint="the guest is still paused and whole; look at the disk",
+        hint="the guest is still paused and intact; look at the disk",
     )
