@@ -41,7 +41,7 @@ def with_faults(
 
 @pytest.mark.parametrize(
     ("code", "words"),
-    [(148, "seccomp"), (149, "SIGBUS"), (151, "fsize"), (153, "arguments"), (9, "no code")],
+    [(148, "seccomp"), (149, "SIGBUS"), (151, "fsize"), (153, "arguments"), (9, "not a code")],
 )
 def test_a_vmm_that_dies_before_its_api_is_up_tells_its_exit_code(
     with_faults: WithFaults, code: int, words: str

@@ -93,9 +93,9 @@ def test_a_symlink_that_another_may_turn_is_refused(
     assert str(STRANGER) in refused(driver).message
 
 
-def test_a_directory_is_no_program(rig: Rig, programs: Programs, tmp_path: Path) -> None:
+def test_a_directory_is_not_a_program(rig: Rig, programs: Programs, tmp_path: Path) -> None:
     driver = Firecracker(rig.layout, firecracker=tmp_path, jailer=programs.jailer)
-    assert "no executable file" in refused(driver).message
+    assert "not an executable file" in refused(driver).message
 
 
 def test_jailer_and_firecracker_must_be_of_one_version(

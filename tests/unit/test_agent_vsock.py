@@ -101,7 +101,7 @@ def test_a_vmm_that_does_not_look_at_its_socket_is_left_before_the_deadline(tmp_
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "v.sock"))
         listener.listen()
-        with pytest.raises(NoConnectionError, match="passes no connection"):
+        with pytest.raises(NoConnectionError, match="does not pass the connection"):
             dial(tmp_path / "v.sock", within_s=60)
 
 
@@ -214,7 +214,7 @@ def test_silence_ends_at_the_deadline_and_a_hang_up_at_once(
     wire.deadline = time.monotonic() + BOUND_S
     theirs.sendall(b"\x00\x00")
     theirs.shutdown(socket.SHUT_WR)
-    with pytest.raises(GarbledError, match="hung up"):
+    with pytest.raises(GarbledError, match="closed the connection"):
         frames.receive(wire)
 
 

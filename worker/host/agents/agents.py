@@ -1,4 +1,4 @@
-"""The guest's agent over vsock: the port `Agents`."""
+"""Calls the guest's agent over vsock: implements the port `Agents`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Message = Callable[[float], Any]  # from the seconds that are left
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What came of one operation; `capabilities` are what the agent's hello offered."""
+    """The outcome of one operation; `capabilities` are those that the agent's hello offered."""
 
     outcome: AgentOutcome
     detail: str | None = None
@@ -34,9 +34,9 @@ class _Outcome:
 
 
 class GuestAgents:
-    """Asks the agents of Firecracker's guests; one operation a connection.
+    """Calls the agents of Firecracker's guests, with a connection for each operation.
 
-    `timeout_s` bounds an agent's way to its hello, and each short operation as a whole.
+    `timeout_s` bounds the wait for an agent's hello, and each short operation as a whole.
     """
 
     def __init__(self, layout: Layout, vmm: Firecracker, *, timeout_s: float = 5.0) -> None:
@@ -100,7 +100,7 @@ class GuestAgents:
 
 
 def _vsock_fault(runtime: Path) -> str | None:
-    """Why no connection to the guest can come about, as far as the VMM's version says."""
+    """Why this version of the VMM cannot connect to the guest any more; None if it can."""
     version = vmm_record.version_of(runtime)
     if marks.has(runtime, marks.RESTORED) and not versions.vsock_survives_restore(version):
         return f"Firecracker {version} loses vsock in a restore"
@@ -128,7 +128,7 @@ def _exchange(path: Path, pid: int, message: Message, greeting: float, deadline:
 
 
 def _greet(wire: DeadlineSocket) -> tuple[_Outcome | None, tuple[str, ...]]:
-    """What ends the conversation at once, if anything, and what the agent offers."""
+    """The refusal that ends the conversation, or None, and the agent's capabilities."""
     messages.send(wire, messages.hello())
     match messages.receive(wire):
         case Reply(protocol_hello_ack=messages.HelloAck(capabilities=capabilities)):
@@ -138,7 +138,7 @@ def _greet(wire: DeadlineSocket) -> tuple[_Outcome | None, tuple[str, ...]]:
         case Reply(error=messages.Fault(message=text)):
             return _Outcome(AgentOutcome.REFUSED, messages.plain(text)), ()
         case _:
-            raise GarbledError("it did not answer hello with hello")
+            raise GarbledError("it did not answer the hello")
 
 
 def _meaning(reply: Reply | messages.Pong, capabilities: tuple[str, ...]) -> _Outcome:
@@ -162,7 +162,7 @@ def _acknowledged(ack: Ack, capabilities: tuple[str, ...]) -> _Outcome:
 
 
 def _sleep_prep(left_s: float) -> dict[str, Any]:
-    # Whole seconds, rounded down: the guest's answer is to come before hostd's own deadline.
+    # Whole seconds, rounded down: the guest must answer before hostd's own deadline.
     return {"SleepPrep": {"drain_timeout_secs": max(1, int(left_s))}}
 
 

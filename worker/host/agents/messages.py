@@ -1,8 +1,8 @@
-"""The guest agent's protocol: frames, and what may be in them.
+"""The guest agent's protocol: frames and messages.
 
 A frame is four bytes of length, big-endian, and JSON of at most 262,144 bytes, tagged by its only
 key.  On port 5252 a connection begins with hello and carries one operation; older agents listen on
-port 52 and know no hello.  What arrives is the guest's and is trusted in nothing.
+port 52 and know no hello.  All that arrives comes from the guest and is not trusted.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ class HelloAck(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Mismatch(msgspec.Struct, frozen=True, kw_only=True):
-    """The agent speaks others."""
+    """The agent speaks other versions."""
 
     agent_protocol_version: int | None = None
 
 
 class Ack(msgspec.Struct, frozen=True, kw_only=True):
-    """The agent did it, or did not."""
+    """The agent has carried the operation out, or has not."""
 
     success: bool
     detail: str | None = None
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
-    """The agent cannot do it."""
+    """The agent cannot carry the operation out."""
 
     message: str = ""
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
-    """What an agent may say: one of these."""
+    """An agent's message: one of these."""
 
     protocol_hello_ack: HelloAck | None = None
     protocol_mismatch: Mismatch | None = None
@@ -76,7 +76,7 @@ def hello() -> dict[str, Any]:
 
 
 def send(wire: DeadlineSocket, message: object) -> None:
-    """The message was sent.  Raises as `Wire.send`."""
+    """Sends the message.  Raises as `DeadlineSocket.send`."""
     body = msgspec.json.encode(message)
     wire.send(len(body).to_bytes(4, "big") + body)
 
@@ -85,20 +85,20 @@ def receive(wire: DeadlineSocket) -> Reply | Pong:
     """The next message.
 
     Raises:
-        LateError: none in time.
-        GarbledError: too long, no JSON, nothing that an agent may say, or a hang-up.
+        DeadlineError: it did not come in time.
+        GarbledError: too long, not JSON, not a message of the protocol, or the connection closed.
     """
     size = int.from_bytes(wire.receive(4), "big")
     if size > FRAME_MAX_BYTES:
-        raise GarbledError(f"its frame would have {size} bytes, {FRAME_MAX_BYTES} at most may")
+        raise GarbledError(f"its frame has {size} bytes, more than {FRAME_MAX_BYTES}")
     try:
         return _DECODER.decode(wire.receive(size))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise GarbledError(f"its frame is no message: {type(error).__name__}") from error
+        raise GarbledError(f"its frame is not a message: {type(error).__name__}") from error
 
 
 def plain(text: str | None) -> str | None:
-    """The guest's text, short enough and printable."""
+    """The guest's text, cut to 500 characters, the unprintable ones replaced."""
     if text is None:
         return None
     return "".join(sign if sign.isprintable() else "?" for sign in text[:_TEXT_MAX])

@@ -1,8 +1,8 @@
-"""A connection from the host to a port of the guest, through the VMM's Unix socket.
+"""Connects from the host to a port of the guest, through the VMM's Unix socket.
 
 The VMM takes `CONNECT <port>` on its socket and answers `OK <host port>` once the guest has
-accepted; it hangs up if nobody listens (Firecracker: docs/vsock.md).  The socket lies in a
-directory of the VMM's uid, and all that comes from it is the guest's.
+accepted; it closes the connection if no process listens (Firecracker: docs/vsock.md).  The socket
+lies in a directory of the VMM's uid, and all data from it is the guest's.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _OK_MAX_BYTES: Final = 32
 
 
 class NoConnectionError(Exception):
-    """No connection to the guest came about."""
+    """No connection to the guest could be made."""
 
 
 class NotListeningError(NoConnectionError):
-    """The VMM hung up: in the guest nobody listens on the port."""
+    """The VMM closed the connection: no process in the guest listens on the port."""
 
 
 class DeadlineError(Exception):
@@ -43,7 +43,7 @@ class GarbledError(Exception):
 
 
 class DeadlineSocket:
-    """A socket with one deadline for all that is done on it, in monotonic seconds."""
+    """A socket with one deadline for all calls, in monotonic seconds."""
 
     def __init__(self, connection: socket.socket, deadline: float) -> None:
         self._socket = connection
@@ -61,14 +61,14 @@ class DeadlineSocket:
         self.close()
 
     def close(self) -> None:
-        """The connection is closed."""
+        """Closes the connection."""
         self._socket.close()
 
     def left_s(self) -> float:
         """The time that is left.
 
         Raises:
-            LateError: none.
+            DeadlineError: the time is over.
         """
         left = self.deadline - time.monotonic()
         if left <= 0:
@@ -76,10 +76,10 @@ class DeadlineSocket:
         return left
 
     def send(self, data: bytes) -> None:
-        """All of it was sent, in one send if the kernel takes it.
+        """Sends all of it, in one send(2) if the kernel takes it.
 
         Raises:
-            LateError, GarbledError: time is over; the other side hung up.
+            DeadlineError, GarbledError: the time is over; the other side closed the connection.
         """
         self._socket.settimeout(self.left_s())
         try:
@@ -87,13 +87,13 @@ class DeadlineSocket:
         except TimeoutError as error:
             raise DeadlineError from error
         except OSError as error:
-            raise GarbledError(f"it hung up: {error.strerror}") from error
+            raise GarbledError(f"it closed the connection: {error.strerror}") from error
 
     def receive(self, size: int) -> bytes:
-        """Just so many bytes.
+        """Exactly `size` bytes.
 
         Raises:
-            LateError, GarbledError: time is over; the other side hung up before.
+            DeadlineError, GarbledError: the time is over; the other side closed the connection.
         """
         data = bytearray()
         while len(data) < size:
@@ -107,17 +107,17 @@ class DeadlineSocket:
         except TimeoutError as error:
             raise DeadlineError from error
         except OSError as error:
-            raise GarbledError(f"it hung up: {error.strerror}") from error
+            raise GarbledError(f"it closed the connection: {error.strerror}") from error
         if not more:
-            raise GarbledError("it hung up")
+            raise GarbledError("it closed the connection")
         return more
 
     def await_read(self) -> None:
-        """The other side has read what was sent, or answered.
+        """Waits until the other side has read what was sent, or has answered.
 
         Raises:
-            NobodyError: it has not, after a moment.
-            LateError: time is over.
+            NoConnectionError: it did neither within half a second.
+            DeadlineError: the time is over.
         """
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
@@ -125,19 +125,19 @@ class DeadlineSocket:
         # SIOCOUTQ on a Unix socket: what the other side has not read yet (net/unix/af_unix.c).
         unread = fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4))
         if not answered and any(unread):
-            raise NoConnectionError("the VMM passes no connection to its guest")
+            raise NoConnectionError("the VMM does not pass the connection to its guest")
 
 
 def connect(path: Path, port: int, *, pid: int, deadline: float) -> DeadlineSocket:
-    """A connection to the guest's port, for the caller to close; process `pid` is its VMM.
+    """A connection to the guest's port, which the caller must close; process `pid` is its VMM.
 
     Raises:
-        NobodyError, NotListeningError: no connection within the deadline.
-        GarbledError: another process listens there, or what answers is no VMM.
+        NoConnectionError, NotListeningError: no connection within the deadline.
+        GarbledError: another process listens there, or the answer is not a VMM's.
     """
     wire = DeadlineSocket(_open_socket(path, pid), deadline)
     try:
-        # In one send: the VMM reads once, and drops a command that is not whole by then.
+        # In one send: the VMM reads once, and drops a command that is not complete by then.
         wire.send(b"CONNECT %d\n" % port)
         wire.await_read()
         _await_ok(wire)
@@ -152,16 +152,16 @@ def connect(path: Path, port: int, *, pid: int, deadline: float) -> DeadlineSock
 
 def _await_ok(wire: DeadlineSocket) -> None:
     line = b""
-    # Byte by byte: what follows the line is the agent's already.
+    # Byte by byte: the bytes after the line are the agent's.
     while not line.endswith(b"\n") and len(line) < _OK_MAX_BYTES:
         try:
             line += wire.receive(1)
         except GarbledError as error:
             if line:
                 raise
-            raise NotListeningError("nobody listens in the guest") from error
+            raise NotListeningError("no process in the guest listens") from error
     if not (line.startswith(b"OK ") and line[3:-1].isdigit() and line.endswith(b"\n")):
-        raise GarbledError("what answers on the vsock socket is no VMM")
+        raise GarbledError("the answer on the vsock socket is not a VMM's")
 
 
 def _open_socket(path: Path, pid: int) -> socket.socket:
@@ -185,15 +185,15 @@ def _connect(connection: socket.socket, path: Path) -> None:
     entry = _entry(path)
     try:
         if not stat.S_ISSOCK(os.fstat(entry).st_mode):
-            raise FileNotFoundError(errno.ENOENT, "it is no socket")
-        # By descriptor: the path is too long for a socket's (unix(7): 107 bytes).
+            raise FileNotFoundError(errno.ENOENT, "it is not a socket")
+        # By descriptor: the path may have more than the 107 bytes that unix(7) allows.
         connection.connect(f"/proc/self/fd/{entry}")
     finally:
         os.close(entry)
 
 
 def _entry(path: Path) -> int:
-    """A descriptor of the socket's directory entry; no symlink that the VMM made is followed."""
+    """A descriptor of the socket's directory entry; a symlink by the VMM is not followed."""
     flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
     directory = os.open(path.parent, flags | os.O_DIRECTORY)
     try:

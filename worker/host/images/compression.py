@@ -1,6 +1,6 @@
-"""Guest memory through a codec, in a stream: constant memory, digest on the way.
+"""Compresses guest memory as a stream, in constant memory, and computes its digest.
 
-zstandard is loaded when the first pool asks for it, and lz4 likewise.
+zstandard and lz4 are imported when the first pool needs them.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ Codec = Literal["zstd", "lz4"]
 _CHUNK_BYTES: Final = 1 << 20
 _HOLE_BYTES: Final = 64 << 10
 _ZEROS: Final = bytes(_HOLE_BYTES)
-# As many guests may be put to sleep at once as hostd has threads, and the others need cores too.
+# hostd may put as many guests to sleep at once as it has threads, and the others need cores, too.
 _THREADS: Final = 4
 _ZSTD_LEVEL: Final = 1
 
 
 class UnreadableError(Exception):
-    """What was compressed cannot be had back."""
+    """The compressed memory cannot be restored."""
 
 
 class Writer(Protocol):
-    """Takes bytes."""
+    """What the codecs write to."""
 
     def write(self, data: bytes, /) -> int: ...
 
 
 class Reader(Protocol):
-    """Gives bytes; none at the end."""
+    """What the codecs read from; empty bytes at the end."""
 
     def read(self, size: int = -1, /) -> bytes: ...
 
 
 def pack(codec: Codec, source: BinaryIO, target: BinaryIO) -> str:
-    """`target` holds `source`, compressed; the SHA-256 of what it was, in hex.
+    """Compresses `source` into `target`; returns the SHA-256 of `source`, in hex.
 
     Raises:
-        OSError: the kernel refused; ENOSPC where there is no room.
+        OSError: the kernel refused; ENOSPC if the disk is full.
     """
     digest = hashlib.sha256()
     with _writer(codec, target) as writer:
@@ -52,13 +52,13 @@ def pack(codec: Codec, source: BinaryIO, target: BinaryIO) -> str:
 
 
 def unpack(codec: Codec, source: BinaryIO, target: BinaryIO, size_bytes: int) -> str:
-    """The empty file `target` holds what `source` was made from; its SHA-256, in hex.
+    """Decompresses `source` into the empty file `target`; returns the content's SHA-256, in hex.
 
-    Stretches of zeros become holes.  No more than `size_bytes` are written.
+    Runs of zeros become holes.  No more than `size_bytes` are written.
 
     Raises:
         UnreadableError: damaged, or of another size.
-        OSError: the kernel refused; ENOSPC where there is no room.
+        OSError: the kernel refused; ENOSPC if the disk is full.
     """
     digest, at = hashlib.sha256(), 0
     target.truncate(size_bytes)
@@ -120,7 +120,7 @@ def _read(reader: Reader, damaged: type[Exception]) -> Iterator[bytes]:
 
 
 def _put(fd: int, chunk: bytes, at: int) -> None:
-    """Writes what is not zeros."""
+    """Writes all but the zeros."""
     view = memoryview(chunk)
     for start in range(0, len(view), _HOLE_BYTES):
         left, to = view[start : start + _HOLE_BYTES], at + start

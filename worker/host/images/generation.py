@@ -1,4 +1,4 @@
-"""One generation of a sleep image: its files, and the manifest that says what they must be."""
+"""One generation of a sleep image: its files, and the manifest that describes them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ VMSTATE: Final = "vmstate.bin"
 MEMORY: Final = "mem.bin"
 SECRETS: Final = "secrets.ext4"
 MANIFEST: Final = "manifest.json"
-FILES: Final = "files"  # the manifest's part about files: name to size and digest
-RAW: Final = "memory"  # its part about a memory that was compressed: what it was before
+FILES: Final = "files"  # the manifest's key for the files: name to size and digest
+RAW: Final = "memory"  # its key for a compressed memory: what it was before
 
 _LIMIT_BYTES: Final = 1 << 20
 
 
 class FileDigest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a file must be; no digest if it was too large to read."""
+    """A file's size and digest; no digest if it was too large to read."""
 
     size_bytes: int
     sha256: str = ""
@@ -36,7 +36,7 @@ class FileDigest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Raw(msgspec.Struct, frozen=True, kw_only=True):
-    """What a compressed memory must be once it is unpacked."""
+    """A compressed memory's codec, and its size and digest before it was compressed."""
 
     codec: Codec
     size_bytes: int
@@ -56,14 +56,14 @@ def fill(
     packing: Compression,
     digest_memory: bool,
 ) -> dict[str, Any]:
-    """The manifest's parts about the generation's files, which are in it, durably.
+    """Fills the generation durably; returns the manifest's parts about its files.
 
     Raises:
         Broken: `bad_snapshot`; `io_error`.
         Transient: `no_space`.
     """
     vmstate, memory = directory / VMSTATE, directory / MEMORY
-    # Each fsync commits all that the filesystem's journal holds, so nothing is synced until all is
+    # Each fsync commits the filesystem's whole journal, so no file is synced until all are
     # written: the first sync then does the work of all.
     _take(snapshot.vmstate, vmstate)
     _take(snapshot.memory, memory)
@@ -84,7 +84,7 @@ def fill(
 
 
 def write(directory: Path, manifest: Mapping[str, Any]) -> None:
-    """The manifest is in the generation, durably, and so is the generation in its directory."""
+    """Writes the manifest durably, and makes the generation durable in its directory."""
     files.write(directory / MANIFEST, msgspec.json.encode(manifest))
     files.sync_directory(directory.parent)
 
@@ -103,19 +103,19 @@ def read(directory: Path) -> dict[str, Any] | None:
 
 
 def raw(manifest: Mapping[str, Any]) -> Raw | None:
-    """What a compressed memory was; None if it was not compressed."""
+    """The manifest's entry about a compressed memory; None if it was not compressed."""
     return msgspec.convert(manifest[RAW], Raw) if RAW in manifest else None
 
 
 def entries(manifest: Mapping[str, Any]) -> dict[str, FileDigest]:
-    """What each file must be, by its name."""
+    """Size and digest of each file, by its name."""
     return msgspec.convert(manifest[FILES], dict[str, FileDigest])
 
 
 def faults(
     directory: Path, manifest: Mapping[str, Any] | None, *, thorough: bool = False
 ) -> tuple[str, ...]:
-    """How the files differ from the manifest: in size, and the vmstate in its digest.
+    """The differences between files and manifest: sizes, and the digest of the vmstate.
 
     `thorough` reads every file that has a digest.
     """
@@ -151,10 +151,10 @@ def _has_digest(path: Path, expected: FileDigest) -> bool:
 
 
 def _take(source: Path, target: Path) -> None:
-    """The file is at `target`, root's alone.
+    """Moves the file to `target`, for root only.
 
-    A jailed VMM wrote it and may have put anything in its place: it is looked at only where the
-    VMM cannot reach, and never through a symlink.
+    A jailed VMM wrote it and may have replaced it: it is checked only where the VMM cannot reach
+    it, and never through a symlink.
     """
     with files.translate_errors(target):
         source.rename(target)
@@ -162,7 +162,7 @@ def _take(source: Path, target: Path) -> None:
         try:
             seen = os.fstat(fd)
             if not stat.S_ISREG(seen.st_mode) or seen.st_nlink != 1:
-                raise Broken("bad_snapshot", f"{source} is no regular file of one name")
+                raise Broken("bad_snapshot", f"{source} is not a regular file with one name")
             os.fchown(fd, 0, 0)
             os.fchmod(fd, 0o600)
         finally:
@@ -178,7 +178,7 @@ def _copied(source: Path, target: Path) -> FileDigest:
 
 
 def _packed(memory: Path, packing: Compression) -> Raw:
-    assert packing in get_args(Codec)  # noqa: S101  "none" is no codec
+    assert packing in get_args(Codec)  # noqa: S101  "none" is not a codec
     codec = cast("Codec", packing)
     unnamed = Raw(codec=codec, size_bytes=_size(memory), sha256="")
     target = memory.with_name(unnamed.packed)

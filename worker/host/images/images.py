@@ -1,7 +1,7 @@
 """Sleep images: made in `partial-<request id>`, renamed to `sleep`, marked when used.
 
-The one question that a crash may leave open is what lies at `sleep`: a rename answers it, so
-there is either a whole generation or none.  Going away it is first renamed to `withdrawn`.
+`sleep` is made by a rename, so after a crash it is either a complete generation or missing.  To be
+deleted it is first renamed to `withdrawn`.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _RESERVE_BYTES: Final = 256 << 20
 class DiskImages:
     """Implements `worker.ports.Images` on the filesystem of the state directory.
 
-    `reserve_bytes` are left free beside an image.  With `digest_memory` the manifest holds the
-    digest of the memory file too, at about a second a GiB.
+    `reserve_bytes` are left free beside an image.  With `digest_memory` the manifest has the
+    digest of the memory file, too, which takes about a second per GiB.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class DiskImages:
         self._digest_memory = digest_memory
 
     def find(self, ref: InstanceRef) -> Image | None:
-        """See `Images.find`.  Sizes are compared, and the digest of the vmstate."""
+        """Compares the sizes, and the digest of the vmstate."""
         directory = self._published(ref)
         if not directory.is_dir():
             return None
@@ -63,7 +63,7 @@ class DiskImages:
         )
 
     def verify(self, ref: InstanceRef) -> tuple[str, ...]:
-        """What is wrong with the image, every digest of its manifest read again; slow."""
+        """What is wrong with the image; slow, since every digest of its manifest is checked."""
         directory = self._published(ref)
         return generation.faults(directory, generation.read(directory), thorough=True)
 
@@ -115,20 +115,16 @@ class DiskImages:
         parts = generation.fill(
             directory, files, secrets, packing=compression, digest_memory=self._digest_memory
         )
-        # Last: a generation without a manifest is in the making.
+        # Last: a generation without a manifest is not complete.
         generation.write(directory, {**manifest, "request_id": request_id, **parts})
 
     def publish(self, ref: InstanceRef, request_id: str) -> None:
-        """See `Images.publish`.
-
-        Raises:
-            Broken: `image_incomplete`, the request has no whole generation.
-        """
+        """Raises Broken `image_incomplete` if the request has no complete generation."""
         partial, published = self._partial(ref, request_id), self._published(ref)
         if not self.is_complete(ref, request_id):
             # A killed attempt may have got as far as the exchange.
             if (generation.read(published) or {}).get("request_id") != request_id:
-                what = f"request {request_id} has no whole image of {ref}"
+                what = f"request {request_id} has no complete image of {ref}"
                 raise Broken("image_incomplete", what)
             durable.remove(partial)
             return
@@ -140,7 +136,7 @@ class DiskImages:
             durable.rename(partial, published)
 
     def sync(self, ref: InstanceRef) -> None:
-        """See `Images.sync`.  The files were synced before they got their names."""
+        """Syncs names and marks; the files were synced before they got their names."""
         directory = self._published(ref)
         if directory.is_dir():
             durable.sync_directory(directory)
@@ -151,11 +147,7 @@ class DiskImages:
         return image is not None and unpack.usable(self._published(ref), image.manifest)
 
     def make_usable(self, ref: InstanceRef) -> None:
-        """See `Images.make_usable`.
-
-        Raises:
-            Conflict: `no_image`.
-        """
+        """Raises Conflict `no_image`, too."""
         image = self.find(ref)
         if image is None:
             raise _no_image(ref)
@@ -168,11 +160,7 @@ class DiskImages:
         return os.path.lexists(self._published(ref) / _CONSUMED)
 
     def consume(self, ref: InstanceRef) -> None:
-        """See `Images.consume`.
-
-        Raises:
-            Conflict: `no_image`.
-        """
+        """Raises Conflict `no_image`."""
         directory = self._published(ref)
         if not directory.is_dir():
             raise _no_image(ref)
@@ -182,7 +170,7 @@ class DiskImages:
     def discard(self, ref: InstanceRef) -> None:
         published = self._published(ref)
         withdrawn = published.with_name(_WITHDRAWN)
-        # Synced before its marks go: what a power cut brought back must never look unused.
+        # Synced before its marks are deleted: after a power cut it must never look unused.
         if os.path.lexists(withdrawn):  # by an attempt that may have been killed before it synced
             durable.sync_directory(withdrawn.parent)
             durable.delete(withdrawn)
@@ -202,7 +190,7 @@ class DiskImages:
             durable.remove(path)
 
     def encrypted_directory(self, ref: InstanceRef) -> EncryptedDirectory:
-        """What the instance's images are put under."""
+        """What encrypts the instance's images."""
         return EncryptedDirectory.of(self._layout, ref.tenant_id)
 
     def _published(self, ref: InstanceRef) -> Path:
@@ -212,7 +200,7 @@ class DiskImages:
         return self._layout.images(ref) / f"{_PARTIAL}{request_id}"
 
     def _make_private(self, ref: InstanceRef, partial: Path) -> None:
-        """A new empty directory, in one that only root may look into: guests' memory."""
+        """Makes an empty directory below one that only root can read: it holds guests' memory."""
         durable.make_directory(partial.parent, mode=0o700)
         partial.parent.chmod(0o700)
         durable.remove(partial)

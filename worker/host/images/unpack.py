@@ -1,7 +1,7 @@
-"""A published image's memory as a VMM maps it: unpacked if it was compressed, and checked.
+"""Makes a published image's memory a file that a VMM can map: unpacks it and checks its digest.
 
-Checking reads all of the memory, so what was checked is noted beside it, for this boot and this
-file; looking at an image again costs nothing.
+A check reads all of the memory, so its success is recorded beside it, for this boot and this file;
+the next check is free.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LIMIT_BYTES: Final = 4096
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
-    """Which file was checked, and in which boot: what was not synced may be gone in the next."""
+    """Which file was checked, and in which boot: the next may lack what was not synced."""
 
     inode: int
     size_bytes: int
@@ -32,7 +32,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def usable(directory: Path, manifest: Mapping[str, Any]) -> bool:
-    """Whether the memory is there and was checked, where it has a digest."""
+    """Whether the memory exists and was checked, if it has a digest."""
     if generation.raw(manifest) is None and not generation.entries(manifest)[MEMORY].sha256:
         return True
     try:
@@ -43,10 +43,10 @@ def usable(directory: Path, manifest: Mapping[str, Any]) -> bool:
 
 
 def make_usable(directory: Path, manifest: Mapping[str, Any]) -> None:
-    """The memory is there, and was checked, where it has a digest.
+    """Unpacks the memory, if it is compressed, and checks it, if it has a digest.
 
     Raises:
-        UnreadableError: it is not what it was when it was sealed.
+        UnreadableError: it is not the memory that was sealed.
         Transient: `no_space`.
     """
     raw = generation.raw(manifest)
@@ -60,7 +60,7 @@ def make_usable(directory: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def _unpack(directory: Path, raw: Raw) -> None:
-    """Not synced: the compressed file stays, and a power cut ends the note's validity."""
+    """Does not sync: the compressed file stays, and a power cut voids the record of the check."""
     target = directory / MEMORY
     new = files.aside(target)
     with files.translate_errors(target):
