@@ -24,9 +24,10 @@ from enqueue.conversation.base import (
     TicketBase,
 )
 from enqueue.conversation.job import NotAfter
-from enqueue.conversation.listing import PENDING, Event, JobLine, JobState
+from enqueue.conversation.listing import Event, JobLine
 from enqueue.conversation.operations import Cancellation
 from enqueue.conversation.sansio import Conversation, LinkDown, Replies, RoundTrip, Sleep, step
+from enqueue.keys import PENDING, JobState
 from enqueue.link import Link
 from enqueue.requests import Request
 from enqueue.results import Result

@@ -7,7 +7,11 @@ against the installed package.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, get_args
+
+JobState = Literal["queued", "deferred", "started", "failed", "canceled", "finished"]
+JOB_STATES: Final[tuple[JobState, ...]] = get_args(JobState)
+PENDING: Final[tuple[JobState, ...]] = ("queued", "deferred", "started", "failed")
 
 QUEUES: Final = "rq:queues"
 WORKERS: Final = "rq:workers"

@@ -3,12 +3,15 @@
 The union `Request` has every operation of hostd.  Each is a goal, not a command: if the host is
 already in that state, the request succeeds and changes nothing.  Add a variant here and the type
 checker names every place that must handle it.
+
+`command` and `summary` name and describe an operation on both command lines, whose arguments and
+options are built from its fields (`enqueue/operations.py`).
 """
 
 from __future__ import annotations
 
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
-from typing import Annotated, Final, NewType
+from typing import Annotated, ClassVar, Final, NewType, get_args
 
 import msgspec
 
@@ -48,6 +51,20 @@ class TenantNet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     gateway_ip: str
     bridge_name: str
 
+    @classmethod
+    def of(cls, tenant_net_id: int, ipv4_subnet: str) -> TenantNet:
+        """The network of that id in that /24: gateway and bridge follow from them.
+
+        Raises:
+            ValueError: the subnet is not a private /24.
+        """
+        return cls(
+            tenant_net_id=tenant_net_id,
+            ipv4_subnet=ipv4_subnet,
+            gateway_ip=str(IPv4Network(ipv4_subnet).network_address + 1),
+            bridge_name=bridge_name(tenant_net_id),
+        )
+
     def __post_init__(self) -> None:
         try:
             subnet = IPv4Network(self.ipv4_subnet)
@@ -72,6 +89,9 @@ class StartInstance(
 ):
     """Network, TAP, cgroup, disks, jail and Firecracker are up; the guest is booted."""
 
+    command: ClassVar[str] = "start"
+    summary: ClassVar[str] = "boot an instance"
+
     tenant_id: Tenant
     pool_id: Pool
     instance_id: Instance
@@ -85,6 +105,9 @@ class StopInstance(
     A sleep image is discarded.
     """
 
+    command: ClassVar[str] = "stop"
+    summary: ClassVar[str] = "stop an instance, keeping its data volume"
+
     tenant_id: Tenant
     pool_id: Pool
     instance_id: Instance
@@ -93,22 +116,28 @@ class StopInstance(
 class SleepInstance(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag=True
 ):
-    """The guest's memory is in a durable image, and its VMM is gone.
+    """The guest's memory is in a durable image, and its VMM is gone."""
 
-    `force` skips the guest's drain; `drain_timeout_secs` limits it (None: the pool's policy).
-    """
+    command: ClassVar[str] = "sleep"
+    summary: ClassVar[str] = "save an instance's memory and stop it"
 
     tenant_id: Tenant
     pool_id: Pool
     instance_id: Instance
-    force: bool = False
-    drain_timeout_secs: Annotated[int, msgspec.Meta(ge=0, le=86_400)] | None = None
+    force: Annotated[bool, msgspec.Meta(description="Skip the guest's drain.")] = False
+    drain_timeout_secs: Annotated[
+        Annotated[int, msgspec.Meta(ge=0, le=86_400)] | None,
+        msgspec.Meta(description="Bound of the guest's drain (default: the pool's)."),
+    ] = None
 
 
 class WakeInstance(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag=True
 ):
     """The guest runs again, with the memory in its image."""
+
+    command: ClassVar[str] = "wake"
+    summary: ClassVar[str] = "let an instance run on from its memory"
 
     tenant_id: Tenant
     pool_id: Pool
@@ -120,16 +149,22 @@ class DestroyInstance(
 ):
     """The instance is removed; its volumes are kept unless `wipe_volumes`."""
 
+    command: ClassVar[str] = "destroy"
+    summary: ClassVar[str] = "remove an instance"
+
     tenant_id: Tenant
     pool_id: Pool
     instance_id: Instance
-    wipe_volumes: bool = False
+    wipe_volumes: Annotated[bool, msgspec.Meta(description="Remove its data volumes, too.")] = False
 
 
 class SetupNetwork(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag=True
 ):
     """The tenant's bridge, its address, and the forwarding and NAT rules exist."""
+
+    command: ClassVar[str] = "net-up"
+    summary: ClassVar[str] = "set a tenant's network up"
 
     tenant_id: Tenant
     net: TenantNet
@@ -140,6 +175,9 @@ class TeardownNetwork(
 ):
     """The tenant's bridge and rules are gone."""
 
+    command: ClassVar[str] = "net-down"
+    summary: ClassVar[str] = "take a tenant's network down"
+
     tenant_id: Tenant
     net: TenantNet
 
@@ -149,10 +187,16 @@ class Ping(
 ):
     """The host answers."""
 
+    command: ClassVar[str] = "ping"
+    summary: ClassVar[str] = "ask whether the host works"
+
 
 InstanceRequest = StartInstance | StopInstance | SleepInstance | WakeInstance | DestroyInstance
 NetworkRequest = SetupNetwork | TeardownNetwork
 Request = InstanceRequest | NetworkRequest | Ping
+
+_KINDS: Final[tuple[type[Request], ...]] = get_args(Request)
+OPERATIONS: Final = {kind.__name__: kind for kind in _KINDS}  # by their names on the wire
 
 
 def op_of(request: Request) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
 import msgspec
 
@@ -11,13 +11,11 @@ from enqueue import keys
 from enqueue.conversation.job import read_result, unseal
 from enqueue.conversation.sansio import Conversation, as_list, as_text, entries, read
 from enqueue.conversation.scripts import Command, fields_of
+from enqueue.keys import JobState
 from enqueue.requests import op_of
 from enqueue.results import Failed
 from enqueue.times import format_rq
 
-JobState = Literal["queued", "deferred", "started", "failed", "canceled", "finished"]
-JOB_STATES: Final[tuple[JobState, ...]] = get_args(JobState)
-PENDING: Final[tuple[JobState, ...]] = ("queued", "deferred", "started", "failed")
 EVENTS_AT_ONCE: Final = 1000
 
 

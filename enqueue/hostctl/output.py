@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import click
 import msgspec
 
-from enqueue.client import Ticket
-from enqueue.conversation.listing import Event, JobLine
-from enqueue.conversation.operations import Cancellation
+from enqueue.command_line import usage
 from enqueue.requests import describe
 from enqueue.results import Done, Failed, Pong, Result
+
+if TYPE_CHECKING:  # they bring redis and cryptography, which `--help` and completion do not need
+    from enqueue.client import Ticket
+    from enqueue.conversation.listing import Event, JobLine
+    from enqueue.conversation.operations import Cancellation
 
 _CANCELLATIONS: Final[dict[Cancellation, str]] = {
     "cancelled": "cancelled",
@@ -26,7 +30,7 @@ WIDE = 240  # columns of a table that no terminal shows
 class Printer:
     """Writes results to stdout, notes and progress to stderr."""
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
 
     @property
@@ -41,11 +45,12 @@ class Printer:
     def error(self, error: Exception) -> None:
         """What went wrong; as JSON it goes to stdout, where documents are read."""
         if self.as_json:
-            self.document(
-                {"kind": "error", "error": type(error).__name__, "message": str(error)}, ""
-            )
+            name, words = type(error).__name__, str(error)
+            self.document({"kind": "error", "error": name, "message": words}, "")
         else:
-            self.message(f"hostctl: {error}")
+            self.message(
+                usage(error) if isinstance(error, click.UsageError) else f"hostctl: {error}"
+            )
 
     def message(self, line: str) -> None:
         """A line for a person."""
