@@ -7,13 +7,14 @@ PACKAGES := redis-server nftables libnftables1 iproute2 e2fsprogs cryptsetup-bin
 	strace
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test check crash bench soak dashboard system clean
+.PHONY: help demo test check crash bench soak man dashboard system clean
 help:
 	@echo "make demo       the whole life of a few instances, in a sandbox of its own, under a minute"
 	@echo "make test       everything that proves hostd; make check is its fast part"
 	@echo "make crash      hostd killed before and after every effect, every point (an hour)"
 	@echo "make bench      figures, as ratios, into build/bench.json"
 	@echo "make soak       ten minutes of 4 hosts, 200 instances and kills; SECONDS=60 for less"
+	@echo "make man        a man page for each command of hostd and hostctl, into build/man"
 	@echo "make dashboard  rq-dashboard without pickle on 127.0.0.1:9181 (REDIS=redis://...)"
 
 demo: system $(STAMP)
@@ -38,6 +39,11 @@ bench: system $(STAMP)
 soak: SECONDS ?= 600
 soak: system $(STAMP)
 	@$(BIN)/python -m tests.soak.play --seconds $(SECONDS) --instances 50 --pause-s 12 $(SOAK)
+
+man: $(STAMP)
+	@$(BIN)/click-man --target build/man hostd > build/man.log && \
+		$(BIN)/click-man --target build/man hostctl >> build/man.log
+	@echo "build/man: see them with man -l build/man/hostd.1"
 
 dashboard: $(STAMP)
 	@$(BIN)/python -m worker.dashboard $(if $(REDIS),--redis $(REDIS))

@@ -30,6 +30,10 @@ class CommandLine(click.Group):
         self._errors, self._report = errors, report
         self.add_command(_completion)
 
+    def __call__(self, *args: Any, **more: Any) -> int:
+        """As `main`."""
+        return int(self.main(*args, **more))
+
     def main(self, args: Any = None, *rest: Any, **more: Any) -> Any:
         """The exit code; what is wrong before any command is known is reported here."""
         more |= {"prog_name": self.name, "standalone_mode": False}

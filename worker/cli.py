@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
-from worker.commands import parser as commands_of_operators
-from worker.config import load
+import click
+
+from enqueue.command_line import DONE, FAILED, UNREACHABLE, USAGE, CommandLine, usage
+from enqueue.errors import BadRequest
+from worker.commands.cli import COMMANDS
+from worker.commands.options import configured
+from worker.config import Config
 from worker.errors import ConfigError, HostdError, StartupError, Unreachable
 
-DONE, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
+__all__ = ["DONE", "FAILED", "UNREACHABLE", "USAGE", "main"]
+
+ERRORS: Final = (ConfigError, StartupError, HostdError, BadRequest, click.UsageError)
+NOISY: Final = ("httpx", "httpcore", "rq.worker", "pyroute2")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns 0 done, 1 failed, 2 usage, 3 unreachable."""
-    arguments = _parser().parse_args(argv)
-    logging.basicConfig(
-        level=logging.DEBUG if arguments.verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(threadName)s %(message)s",
-    )
-    for noisy in ("rq.worker", "pyroute2"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    try:
-        return int(arguments.command(arguments))
-    except (ConfigError, StartupError, HostdError) as error:
-        for line in str(error).splitlines():
-            print(f"hostd: {line}", file=sys.stderr)
-        if isinstance(error, HostdError):
-            print(f"hostd: {error.code}; {error.hint}".rstrip("; "), file=sys.stderr)
-        return _exit_code(error)
-    except KeyboardInterrupt:
-        return 130
-
-
-def _exit_code(error: Exception) -> int:
+def _report(error: Exception, _: click.Context) -> int:
+    if isinstance(error, click.UsageError):
+        print(usage(error), file=sys.stderr)
+        return USAGE
+    for line in str(error).splitlines():
+        print(f"hostd: {line}", file=sys.stderr)
+    if isinstance(error, HostdError):
+        print(f"hostd: {error.code}; {error.hint}".rstrip("; "), file=sys.stderr)
     match error:
-        case ConfigError():
+        case ConfigError() | BadRequest():
             return USAGE
         case Unreachable():
             return UNREACHABLE
@@ -46,35 +39,58 @@ def _exit_code(error: Exception) -> int:
             return FAILED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hostd", description=__doc__)
-    parser.add_argument("--config", type=Path, help="default: /etc/hostd/hostd.toml")
-    parser.add_argument("--verbose", action="store_true", help="log more")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = commands.add_parser("run", help="serve this host's queue, as root")
-    run.set_defaults(command=_run)
-    demo = commands.add_parser("demo", help="see it work, in a sandbox of its own, as root")
-    demo.add_argument("--keep", action="store_true", help="leave dashboard and metrics up")
-    demo.add_argument("--kernel", type=Path, help="a guest kernel, for a real Firecracker")
-    demo.set_defaults(command=_demo)
-    commands_of_operators.add_to(commands)
-    return parser
+@click.group(
+    "hostd", cls=CommandLine, errors=ERRORS, report=_report,
+    short_help="run a host, look at it, try it out",
+)  # fmt: skip
+@click.option(
+    "--config", metavar="FILE", type=click.Path(path_type=Path),
+    help="Default: /etc/hostd/hostd.toml.",
+)  # fmt: skip
+@click.option("--verbose", is_flag=True, help="Log more.")
+@click.pass_context
+def main(ctx: click.Context, config: Path | None, verbose: bool) -> None:
+    """Run a host, look at it, try it out.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 Redis or hostd does not answer.
+    """
+    ctx.obj = config
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(threadName)s %(message)s",
+    )
+    for noisy in NOISY:
+        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    config = load(arguments.config)
+@main.command(short_help="serve this host's queue, as root")
+@configured
+def run(config: Config) -> None:
+    """Serve this host's queue, as root, until a signal ends it."""
     from worker.daemon.hostd import Hostd  # other commands start faster without the worker's parts
 
-    Hostd(config).run()
-    return DONE
+    try:
+        Hostd(config).run()
+    except BrokenPipeError as error:  # click would exit without a word: to it, a reader has left
+        raise RuntimeError("hostd has ended on a broken pipe") from error
 
 
-def _demo(arguments: argparse.Namespace) -> int:
+@main.command(short_help="see it work, in a sandbox of its own, as root")
+@click.option("--keep", is_flag=True, help="Leave dashboard and metrics up.")
+@click.option(
+    "--kernel", metavar="FILE", type=click.Path(path_type=Path),
+    help="A guest kernel, for a real Firecracker.",
+)  # fmt: skip
+def demo(keep: bool, kernel: Path | None) -> int:
+    """See hostd work, in a sandbox of its own, as root."""
     logging.getLogger().setLevel(logging.WARNING)
     from worker.demo import play  # as above
 
-    return play.run(keep=arguments.keep, kernel=arguments.kernel)
+    return play.run(keep=keep, kernel=kernel)
 
+
+for command in COMMANDS:
+    main.add_command(command)
 
 if __name__ == "__main__":
     sys.exit(main())

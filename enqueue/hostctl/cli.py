@@ -25,7 +25,10 @@ def _report(error: Exception, ctx: click.Context) -> int:
             return FAILED
 
 
-@click.group("hostctl", cls=CommandLine, errors=(EnqueueError, click.UsageError), report=_report)
+@click.group(
+    "hostctl", cls=CommandLine, errors=(EnqueueError, click.UsageError), report=_report,
+    short_help="ask a host to do things, and show what it does",
+)  # fmt: skip
 @click.pass_context
 def main(ctx: click.Context) -> None:
     """Ask a host to do things, and show what it does.

@@ -2,61 +2,65 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import click
+
+from enqueue.command_line import DONE, FAILED
 from enqueue.times import parse_duration
-from worker.commands.arguments import readable
+from worker.commands.options import as_json, configured
 from worker.commands.output import print_json, show, show_facts
-from worker.config import load
+from worker.config import Config
 
 
-def add_to(commands: Any) -> None:
-    """Adds the commands to a parser's sub-commands."""
-    drain = commands.add_parser(
-        "drain", help="take no new work, and put away what runs; again: another deadline"
-    )
-    what = drain.add_mutually_exclusive_group(required=True)
-    what.add_argument(
-        "--deadline", type=readable(parse_duration), metavar="D", help="for all of it: 90s, 15m, 2h"
-    )
-    what.add_argument("--status", action="store_true", help="show how far it has come")
-    drain.add_argument("--strategy", choices=("sleep", "stop"), default="sleep")
-    drain.set_defaults(command=_drain)
-    undrain = commands.add_parser("undrain", help="bring back what a drain has put away")
-    undrain.set_defaults(command=_undrain)
-    for parser in (drain, undrain):
-        parser.add_argument("--json", action="store_true", help="for programs")
-
-
-def _drain(arguments: argparse.Namespace) -> int:
-    from worker.commands import drain as drains  # other commands start faster without it
+@click.command(short_help="take no new work, and put away what runs; again: another deadline")
+@click.option(
+    "--deadline", metavar="D", type=parse_duration, help="For the whole drain: 90s, 15m, 2h."
+)
+@click.option("--status", is_flag=True, help="Show how far it has come.")
+@click.option(
+    "--strategy", type=click.Choice(["sleep", "stop"]), default="sleep",
+    help="What to do with each instance (default: sleep).",
+)  # fmt: skip
+@as_json
+@configured
+def drain(
+    config: Config, deadline: float | None, status: bool, strategy: Any, as_json: bool
+) -> int:
+    """Take no new work, and put away what runs; given again, it sets another deadline."""
+    from worker.commands import drain as drains
     from worker.commands.host_view import open_host
     from worker.drain import store
 
-    with open_host(load(arguments.config)) as view:
-        if not arguments.status:
-            store.drain(view.ledger, arguments.strategy, deadline_s=arguments.deadline)
-            _follow(view, quiet=arguments.json)
+    if status == (deadline is not None):
+        raise click.UsageError("give either --deadline or --status")
+    with open_host(config) as view:
+        if deadline is not None:
+            store.drain(view.ledger, strategy, deadline_s=deadline)
+            _follow(view, quiet=as_json)
         facts = drains.report(view)
-    _show(facts, as_json=arguments.json)
-    return 0 if arguments.status or not facts["running"] else 1
+    _show(facts, as_json=as_json)
+    return DONE if status or not facts["running"] else FAILED
 
 
-def _undrain(arguments: argparse.Namespace) -> int:
-    from worker.commands import drain as drains  # as above
+@click.command(short_help="bring back what a drain has put away")
+@as_json
+@configured
+def undrain(config: Config, as_json: bool) -> int:
+    """End the drain, and bring back what it has put away."""
+    from worker.commands import drain as drains
     from worker.commands.host_view import open_host
     from worker.drain import store
 
-    with open_host(load(arguments.config)) as view:
+    with open_host(config) as view:
         store.undrain(view.ledger)
-        _follow(view, quiet=arguments.json)
+        _follow(view, quiet=as_json)
         facts = drains.report(view)
-    _show(facts, as_json=arguments.json)
-    return 0 if drains.all_came_back(facts) else 1
+    _show(facts, as_json=as_json)
+    return DONE if drains.all_came_back(facts) else FAILED
 
 
 def _show(facts: dict[str, Any], *, as_json: bool) -> None:

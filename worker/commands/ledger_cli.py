@@ -1,116 +1,113 @@
-"""The commands about what is on record: `hostd ledger`, `hostd audit`, `hostd recover`."""
+"""How the commands about what is on record are called: `hostd ledger`, `audit` and `recover`."""
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
-from typing import Any
 
-from enqueue.times import parse_time
-from worker.commands.arguments import readable
+import click
+
+from enqueue.command_line import DONE, FAILED
+from worker.commands.options import as_json, configured, since
 from worker.commands.output import print_json, show, show_facts
-from worker.config import load
-
-_SINCE = "a time (2026-11-24T02:30:00Z) or an age (90m, 12h, 7d)"
+from worker.config import Config
 
 
-def add_to(commands: Any) -> None:
-    """Adds the commands to a parser's sub-commands."""
-    _add_ledger(commands)
-    audit = commands.add_parser("audit", help="what happened to instances, from tenants' logs")
-    audit.add_argument("--tenant")
-    audit.add_argument("--instance")
-    audit.add_argument("--since", type=readable(parse_time), default=0, metavar="T", help=_SINCE)
-    audit.set_defaults(command=_audit)
-    recover = commands.add_parser("recover", help="repair what hostd does not repair by itself")
-    recover.add_argument(
-        "--rebuild-ledger", action="store_true", required=True,
-        help="the ledger is lost: make a new one from what the machine holds",
-    )  # fmt: skip
-    recover.add_argument("--force", action="store_true", help="even if the ledger is whole")
-    recover.set_defaults(command=_recover)
-    for parser in (audit, recover):
-        parser.add_argument("--json", action="store_true", help="for programs")
+@click.group(short_help="every request that this host has accepted", no_args_is_help=False)
+def ledger() -> None:
+    """Read the ledger: every request that this host has accepted; also while hostd runs."""
 
 
-def _add_ledger(commands: Any) -> None:
-    ledger = commands.add_parser("ledger", help="every request that this host has accepted")
-    of_ledger = ledger.add_subparsers(required=True, metavar="WHAT")
-    stats = of_ledger.add_parser(
-        "stats", help="how many, how old, how big, and whether it is whole"
-    )
-    stats.set_defaults(command=_stats)
-    one = of_ledger.add_parser("show", help="everything about one request")
-    one.add_argument("request_id")
-    one.set_defaults(command=_one)
-    export = of_ledger.add_parser("export", help="every request, a JSON document a line")
-    export.add_argument("--since", type=readable(parse_time), default=0, metavar="T", help=_SINCE)
-    export.set_defaults(command=_export)
-    backup = of_ledger.add_parser("backup", help="a checked copy, while hostd runs")
-    backup.add_argument("file", type=Path)
-    backup.set_defaults(command=_backup)
-    verify = of_ledger.add_parser("verify", help="whether it is whole and agrees with itself")
-    verify.set_defaults(command=_verify)
-    for parser in (stats, one, export, backup, verify):
-        parser.add_argument("--json", action="store_true", help="for programs")
-
-
-def _stats(arguments: argparse.Namespace) -> int:
+@ledger.command(short_help="how many, how old, how big, and whether it is whole")
+@as_json
+@configured
+def stats(config: Config, as_json: bool) -> None:
+    """Count the requests, show the ledger's age and size, and check it."""
     from worker.commands.ledger import stats
 
-    show_facts(stats(load(arguments.config).paths.ledger), as_json=arguments.json)
-    return 0
+    show_facts(stats(config.paths.ledger), as_json=as_json)
 
 
-def _one(arguments: argparse.Namespace) -> int:
+@ledger.command("show", short_help="everything about one request")
+@click.argument("request_id", metavar="REQUEST_ID")
+@as_json
+@configured
+def show_(config: Config, request_id: str, as_json: bool) -> None:
+    """Show everything on record about one request."""
     from worker.commands.ledger import one
 
-    found = one(load(arguments.config).paths.ledger, arguments.request_id)
-    show_facts(found, as_json=arguments.json)
-    return 0
+    show_facts(one(config.paths.ledger, request_id), as_json=as_json)
 
 
-def _export(arguments: argparse.Namespace) -> int:
+@ledger.command(short_help="every request, a JSON document a line")
+@since
+@as_json
+@configured
+def export(config: Config, since_ms: int | None, as_json: bool) -> None:
+    """Print every request as a JSON document a line, in the order of acceptance."""
     from worker.commands.ledger import export
 
-    print_json(export(load(arguments.config).paths.ledger, since_ms=arguments.since))
-    return 0
+    print_json(export(config.paths.ledger, since_ms=since_ms or 0))
 
 
-def _backup(arguments: argparse.Namespace) -> int:
+@ledger.command(short_help="a checked copy, while hostd runs")
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@as_json
+@configured
+def backup(config: Config, file: Path, as_json: bool) -> None:
+    """Write a checked copy of the ledger to FILE; also while hostd runs."""
     from worker.ledger.backup import backup
 
-    path = load(arguments.config).paths.ledger
-    size_bytes = backup(path, arguments.file, now_ms=int(time.time() * 1000))
-    facts = {"ledger": str(path), "backup": str(arguments.file), "size_bytes": size_bytes}
-    show_facts(facts, as_json=arguments.json)
-    return 0
+    path = config.paths.ledger
+    size_bytes = backup(path, file, now_ms=int(time.time() * 1000))
+    facts = {"ledger": str(path), "backup": str(file), "size_bytes": size_bytes}
+    show_facts(facts, as_json=as_json)
 
 
-def _verify(arguments: argparse.Namespace) -> int:
+@ledger.command(short_help="whether it is whole and agrees with itself")
+@as_json
+@configured
+def verify(config: Config, as_json: bool) -> int:
+    """Check that the ledger is whole and agrees with itself."""
     from worker.commands.ledger import verify
 
-    wrong = verify(load(arguments.config).paths.ledger)
-    show_facts({"whole": not wrong, "faults": wrong}, as_json=arguments.json)
-    return 1 if wrong else 0
+    wrong = verify(config.paths.ledger)
+    show_facts({"whole": not wrong, "faults": wrong}, as_json=as_json)
+    return FAILED if wrong else DONE
 
 
-def _audit(arguments: argparse.Namespace) -> int:
+@click.command(short_help="what happened to instances, from tenants' logs")
+@click.option("--tenant", help="Only this tenant.")
+@click.option("--instance", help="Only this instance.")
+@since
+@as_json
+@configured
+def audit(
+    config: Config, tenant: str | None, instance: str | None, since_ms: int | None, as_json: bool
+) -> None:
+    """Show what happened to instances, from the tenants' own logs, by time."""
     from worker.commands.audit import Wanted, entries
     from worker.model.names import Layout
 
-    wanted = Wanted(arguments.tenant, arguments.instance, arguments.since)
-    found = entries(Layout(load(arguments.config).paths.state), wanted)
-    if arguments.json:
+    found = entries(Layout(config.paths.state), Wanted(tenant, instance, since_ms or 0))
+    if as_json:
         print_json(found)
     else:
         show(list(found), as_json=False)
-    return 0
 
 
-def _recover(arguments: argparse.Namespace) -> int:
+@click.command(short_help="repair what hostd does not repair by itself")
+@click.option(
+    "--rebuild-ledger", is_flag=True,
+    help="The ledger is lost: make a new one from what is on the host.",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Even if the ledger is whole.")
+@as_json
+@configured
+def recover(config: Config, rebuild_ledger: bool, force: bool, as_json: bool) -> None:
+    """Repair what hostd does not repair by itself."""
     from worker.commands.rebuild import rebuild
 
-    show_facts(rebuild(load(arguments.config), force=arguments.force), as_json=arguments.json)
-    return 0
+    if not rebuild_ledger:
+        raise click.UsageError("recover what? give --rebuild-ledger")
+    show_facts(rebuild(config, force=force), as_json=as_json)
