@@ -15,7 +15,7 @@ import click
 import msgspec
 from msgspec import inspect
 
-from enqueue.conversation.validation import readable
+from enqueue.conversation.validation import explain
 from enqueue.errors import BadRequest
 from enqueue.requests import Request, TenantNet
 
@@ -48,7 +48,7 @@ def request_of(kind: type[Request], values: Mapping[str, Any]) -> Request:
     try:
         return msgspec.json.decode(msgspec.json.encode(request), type=kind)
     except msgspec.ValidationError as error:
-        raise BadRequest(readable(error, request)) from None
+        raise BadRequest(explain(error, request)) from None
 
 
 def _fields(kind: type[Request]) -> tuple[inspect.Field, ...]:
