@@ -196,7 +196,7 @@ NetworkRequest = SetupNetwork | TeardownNetwork
 Request = InstanceRequest | NetworkRequest | Ping
 
 _KINDS: Final[tuple[type[Request], ...]] = get_args(Request)
-OPERATIONS: Final = {kind.__name__: kind for kind in _KINDS}  # by their names on the wire
+REQUEST_TYPES: Final = {kind.__name__: kind for kind in _KINDS}  # by operation, as on the wire
 
 
 def op_of(request: Request) -> str:

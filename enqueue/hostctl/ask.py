@@ -10,12 +10,12 @@ from enqueue.command_line import DONE, FAILED
 from enqueue.hostctl.options import Target, Waiting, asks_host, prints, signs, waits
 from enqueue.hostctl.output import Printer
 from enqueue.operations import command_of, request_of
-from enqueue.requests import OPERATIONS, Ping, Request
+from enqueue.requests import REQUEST_TYPES, Ping, Request
 
 
 def commands() -> list[click.Command]:
     """A command for each operation."""
-    return [_command(kind) for kind in OPERATIONS.values()]
+    return [_command(kind) for kind in REQUEST_TYPES.values()]
 
 
 def _command(kind: type[Request]) -> click.Command:

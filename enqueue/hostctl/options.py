@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from enqueue.hostctl.output import Printer
-from enqueue.requests import OPERATIONS
+from enqueue.requests import REQUEST_TYPES
 
 if TYPE_CHECKING:  # it brings redis and cryptography, which `--help` and completion do not need
     from enqueue.client import HostClient
@@ -133,7 +133,7 @@ def one_kind(which: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def decorated(command: Callable[..., Any]) -> Callable[..., Any]:
         @click.argument("request_ids", metavar="[REQUEST_ID]...", nargs=-1)
         @click.option(
-            "--op", type=click.Choice(list(OPERATIONS)), metavar="OP",
+            "--op", type=click.Choice(list(REQUEST_TYPES)), metavar="OP",
             help=f"Instead of ids: {which} of this kind, as SleepInstance.",
         )  # fmt: skip
         @wraps(command)

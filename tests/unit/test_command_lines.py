@@ -17,7 +17,7 @@ from enqueue.command_line import USAGE, CommandLine
 from enqueue.errors import BadRequest
 from enqueue.hostctl.cli import main as hostctl
 from enqueue.operations import command_of, request_of
-from enqueue.requests import OPERATIONS, Ping, Request, SleepInstance
+from enqueue.requests import REQUEST_TYPES, Ping, Request, SleepInstance
 from worker.cli import main as hostd
 
 PROGRAMS = pytest.mark.parametrize("program", [hostctl, hostd], ids=["hostctl", "hostd"])
@@ -54,11 +54,11 @@ def test_a_new_struct_is_a_command_without_more() -> None:
 
 
 def test_every_operation_is_a_command_of_both_programs() -> None:
-    assert {kind.command for kind in OPERATIONS.values()} <= hostctl.commands.keys()
+    assert {kind.command for kind in REQUEST_TYPES.values()} <= hostctl.commands.keys()
     plan = hostd.commands["plan"]
     assert isinstance(plan, click.Group)
     assert plan.commands.keys() == {
-        kind.command for kind in OPERATIONS.values() if kind is not Ping
+        kind.command for kind in REQUEST_TYPES.values() if kind is not Ping
     }
 
 

@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
 from enqueue.hostctl import cli as hostctl
-from enqueue.requests import OPERATIONS
+from enqueue.requests import REQUEST_TYPES
 from tests.unit.test_table import TABLE
 from worker import cli as hostd
 from worker.plans import destroy, sleep, start, stop, wake
@@ -209,4 +209,4 @@ def test_the_metrics_are_those_of_the_code() -> None:
 
 def test_the_operations_are_those_of_the_code() -> None:
     said = [cells[0].strip("`") for cells in table_rows("Requests")]
-    assert said == list(OPERATIONS)
+    assert said == list(REQUEST_TYPES)

@@ -21,8 +21,6 @@ EXCEPTIONS = {
     "worker/drain/policy.py": "a drain sends these requests itself",
     "worker/drain/controller.py": "it measures the disk by the sleeps that are done",
     "worker/demo/play.py": "the demo is a client",
-    "enqueue/hostctl/commands.py": "the command line is a client: it builds the structs",
-    "worker/commands/parser.py": "the words of the command line",
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final, cast, get_args
 import click
 
 from enqueue.operations import command_of, request_of
-from enqueue.requests import OPERATIONS, InstanceRequest, NetworkRequest, Request
+from enqueue.requests import REQUEST_TYPES, InstanceRequest, NetworkRequest, Request
 from worker.commands.options import as_json, configured
 from worker.commands.output import show
 from worker.config import Config
@@ -42,6 +42,6 @@ def _command(kind: type[Request]) -> click.Command:
     return command_of(kind, run)
 
 
-for kind in OPERATIONS.values():
+for kind in REQUEST_TYPES.values():
     if kind in PLANNED:
         plan.add_command(_command(kind))
