@@ -206,24 +206,13 @@ def op_of(request: Request) -> str:
 
 def describe(request: Request) -> str:
     """One line for a person: `SleepInstance acme/workers/i-1a2b3c4d force=false`."""
-    match request:
-        case SleepInstance():
-            subject = _subject(request)
-            tail = f" force={str(request.force).lower()}"
-            if request.drain_timeout_secs is not None:
-                tail += f" drain_timeout_secs={request.drain_timeout_secs}"
-            return f"SleepInstance {subject}{tail}"
-        case DestroyInstance():
-            wipe = str(request.wipe_volumes).lower()
-            return f"DestroyInstance {_subject(request)} wipe_volumes={wipe}"
-        case StartInstance() | StopInstance() | WakeInstance():
-            return f"{op_of(request)} {_subject(request)}"
-        case SetupNetwork() | TeardownNetwork():
-            net = request.net
-            return f"{op_of(request)} {request.tenant_id} {net.ipv4_subnet} on {net.bridge_name}"
-        case Ping():
-            return "Ping"
-
-
-def _subject(request: InstanceRequest) -> str:
-    return f"{request.tenant_id}/{request.pool_id}/{request.instance_id}"
+    if isinstance(request, NetworkRequest):
+        net = request.net
+        return f"{op_of(request)} {request.tenant_id} {net.ipv4_subnet} on {net.bridge_name}"
+    if isinstance(request, Ping):
+        return "Ping"
+    words = [op_of(request), f"{request.tenant_id}/{request.pool_id}/{request.instance_id}"]
+    for name, value in msgspec.structs.asdict(request).items():
+        if not name.endswith("_id") and value is not None:
+            words.append(f"{name}={msgspec.json.encode(value).decode()}")
+    return " ".join(words)

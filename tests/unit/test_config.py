@@ -230,8 +230,8 @@ def test_the_default_file_may_be_missing() -> None:
 
 
 @pytest.mark.parametrize("content", [b"host = ", b"\xff\xfe", b"host = 'a'\nhost = 'b'\n"])
-def test_a_file_that_is_no_toml_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_valid_toml_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "hostd.toml"
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"hostd\.toml is no TOML"):
+    with pytest.raises(ConfigError, match=r"hostd\.toml is not valid TOML"):
         load(path, {})

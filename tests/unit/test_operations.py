@@ -8,7 +8,9 @@ from typing import get_args
 
 import pytest
 
-from enqueue.requests import InstanceRequest, NetworkRequest, Request
+from enqueue.requests import InstanceRequest, NetworkRequest, Ping, Request
+from tests.fakes.scenarios import SCENARIOS
+from tests.unit.test_wire import GOLDEN
 from worker.plans.operations import INSTANCE, NETWORK, OPERATIONS
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +52,14 @@ def test_only_an_operation_s_own_files_name_its_request() -> None:
     sources = [path for root in ("worker", "enqueue") for path in (ROOT / root).rglob("*.py")]
     naming = {str(path.relative_to(ROOT)): named for path in sources if (named := named_in(path))}
     elsewhere = {name: named for name, named in naming.items() if not name.startswith(HOME)}
-    assert set(elsewhere) == set(EXCEPTIONS), "ask worker.plans.operations, or give a reason"
+    assert set(elsewhere) == set(EXCEPTIONS), "ask worker.plans.operations, or correct the list"
+
+
+def test_each_request_has_golden_bytes_and_is_killed_at_every_step() -> None:
+    everything = set(get_args(Request))
+    assert {type(request) for request, _ in GOLDEN} == everything, "tests/unit/test_wire.py"
+    killed = {type(request) for _, request in SCENARIOS.values()}
+    assert killed == everything - {Ping}, "tests/fakes/scenarios.py"
 
 
 @pytest.mark.parametrize("request_type", INSTANCE)

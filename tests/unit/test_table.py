@@ -123,6 +123,10 @@ def test_the_table_has_every_status() -> None:
     assert set(TABLE) == {None, *get_args(Status)}
 
 
+def test_the_table_has_every_operation() -> None:
+    assert {type(op) for op in OPS} == set(get_args(InstanceRequest))
+
+
 @pytest.mark.parametrize(
     ("op", "seen", "action"),
     [
