@@ -48,7 +48,7 @@ class Sweeps:
         return self.once()
 
     def kinds(self) -> set[str]:
-        return {one.thing.kind.value for one in self.once()}
+        return {one.resource.kind.value for one in self.once()}
 
 
 def leave_everything(world: World) -> None:

@@ -369,7 +369,7 @@ def test_a_guest_without_its_tap_is_announced_once(world: World) -> None:
 # ------------------------------------------------------------------ the core alone
 
 
-def standing(status: Any, **more: Any) -> Records:
+def on_record(status: Any, **more: Any) -> Records:
     return Records({GONE.instance_id: InstanceStatus(GONE, status, "tn99i3", **more)})
 
 
@@ -380,13 +380,13 @@ CGROUP = Resource(Kind.CGROUP, GHOST, "p", GONE.instance_id)
     ("record", "is_left"),
     [
         (Records(), True),
-        (standing("destroyed"), True),
-        (standing("stopped"), True),
-        (standing("sleeping"), True),
-        (standing("stopped", vmm=True), False),
-        (standing("running"), False),
-        (standing("warm", vmm=True), False),
-        (standing(None), False),
+        (on_record("destroyed"), True),
+        (on_record("stopped"), True),
+        (on_record("sleeping"), True),
+        (on_record("stopped", vmm=True), False),
+        (on_record("running"), False),
+        (on_record("warm", vmm=True), False),
+        (on_record(None), False),
         (Records(busy=frozenset({GONE.instance_id})), False),
     ],
 )
@@ -396,14 +396,14 @@ def test_whose_control_group_is_left_over(record: Records, is_left: bool) -> Non
 
 def test_a_running_instances_other_tap_is_left_over_and_its_own_is_not() -> None:
     taps = [Resource(Kind.TAP, name, "p", GONE.instance_id) for name in ("tn99i3", "tn99i4")]
-    (left,) = orphans(taps, standing("running", vmm=True))
-    assert left.thing.name == "tn99i4"
+    (left,) = orphans(taps, on_record("running", vmm=True))
+    assert left.resource.name == "tn99i4"
 
 
 def test_a_jail_with_another_tenants_instance_of_the_same_id_is_a_persons() -> None:
     other = replace(GONE, tenant_id=TenantId("acme"))
     jail = Resource(Kind.JAIL, str(other), "p", GONE.instance_id, other)
-    assert orphans([jail], standing("destroyed")) == ()
+    assert orphans([jail], on_record("destroyed")) == ()
 
 
 def test_rules_stay_while_any_tenants_document_cannot_be_read() -> None:
@@ -411,28 +411,30 @@ def test_rules_stay_while_any_tenants_document_cannot_be_read() -> None:
     assert orphans([rules], Records())
     assert orphans([rules], Records(unreadable=True)) == ()
     assert orphans([rules], Records(networks={99: TenantId("t")})) == ()
-    assert orphans([rules], standing("stopped")) == ()
+    assert orphans([rules], on_record("stopped")) == ()
 
 
 def test_leftovers_come_in_the_order_of_removal() -> None:
-    things = [Resource(kind, kind.value, "p", GONE.instance_id) for kind in reversed(Kind)]
-    assert [one.thing.kind for one in orphans(things, Records())] == list(Kind)
+    resources = [Resource(kind, kind.value, "p", GONE.instance_id) for kind in reversed(Kind)]
+    assert [one.resource.kind for one in orphans(resources, Records())] == list(Kind)
 
 
-def test_which_records_lie() -> None:
-    def told(record: Records) -> list[Inconsistency]:
-        return [lie for _, lie in inconsistencies(record)]
+def test_which_records_disagree_with_the_host() -> None:
+    def found(records: Records) -> list[Inconsistency]:
+        return [one for _, one in inconsistencies(records)]
 
-    assert told(standing("running")) == [Inconsistency.NO_VMM]
-    assert told(standing("stopped", vmm=True)) == [Inconsistency.STRAY_VMM]
-    assert told(standing("running", vmm=True, rules=False)) == [Inconsistency.NO_RULES]
-    assert told(standing("running", vmm=True)) == []
-    assert told(standing("destroyed", vmm=True)) == []
-    assert told(replace(standing("running"), busy=frozenset({GONE.instance_id}))) == []
-    assert list(missing_confinement(standing("running", vmm=True, lacks="tap"))) == [(GONE, "tap")]
+    assert found(on_record("running")) == [Inconsistency.NO_VMM]
+    assert found(on_record("stopped", vmm=True)) == [Inconsistency.STRAY_VMM]
+    assert found(on_record("running", vmm=True, rules=False)) == [Inconsistency.NO_RULES]
+    assert found(on_record("running", vmm=True)) == []
+    assert found(on_record("destroyed", vmm=True)) == []
+    assert found(replace(on_record("running"), busy=frozenset({GONE.instance_id}))) == []
+    assert list(missing_confinement(on_record("running", vmm=True, missing="tap"))) == [
+        (GONE, "tap")
+    ]
 
 
-def test_sightings_outlive_a_restart_but_not_a_boot(tmp_path: Path) -> None:
+def test_the_history_outlives_a_restart_but_not_a_boot(tmp_path: Path) -> None:
     left, path = orphans([CGROUP], Records()), tmp_path / "sweep.json"
     first = SweepHistory(path, boot_id="b", patience_s=GRACE_S)
     first.update(left, 100.0)
@@ -470,7 +472,7 @@ def test_the_device_mappers_list_is_read_entry_by_entry() -> None:
     assert list(mapper.names_in(entry(0, 0, b""))) == []
 
 
-def test_a_broom_removes_only_what_is_due(world: World) -> None:
+def test_a_sweep_removes_only_what_is_due(world: World) -> None:
     leave_everything(world)
     context = world.context
     sweep_context = SweepContext(

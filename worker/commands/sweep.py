@@ -31,18 +31,18 @@ def found(view: HostView) -> Found:
     Raises:
         HostdError, OSError: something cannot be listed.
     """
-    return Found(sweep_context(view).look(), sweep_history(view), time.monotonic())
+    return Found(sweep_context(view).orphans(), sweep_history(view), time.monotonic())
 
 
 def rows(seen: Found, grace_s: float) -> list[dict[str, Any]]:
     """One row for each: since when it is seen, and in how long it is due, in seconds."""
     return [
         {
-            "kind": one.thing.kind.value,
-            "name": one.thing.name,
-            "instance": one.thing.instance,
+            "kind": one.resource.kind.value,
+            "name": one.resource.name,
+            "instance": one.resource.instance,
             "why": one.why,
-            "proof": one.thing.proof,
+            "proof": one.resource.proof,
             "seen_s": round(seen_s, 1),
             "due_in_s": round(max(0.0, grace_s - seen_s), 1),
         }
@@ -66,7 +66,7 @@ def sweep(view: HostView, grace_s: float, *, moved: bool) -> tuple[list[dict[str
     seen.history.save()
     groups: dict[InstanceId | None, dict[Key, float]] = {}
     for one in seen.history.due(seen.left, seen.now_s, grace_s):
-        groups.setdefault(one.thing.instance, {})[one.key] = _seen_s(one, seen)
+        groups.setdefault(one.resource.instance, {})[one.key] = _seen_s(one, seen)
     swept: list[Orphan] = []
     problems: list[str] = []
     for instance, due in groups.items():

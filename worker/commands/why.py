@@ -28,7 +28,7 @@ def find(view: HostView, instance_id: str) -> InstanceRef:
         if ref.instance_id == instance_id:
             return ref
     left = sorted(
-        one.thing.kind.value for one in found(view).left if one.thing.instance == instance_id
+        one.resource.kind.value for one in found(view).left if one.resource.instance == instance_id
     )
     raise Conflict(
         "unknown_instance",

@@ -1,1 +1,1 @@
-"""sweep."""
+"""Finds and removes what earlier requests left on the host."""

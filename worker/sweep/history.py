@@ -1,7 +1,7 @@
-"""How long each leftover has been seen: in every sweep since, of this boot.
+"""When each orphan was first seen in the current boot; one that a sweep misses starts again.
 
-It lies on the runtime directory, so that the operator's command and a restarted hostd go on where
-the last sweep was.  Seconds are of CLOCK_MONOTONIC, which all processes of a boot share.
+The file is in the runtime directory, so that the operator's command and a restarted hostd continue
+from the last sweep.  Seconds are of CLOCK_MONOTONIC, which all processes of a boot share.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SEPARATOR: Final = " "  # no kind has one
 
 
 class FirstSeen(msgspec.Struct, frozen=True, kw_only=True):
-    """The file: `first_s` is when each was seen first, by kind and name; `at_s` the last sweep."""
+    """The file: when each orphan was first seen, by kind and name; `at_s` is the last sweep."""
 
     boot_id: str
     at_s: float = 0.0
@@ -33,7 +33,7 @@ class SweepHistory:
     """What the last sweep saw."""
 
     def __init__(self, path: Path, *, boot_id: str, patience_s: float) -> None:
-        """What an earlier sweep wrote, if it was of this boot and at most `patience_s` ago."""
+        """Loads what an earlier sweep of this boot wrote, unless older than `patience_s`."""
         self._path = path
         self._patience_s = patience_s
         self._seen = FirstSeen(boot_id=boot_id)
@@ -45,22 +45,22 @@ class SweepHistory:
 
     @classmethod
     def of(cls, config: Config, *, boot_id: str) -> SweepHistory:
-        """Those of a host.  A pause of more than three sweeps, or the grace, starts anew."""
+        """The history of a host.  A pause longer than three sweeps, or the grace, resets it."""
         patience_s = max(3 * config.sweep.interval_s, config.sweep.grace_s)
         return cls(config.paths.runtime / "sweep.json", boot_id=boot_id, patience_s=patience_s)
 
     def first_s(self, orphan: Orphan) -> float | None:
-        """When it was seen first; None if the last sweep did not see it."""
+        """When it was first seen; None if the last sweep did not see it."""
         return self._seen.first_s.get(_name(orphan))
 
     def update(self, orphans: Iterable[Orphan], now_s: float) -> None:
-        """A sweep has just seen these, and nothing else."""
+        """Records that a sweep has just seen these, and nothing else."""
         known = self._seen.first_s if now_s - self._seen.at_s <= self._patience_s else {}
         first = {_name(one): min(known.get(_name(one), now_s), now_s) for one in orphans}
         self._seen = FirstSeen(boot_id=self._seen.boot_id, at_s=now_s, first_s=first)
 
     def due(self, orphans: Iterable[Orphan], now_s: float, grace_s: float) -> tuple[Orphan, ...]:
-        """Those that were seen for at least `grace_s`."""
+        """The orphans first seen at least `grace_s` ago."""
         return tuple(
             one
             for one in orphans
@@ -68,7 +68,7 @@ class SweepHistory:
         )
 
     def save(self) -> None:
-        """The file says so.
+        """Writes the file.
 
         Raises:
             HostdError, OSError: it cannot be written.

@@ -1,4 +1,4 @@
-"""What carries hostd's mark on this machine, and what is on record: gathered for a sweep."""
+"""Lists the resources that carry hostd's owner tag, and what is on record, for a sweep."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _BRIDGE: Final = "br-tenant-"
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """The things with a mark, the record, and the networks of tenants that have a bridge."""
+    """Resources with an owner tag, what is on record, and networks that have a bridge."""
 
-    things: tuple[Resource, ...]
-    record: Records
+    resources: tuple[Resource, ...]
+    records: Records
     bridged: Mapping[TenantId, TenantNet]
 
 
 @dataclass(frozen=True, slots=True)
 class _Reserved:
-    """Reservations: instance ids with their owners, who holds a TAP's name, whose a net id is."""
+    """Reservations: owners of instance ids, instances of TAP names, tenants of net ids."""
 
     instances: Mapping[InstanceId, str]
     taps: Mapping[str, InstanceId]
@@ -48,44 +48,44 @@ class _Reserved:
 def take_inventory(
     host: Host, ledger: Ledger, layout: Layout, *, unreconciled: Iterable[InstanceId] = ()
 ) -> Inventory:
-    """One look; what a request changes meanwhile is looked at again before anything is removed.
+    """Lists everything once; what requests change meanwhile is read again before a removal.
 
     Raises:
         HostdError, OSError: something cannot be listed.
     """
     began_at, busy_before = ledger.last_row(), ledger.busy()
-    passed_over = frozenset(map(InstanceId, busy_before[0])) | frozenset(unreconciled)
+    skipped = frozenset(map(InstanceId, busy_before[0])) | frozenset(unreconciled)
     marks, guests, groups = host.links.owned(), host.firewall.guests(), host.cgroups.instances()
     jails, held = host.vmm.jails(), _held(ledger)
     networks, unreadable = _networks(host)
     on_record = {net.tenant_net_id: tenant for tenant, net in networks.items()}
-    seen = _Snapshot(marks, guests, groups, jails, passed_over)
-    instances = {ref.instance_id: _standing(ref, host, seen) for ref in host.records.instances()}
-    # Whatever a request was about at any time during the look was seen half before, half after.
+    seen = _Snapshot(marks, guests, groups, jails, skipped)
+    instances = {ref.instance_id: _status(ref, host, seen) for ref in host.records.instances()}
+    # What a request worked on during the listing may have been listed half before, half after.
     busy, busy_tenants = map(frozenset.union, busy_before, ledger.busy(since_row=began_at))
-    record = Records(
+    records = Records(
         instances=instances,
-        # A network that was set up before its tenant's document came is held in the ledger.
+        # A network set up before its tenant's document was written is reserved in the ledger.
         networks={**held.networks, **on_record},
-        busy=frozenset(map(InstanceId, busy)) | passed_over,
+        busy=frozenset(map(InstanceId, busy)) | skipped,
         busy_tenants=frozenset(map(TenantId, busy_tenants)),
         unreadable=unreadable,
     )
-    things = (
+    resources = (
         *_processes(host, seen, instances),
         *_in_directories(host, jails),
         *_opened(host, layout),
         *_of_instances(host, seen),
-        *_of_networks(host, seen, held, record),
+        *_of_networks(host, seen, held, records),
         *_reserved(held),
     )
     bridged = {tenant: net for tenant, net in networks.items() if net.bridge_name in marks}
-    return Inventory(things, record, bridged)
+    return Inventory(resources, records, bridged)
 
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """What was listed; VMMs of `busy` instances are not looked for: a start may be under way."""
+    """What was listed; `busy` instances are not checked for a VMM: a start may be under way."""
 
     marks: Mapping[str, str]
     guests: frozenset[str]
@@ -112,7 +112,7 @@ def _networks(host: Host) -> tuple[dict[TenantId, TenantNet], bool]:
     return networks, unreadable
 
 
-def _standing(ref: InstanceRef, host: Host, seen: _Snapshot) -> InstanceStatus:
+def _status(ref: InstanceRef, host: Host, seen: _Snapshot) -> InstanceStatus:
     try:
         doc = host.records.instance(ref)
     except HostdError:
@@ -127,11 +127,11 @@ def _standing(ref: InstanceRef, host: Host, seen: _Snapshot) -> InstanceStatus:
         tap,
         vmm=vmm,
         rules=tap is None or tap in seen.guests,
-        lacks=_lacks(ref, tap, status, seen),
+        missing=_missing(ref, tap, status, seen),
     )
 
 
-def _lacks(ref: InstanceRef, tap: str | None, status: Status, seen: _Snapshot) -> str | None:
+def _missing(ref: InstanceRef, tap: str | None, status: Status, seen: _Snapshot) -> str | None:
     if status not in ("running", "warm"):
         return None
     if tap is not None and seen.marks.get(tap) != owner_tag(ref.instance_id):
@@ -142,11 +142,11 @@ def _lacks(ref: InstanceRef, tap: str | None, status: Status, seen: _Snapshot) -
 def _processes(
     host: Host, seen: _Snapshot, instances: Mapping[InstanceId, InstanceStatus]
 ) -> Iterator[Resource]:
-    """What runs in a control group of hostd's, or is on record in a jail, for no living guest."""
+    """Processes in a control group, or on record in a jail, of no instance that may have them."""
     refs = {ref.instance_id: ref for ref in seen.jails}
     for instance in sorted(seen.groups | refs.keys()):
-        standing, ref = instances.get(instance), refs.get(instance)
-        if standing is not None and standing.status != "destroyed":
+        known, ref = instances.get(instance), refs.get(instance)
+        if known is not None and known.status != "destroyed":
             continue
         pids = sorted(host.cgroups.pids(instance)) if instance in seen.groups else []
         if pids or (ref is not None and seen.has_vmm(ref, host)):
@@ -186,9 +186,9 @@ def _of_instances(host: Host, seen: _Snapshot) -> Iterator[Resource]:
 
 
 def _of_networks(
-    host: Host, seen: _Snapshot, held: _Reserved, record: Records
+    host: Host, seen: _Snapshot, held: _Reserved, records: Records
 ) -> Iterator[Resource]:
-    instances, networks = record.instances, record.networks
+    instances, networks = records.instances, records.networks
     taps = {one.tap: i for i, one in instances.items() if one.tap and one.status != "destroyed"}
     for tap in seen.guests:
         owner = _marked(seen.marks.get(tap, "")) or held.taps.get(tap) or taps.get(tap)
@@ -198,7 +198,7 @@ def _of_networks(
         yield Resource(Kind.GUEST_RULES, tap, proof, owner, tenant=tenant, net_id=net_id)
     for name, mark in seen.marks.items():
         number = name.removeprefix(_BRIDGE)
-        # A bridge with something on it is in use, whoever put it there.
+        # A bridge with something on it is in use, whatever put it there.
         if number != name and number.isdecimal() and not host.links.ports(name):
             tenant = TenantId(mark.removeprefix(OWNER_PREFIX))
             yield Resource(Kind.BRIDGE, name, f"alias {mark}", tenant=tenant, net_id=int(number))

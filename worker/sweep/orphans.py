@@ -1,8 +1,9 @@
-"""What on this machine is left over, and which records lie.  Pure.
+"""Finds orphaned resources, and records that disagree with the host.  Pure.
 
-A thing is left over if it carries hostd's mark and belongs to nothing on record, or to an instance
-that is at rest.  What an unfinished request is about, and what hostd cannot read, is nobody's
-leftover.  An instance with a VMM that its record does not know is settled, not swept.
+A resource is an orphan if it carries hostd's owner tag and belongs to nothing on record, or to an
+instance that does not run.  Resources that an unfinished request works on, and resources that hostd
+cannot read, are never orphans.  An instance with a VMM that its record does not know is reconciled,
+not swept.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ _OF_NETWORKS: Final = (Kind.BRIDGE, Kind.RULES)
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """Something with hostd's mark; `proof` is the mark.
+    """Something that carries hostd's owner tag; `proof` is the tag.
 
-    `instance` is whose it is, `ref` in whose directory it lies, `net_id` of which network it is.
+    `instance` is its owner, `ref` the instance in whose directory it is, `net_id` its network.
     """
 
     kind: Kind
@@ -39,9 +40,9 @@ class Resource:
 
 @dataclass(frozen=True, slots=True)
 class InstanceStatus:
-    """An instance on record; no status: its record cannot be read.
+    """An instance on record; `status` is None if its record cannot be read.
 
-    `vmm` says whether one lives, `lacks` what a living guest's confinement misses.
+    `vmm` says whether its VMM lives, `missing` which part of a living guest's confinement is gone.
     """
 
     ref: InstanceRef
@@ -49,18 +50,21 @@ class InstanceStatus:
     tap: str | None = None
     vmm: bool = False
     rules: bool = True
-    lacks: str | None = None
+    missing: str | None = None
 
     @property
     def is_up(self) -> bool:
-        """Whether a guest is to live."""
+        """Whether the record says that a guest runs."""
         return self.status in ("running", "warm")
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """What is on record; `networks` has the tenant of each net id, `busy` what requests and
-    settling are about, `unreadable` whether any tenant's document could not be read."""
+    """What is on record.
+
+    `networks` has the tenant of each net id, `busy` the instances that requests or reconciling work
+    on; `unreadable` says whether any tenant's document could not be read.
+    """
 
     instances: Mapping[InstanceId, InstanceStatus] = field(default_factory=dict)
     networks: Mapping[int, TenantId] = field(default_factory=dict)
@@ -71,15 +75,15 @@ class Records:
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """A thing that is left over, and why it is one."""
+    """A resource that is left over, and the reason."""
 
-    thing: Resource
+    resource: Resource
     why: str
 
     @property
     def key(self) -> tuple[str, str]:
-        """What it is told apart by from one sweep to the next."""
-        return self.thing.kind.value, self.thing.name
+        """What identifies it from one sweep to the next."""
+        return self.resource.kind.value, self.resource.name
 
 
 class Inconsistency(Enum):
@@ -87,84 +91,86 @@ class Inconsistency(Enum):
 
     NO_VMM = "its record says that it runs, but no VMM lives"
     STRAY_VMM = "a VMM lives that its record does not know"
-    NO_RULES = "its packet rules do not stand"
+    NO_RULES = "its packet rules are missing"
 
 
-def orphans(things: Iterable[Resource], record: Records) -> tuple[Orphan, ...]:
-    """What is left over, in the order of removal."""
-    kept = frozenset(_networks_in_use(record))
-    found = [(thing, _why(thing, record, kept)) for thing in things]
-    left = [Orphan(thing, why) for thing, why in found if why is not None]
-    return tuple(sorted(left, key=lambda one: (_ORDER[one.thing.kind], one.thing.name)))
+def orphans(resources: Iterable[Resource], records: Records) -> tuple[Orphan, ...]:
+    """The orphans among these resources, in the order of removal."""
+    in_use = frozenset(_networks_in_use(records))
+    found = [(resource, _why(resource, records, in_use)) for resource in resources]
+    left = [Orphan(resource, why) for resource, why in found if why is not None]
+    return tuple(sorted(left, key=lambda one: (_ORDER[one.resource.kind], one.resource.name)))
 
 
-def inconsistencies(record: Records) -> Iterator[tuple[InstanceRef, Inconsistency]]:
-    """The records that a settlement can put right."""
-    for instance, standing in record.instances.items():
-        if instance in record.busy or standing.status in (None, "destroyed"):
+def inconsistencies(records: Records) -> Iterator[tuple[InstanceRef, Inconsistency]]:
+    """The records that reconciling can correct."""
+    for id_, instance in records.instances.items():
+        if id_ in records.busy or instance.status in (None, "destroyed"):
             continue
-        if not standing.is_up and standing.vmm:
-            yield standing.ref, Inconsistency.STRAY_VMM
-        elif standing.is_up and not standing.vmm:
-            yield standing.ref, Inconsistency.NO_VMM
-        elif standing.is_up and not standing.rules:
-            yield standing.ref, Inconsistency.NO_RULES
+        if not instance.is_up and instance.vmm:
+            yield instance.ref, Inconsistency.STRAY_VMM
+        elif instance.is_up and not instance.vmm:
+            yield instance.ref, Inconsistency.NO_VMM
+        elif instance.is_up and not instance.rules:
+            yield instance.ref, Inconsistency.NO_RULES
 
 
-def missing_confinement(record: Records) -> Iterator[tuple[InstanceRef, str]]:
-    """Guests that run without a part of what confines them, and what they lack."""
-    for instance, standing in record.instances.items():
-        lacks = standing.lacks if standing.is_up and standing.vmm else None
-        if lacks is not None and instance not in record.busy:
-            yield standing.ref, lacks
+def missing_confinement(records: Records) -> Iterator[tuple[InstanceRef, str]]:
+    """Guests that run without a part of their confinement, and which part is missing."""
+    for id_, instance in records.instances.items():
+        missing = instance.missing if instance.is_up and instance.vmm else None
+        if missing is not None and id_ not in records.busy:
+            yield instance.ref, missing
 
 
-def _why(thing: Resource, record: Records, kept: frozenset[int]) -> str | None:
-    """Why the thing is left over; None if it is not."""
-    if thing.tenant in record.busy_tenants and thing.instance is None:
+def _why(resource: Resource, records: Records, in_use: frozenset[int]) -> str | None:
+    """Why the resource is left over; None if it is not."""
+    if resource.tenant in records.busy_tenants and resource.instance is None:
         return None
-    if thing.kind in _OF_NETWORKS:
-        known = record.unreadable or thing.net_id in kept
-        return None if known else f"no tenant on record has net id {thing.net_id}"
-    if thing.instance is None:
-        return None if thing.net_id is None or record.unreadable else "no instance holds it"
-    if thing.instance in record.busy:
+    if resource.kind in _OF_NETWORKS:
+        known = records.unreadable or resource.net_id in in_use
+        return None if known else f"no tenant on record has net id {resource.net_id}"
+    if resource.instance is None:
+        return None if resource.net_id is None or records.unreadable else "no instance holds it"
+    if resource.instance in records.busy:
         return None
-    standing = record.instances.get(thing.instance)
-    if standing is None:
+    instance = records.instances.get(resource.instance)
+    if instance is None:
         return "its instance is not on record"
-    return None if is_other_tenants(thing, standing) else leftover_reason(thing, standing)
+    return None if is_other_tenants(resource, instance) else leftover_reason(resource, instance)
 
 
-def leftover_reason(thing: Resource, standing: InstanceStatus) -> str | None:
-    """Why a thing of an instance on record is left over."""
-    match standing.status:
+def leftover_reason(resource: Resource, instance: InstanceStatus) -> str | None:
+    """Why a resource of an instance on record is left over."""
+    match instance.status:
         case None:
             return None
         case "destroyed":
             return "its instance is destroyed"
         case "running" | "warm":
-            if thing.kind is Kind.IMAGE and standing.vmm:
+            if resource.kind is Kind.IMAGE and instance.vmm:
                 return "no request is making it"
-            stray = thing.kind in (Kind.TAP, Kind.GUEST_RULES) and standing.tap is not None
-            return "its instance has another TAP" if stray and thing.name != standing.tap else None
+            stray = resource.kind in (Kind.TAP, Kind.GUEST_RULES) and instance.tap is not None
+            return (
+                "its instance has another TAP" if stray and resource.name != instance.tap else None
+            )
         case "created" | "ready" | "stopped" | "sleeping":
-            if standing.vmm or thing.kind is Kind.RESERVATION:
+            if instance.vmm or resource.kind is Kind.RESERVATION:
                 return None
-            return f"its instance is {standing.status}"
+            return f"its instance is {instance.status}"
         case _:
-            assert_never(standing.status)
+            assert_never(instance.status)
 
 
-def is_other_tenants(thing: Resource, standing: InstanceStatus) -> bool:
-    """Whether it lies with another tenant's instance of the same id: for a person to judge."""
-    return thing.ref is not None and thing.ref != standing.ref
+def is_other_tenants(resource: Resource, instance: InstanceStatus) -> bool:
+    """Whether it is in another tenant's directory for the same id: that is left to a person."""
+    return resource.ref is not None and resource.ref != instance.ref
 
 
-def _networks_in_use(record: Records) -> Iterator[int]:
-    """Net ids of tenants on record, and of instances that are not gone for good."""
-    yield from record.networks
-    for standing in record.instances.values():
-        net_id = net_id_of(standing.tap) if standing.tap else None
-        if net_id is not None and standing.status != "destroyed":
+def _networks_in_use(records: Records) -> Iterator[int]:
+    """Net ids of tenants on record, and of instances that are not destroyed."""
+    yield from records.networks
+    for instance in records.instances.values():
+        net_id = net_id_of(instance.tap) if instance.tap else None
+        if net_id is not None and instance.status != "destroyed":
             yield net_id

@@ -1,4 +1,4 @@
-"""Leftovers removed, each only after it was found to be one again, by whoever holds its lock."""
+"""Removes orphans, each only after a second check under its lock."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class SweepContext:
-    """What a removal works with.
+    """What a removal needs.
 
-    `unreconciled` are instances that hostd has yet to look at; `by` is who asked, for the events;
+    `unreconciled` are instances that hostd has not checked yet; `by` names the caller in events;
     `now_ms` is Unix time.
     """
 
@@ -43,8 +43,8 @@ class SweepContext:
     by: str
     unreconciled: Callable[[], Collection[InstanceId]] = tuple
 
-    def look(self) -> tuple[Orphan, ...]:
-        """What is left over now.
+    def orphans(self) -> tuple[Orphan, ...]:
+        """The orphans of now.
 
         Raises:
             HostdError, OSError: something cannot be listed.
@@ -52,7 +52,7 @@ class SweepContext:
         seen = take_inventory(
             self.host, self.ledger, self.settings.layout, unreconciled=tuple(self.unreconciled())
         )
-        return orphans(seen.things, seen.record)
+        return orphans(seen.resources, seen.records)
 
 
 def sweep_instance(
@@ -60,13 +60,13 @@ def sweep_instance(
 ) -> tuple[list[Orphan], list[str]]:
     """What was removed of what is `due` (key to seconds seen), and why the rest was not.
 
-    The caller has the instance's turn, if hostd is the caller.
+    hostd calls this in the instance's turn; an operator's command has none.
 
     Raises:
-        HostdError, OSError: its lock was not to be had, or something cannot be listed.
+        HostdError, OSError: its lock could not be acquired, or something cannot be listed.
     """
     with _locked(instance, due, context):
-        return _removed(lambda one: one.thing.instance == instance, due, context)
+        return _remove_wanted(lambda one: one.resource.instance == instance, due, context)
 
 
 def sweep_networks(due: dict[Key, float], context: SweepContext) -> tuple[list[Orphan], list[str]]:
@@ -75,17 +75,19 @@ def sweep_networks(due: dict[Key, float], context: SweepContext) -> tuple[list[O
     Raises:
         HostdError, OSError: as there.
     """
-    # Whoever builds a network, or gives a guest its address, has reserved it in the ledger before:
-    # while this transaction lasts nobody, in whatever process, begins to.
+    # Every process that builds a network, or gives a guest its address, first reserves it in the
+    # ledger: none can begin while this transaction lasts.
     with context.ledger.transaction():
-        return _removed(lambda one: one.thing.instance is None, due, context)
+        return _remove_wanted(lambda one: one.resource.instance is None, due, context)
 
 
 def _locked(
     instance: InstanceId, due: dict[Key, float], context: SweepContext
 ) -> AbstractContextManager[float]:
     tenants = {
-        one.thing.ref.tenant_id for one in context.look() if one.key in due and one.thing.ref
+        one.resource.ref.tenant_id
+        for one in context.orphans()
+        if one.key in due and one.resource.ref
     }
     if len(tenants) == 1:
         (tenant,) = tenants
@@ -93,61 +95,61 @@ def _locked(
     return context.locks.lone(instance, request_id=_REQUEST_ID)
 
 
-def _removed(
+def _remove_wanted(
     wanted: Callable[[Orphan], bool], due: dict[Key, float], context: SweepContext
 ) -> tuple[list[Orphan], list[str]]:
-    found = [one for one in context.look() if wanted(one)]
+    found = [one for one in context.orphans() if wanted(one)]
     problems = []
     for orphan in (one for one in found if one.key in due):
         try:
-            _remove(orphan.thing, found, context)
+            _remove(orphan.resource, found, context)
         except (HostdError, OSError) as error:
-            problems.append(f"{orphan.thing.kind.value} {orphan.thing.name}: {error}")
-    left = {one.key for one in context.look()}
+            problems.append(f"{orphan.resource.kind.value} {orphan.resource.name}: {error}")
+    left = {one.key for one in context.orphans()}
     # A mount goes with its jail, a process with its control group, due or not.
-    gone = [one for one in found if one.key not in left]
-    if gone:
-        news = [events.encode(event) for event in _swept_events(gone, due, context)]
+    removed = [one for one in found if one.key not in left]
+    if removed:
+        news = [events.encode(event) for event in _swept_events(removed, due, context)]
         context.ledger.note(news, None, now_ms=context.now_ms())
-    return gone, problems
+    return removed, problems
 
 
-def _remove(thing: Resource, found: list[Orphan], context: SweepContext) -> None:
+def _remove(resource: Resource, found: list[Orphan], context: SweepContext) -> None:
     host, timeout_s = context.host, context.settings.kill_timeout_s
-    match thing.kind:
+    match resource.kind:
         case Kind.VMM:
-            if thing.ref is not None:
-                host.vmm.kill(thing.ref, timeout_s=timeout_s)
-            host.cgroups.kill(_instance(thing), timeout_s=timeout_s)
+            if resource.ref is not None:
+                host.vmm.kill(resource.ref, timeout_s=timeout_s)
+            host.cgroups.kill(_instance(resource), timeout_s=timeout_s)
         case Kind.JAIL | Kind.MOUNT:
-            host.vmm.remove_jail(_ref(thing))
+            host.vmm.remove_jail(_ref(resource))
         case Kind.MAPPER:
-            host.disks.close_crypt(mapper_name(_ref(thing)))
+            host.disks.close_crypt(mapper_name(_ref(resource)))
         case Kind.TAP | Kind.BRIDGE:
-            host.links.delete(thing.name)
+            host.links.delete(resource.name)
         case Kind.GUEST_RULES:
-            host.firewall.remove_guest(thing.name)
+            host.firewall.remove_guest(resource.name)
         case Kind.CGROUP:
-            host.cgroups.kill(_instance(thing), timeout_s=timeout_s)
-            host.cgroups.remove(_instance(thing))
+            host.cgroups.kill(_instance(resource), timeout_s=timeout_s)
+            host.cgroups.remove(_instance(resource))
         case Kind.SECRETS:
-            host.disks.remove(host.disks.secrets_path(_instance(thing)))
+            host.disks.remove(host.disks.secrets_path(_instance(resource)))
         case Kind.IMAGE:
-            host.images.tidy(_ref(thing))
+            host.images.tidy(_ref(resource))
         case Kind.RESERVATION:
-            _release(thing, found, context)
+            _release(resource, found, context)
         case Kind.RULES:
-            assert thing.net_id is not None  # noqa: S101  the survey names it
-            host.firewall.remove(thing.net_id)
+            assert resource.net_id is not None  # noqa: S101  the inventory names it
+            host.firewall.remove(resource.net_id)
         case _:
-            assert_never(thing.kind)
+            assert_never(resource.kind)
 
 
-def _release(thing: Resource, found: list[Orphan], context: SweepContext) -> None:
-    """Address and quota are free, once nothing else of the instance is left."""
-    instance = _instance(thing)
-    keys = {one.key for one in found if one.thing.kind is not Kind.RESERVATION}
-    if any(one.key in keys for one in context.look()):
+def _release(resource: Resource, found: list[Orphan], context: SweepContext) -> None:
+    """Address and quota are free, if nothing else of the instance is left."""
+    instance = _instance(resource)
+    keys = {one.key for one in found if one.resource.kind is not Kind.RESERVATION}
+    if any(one.key in keys for one in context.orphans()):
         return
     for kind, key, owner in context.ledger.reservations():
         if (kind, key) == ("instance", instance):
@@ -157,31 +159,32 @@ def _release(thing: Resource, found: list[Orphan], context: SweepContext) -> Non
 
 
 def _swept_events(
-    gone: list[Orphan], due: dict[Key, float], context: SweepContext
+    removed: list[Orphan], due: dict[Key, float], context: SweepContext
 ) -> Iterator[events.Event]:
-    for orphan in gone:
-        thing = orphan.thing
+    for orphan in removed:
+        resource = orphan.resource
         log.warning(
             "swept %s %s (%s), seen for %.0f s: %s",
-            thing.kind.value, thing.name, thing.proof, due.get(orphan.key, 0.0), orphan.why,
+            resource.kind.value, resource.name, resource.proof, due.get(orphan.key, 0.0),
+            orphan.why,
         )  # fmt: skip
         yield events.LeftoverSwept(
             at_ms=context.now_ms(),
-            kind=thing.kind.value,
-            name=thing.name,
+            kind=resource.kind.value,
+            name=resource.name,
             why=orphan.why,
             by=context.by,
             seen_s=round(due.get(orphan.key, 0.0), 3),
-            instance_id=thing.instance,
-            tenant_id=thing.ref.tenant_id if thing.ref else thing.tenant,
+            instance_id=resource.instance,
+            tenant_id=resource.ref.tenant_id if resource.ref else resource.tenant,
         )
 
 
-def _instance(thing: Resource) -> InstanceId:
-    assert thing.instance is not None  # noqa: S101  the survey names it
-    return thing.instance
+def _instance(resource: Resource) -> InstanceId:
+    assert resource.instance is not None  # noqa: S101  the inventory names it
+    return resource.instance
 
 
-def _ref(thing: Resource) -> InstanceRef:
-    assert thing.ref is not None  # noqa: S101  the survey names it
-    return thing.ref
+def _ref(resource: Resource) -> InstanceRef:
+    assert resource.ref is not None  # noqa: S101  the inventory names it
+    return resource.ref

@@ -1,7 +1,7 @@
-"""Whether the state directory is the one that this boot began with.
+"""Whether the state directory is still the one that this boot began with.
 
-Where its disk was unmounted, or another is mounted in its place, no instance is on record any more:
-every guest would look like a leftover.
+If its disk was unmounted, or another is mounted in its place, no instance is on record: every guest
+would look like an orphan.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _NOTE: Final = "state_directory"
 
 
 def is_same_state(ledger: Ledger, layout: Layout, *, boot_id: str) -> bool:
-    """Whether it is; the first to ask in a boot notes which one it is.
+    """Whether it is still the same; the first call in a boot records which one it is.
 
     Raises:
-        OSError: it is not there.
+        OSError: it does not exist.
     """
     now, known = _identity(layout, boot_id), ledger.noted(_NOTE)
     if known is None or known.partition(" ")[0] != boot_id:
@@ -28,10 +28,10 @@ def is_same_state(ledger: Ledger, layout: Layout, *, boot_id: str) -> bool:
 
 
 def accept_state(ledger: Ledger, layout: Layout, *, boot_id: str) -> None:
-    """From now on it is this one: a person has moved it.
+    """Accepts the directory as it is now: a person has moved it.
 
     Raises:
-        OSError: it is not there.
+        OSError: it does not exist.
     """
     ledger.put_note(_NOTE, _identity(layout, boot_id))
 

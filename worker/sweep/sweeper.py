@@ -1,7 +1,7 @@
-"""The sweep that a running hostd makes by itself, at an interval, on a thread of its own.
+"""The sweep that a running hostd makes at an interval, on its own thread.
 
-It looks, counts, and submits stories: the removals, and what puts lying records and flushed packet
-rules right, wait for their turns behind all requests.
+It lists, counts, and submits stories, which wait for their turns behind all requests: they remove
+orphans, reconcile instances and restore flushed packet rules.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ _REASONS: Final = (HostdError, OSError)
 
 @dataclass(slots=True)
 class Sweeper:
-    """Sweeps; `same_state` says whether the state directory is the one that was swept before."""
+    """Sweeps; `same_state` says whether the state directory is still the one swept before."""
 
     ctx: Context
     history: SweepHistory
     same_state: Callable[[], bool]
-    _pending: set[object] = field(default_factory=set)  # whose stories have not ended
-    _lies: set[tuple[InstanceRef, Inconsistency]] = field(default_factory=set)
-    _unfit: set[tuple[InstanceRef, str]] = field(default_factory=set)
+    _pending: set[object] = field(default_factory=set)  # names of stories that have not ended
+    _inconsistent: set[tuple[InstanceRef, Inconsistency]] = field(default_factory=set)
+    _unconfined: set[tuple[InstanceRef, str]] = field(default_factory=set)
 
     def run(self, stopping: Event) -> None:
-        """Until `stopping` is set; the first sweep comes after one interval."""
+        """Sweeps until `stopping` is set; the first time after one interval."""
         while not stopping.wait(self.ctx.config.sweep.interval_s):
             try:
                 self.sweep()
@@ -66,22 +66,24 @@ class Sweeper:
                 log.exception("the sweep failed; it is tried again")
 
     def sweep(self) -> tuple[Orphan, ...]:
-        """One look and what follows from it; what is left over."""
+        """Sweeps once; returns the orphans that it found."""
         ctx, config = self.ctx, self.ctx.config.sweep
         seen = take_inventory(
             ctx.host, ctx.ledger, ctx.settings.layout, unreconciled=ctx.unreconciled.all()
         )
-        left = orphans(seen.things, seen.record)
+        left = orphans(seen.resources, seen.records)
         now_s = ctx.clock.monotonic()
         self.history.update(left, now_s)
         self._save()
         self._count(left)
         if not self.same_state():
-            log.error("the state directory is another than before: nothing is swept or settled")
+            log.error(
+                "the state directory is not the one swept before: nothing is swept or reconciled"
+            )
             return left
-        self._settle(seen.record)
-        self._announce_unfit(seen.record)
-        self._put_rules_back(seen)
+        self._reconcile(seen.records)
+        self._announce_unconfined(seen.records)
+        self._restore_rules(seen)
         if config.remove:
             self._submit(self.history.due(left, now_s, config.grace_s), now_s)
         return left
@@ -90,45 +92,47 @@ class Sweeper:
         try:
             self.history.save()
         except _REASONS as error:
-            log.warning("the sweep cannot write down what it has seen: %s", error)
+            log.warning("cannot save the sweep history: %s", error)
 
     def _count(self, left: tuple[Orphan, ...]) -> None:
-        counted = Counter(one.thing.kind for one in left)
+        counted = Counter(one.resource.kind for one in left)
         for kind in Kind:
             self.ctx.metrics.orphans.labels(kind.value).set(counted[kind])
 
     # ------------------------------------------------------------ records and rules
 
-    def _settle(self, record: Records) -> None:
-        """A lie is settled when it is first seen: what a settlement leaves is for a person."""
-        found = set(inconsistencies(record))
-        fresh = [ref for ref, lie in found - self._lies]
-        for ref, lie in found - self._lies:
-            log.info("%s is looked at: %s", ref, lie.value)
-        self._lies = found | {lie for lie in self._lies if lie[0].instance_id in record.busy}
+    def _reconcile(self, records: Records) -> None:
+        """Reconciles an inconsistency once, when it is first seen; the rest is left to a person."""
+        found = set(inconsistencies(records))
+        fresh = [ref for ref, inconsistency in found - self._inconsistent]
+        for ref, inconsistency in found - self._inconsistent:
+            log.info("%s is reconciled: %s", ref, inconsistency.value)
+        self._inconsistent = found | {
+            one for one in self._inconsistent if one[0].instance_id in records.busy
+        }
         self.ctx.unreconciled.add((ref.instance_id for ref in fresh), Why())
         waiting = self.ctx.unreconciled.all()
-        for instance, standing in record.instances.items():
-            if instance in waiting and ("settle", instance) not in self._pending:
-                self._run(("settle", instance), reconcile_story(standing.ref, self.ctx))
+        for instance, status in records.instances.items():
+            if instance in waiting and ("reconcile", instance) not in self._pending:
+                self._run(("reconcile", instance), reconcile_story(status.ref, self.ctx))
 
-    def _announce_unfit(self, record: Records) -> None:
-        ctx, found = self.ctx, set(missing_confinement(record))
-        for ref, lacks in sorted(found - self._unfit, key=str):
-            log.error("%s runs without its %s; only a new start can mend that", ref, lacks)
+    def _announce_unconfined(self, records: Records) -> None:
+        ctx, found = self.ctx, set(missing_confinement(records))
+        for ref, missing in sorted(found - self._unconfined, key=str):
+            log.error("%s runs without its %s; only a new start can correct that", ref, missing)
             event = events.MissingConfinement(
                 at_ms=ctx.clock.now_ms(), tenant_id=ref.tenant_id, pool_id=ref.pool_id,
-                instance_id=ref.instance_id, lacks=lacks,
+                instance_id=ref.instance_id, lacks=missing,
             )  # fmt: skip
             ctx.ledger.note([events.encode(event)], None, now_ms=ctx.clock.now_ms())
-        self._unfit = found
+        self._unconfined = found
 
-    def _put_rules_back(self, seen: Inventory) -> None:
+    def _restore_rules(self, seen: Inventory) -> None:
         for tenant, net in seen.bridged.items():
-            if tenant in seen.record.busy_tenants or ("rules", tenant) in self._pending:
+            if tenant in seen.records.busy_tenants or ("rules", tenant) in self._pending:
                 continue
             if not firewall_step(tenant, net, self.ctx.settings).done(self.ctx.host):
-                self._run(("rules", tenant), _restoring(tenant, net, self.ctx))
+                self._run(("rules", tenant), _restore_rules_story(tenant, net, self.ctx))
 
     # ------------------------------------------------------------ leftovers
 
@@ -136,11 +140,11 @@ class Sweeper:
         groups: dict[InstanceId | None, dict[Key, float]] = {}
         for one in due:
             seen_s = now_s - (self.history.first_s(one) or now_s)
-            groups.setdefault(one.thing.instance, {})[one.key] = seen_s
+            groups.setdefault(one.resource.instance, {})[one.key] = seen_s
         for instance, keys in groups.items():
             if ("sweep", instance) not in self._pending:
-                refs = [one.thing.ref for one in due if one.thing.instance == instance]
-                story = _removing(instance, keys, _tenants(refs), self.ctx)
+                refs = [one.resource.ref for one in due if one.resource.instance == instance]
+                story = _remove_story(instance, keys, _tenants(refs), self.ctx)
                 self._run(("sweep", instance), story)
 
     def _run(self, name: object, story: Iterator[Wait]) -> None:
@@ -158,10 +162,10 @@ def _tenants(refs: list[InstanceRef | None]) -> set[TenantId]:
     return {ref.tenant_id for ref in refs if ref is not None}
 
 
-def _removing(
+def _remove_story(
     instance: InstanceId | None, due: dict[Key, float], tenants: set[TenantId], ctx: Context
 ) -> Iterator[Wait]:
-    """The story of what is left over of one instance, or of none."""
+    """The story that removes the leftovers of one instance, or of none."""
     shared: dict[TurnKey, bool] = {("tenant", tenant): SHARED for tenant in tenants}
     mine: TurnKey = ("instance", instance) if instance is not None else ("sweep", "networks")
     yield Turn({mine: EXCLUSIVE, **shared})
@@ -175,16 +179,16 @@ def _removing(
         else:
             gone, problems = sweep_instance(instance, due, context)
     except _REASONS as error:
-        log.warning("the leftovers of %s stay for now: %s", instance or "networks", error)
+        log.warning("cannot remove the leftovers of %s yet: %s", instance or "networks", error)
         return
     for problem in problems:
-        log.warning("left over still: %s", problem)
+        log.warning("not removed: %s", problem)
     for orphan in gone:
-        ctx.metrics.swept.labels(orphan.thing.kind.value).inc()
+        ctx.metrics.swept.labels(orphan.resource.kind.value).inc()
 
 
-def _restoring(tenant: TenantId, net: TenantNet, ctx: Context) -> Iterator[Wait]:
-    """The story of a tenant whose packet rules do not stand under its bridge."""
+def _restore_rules_story(tenant: TenantId, net: TenantNet, ctx: Context) -> Iterator[Wait]:
+    """The story that restores the packet rules of a tenant that has a bridge."""
     yield Turn({("tenant", tenant): EXCLUSIVE, ("net", str(net.tenant_net_id)): EXCLUSIVE})
     rules = firewall_step(tenant, net, ctx.settings)
     try:
@@ -193,8 +197,8 @@ def _restoring(tenant: TenantId, net: TenantNet, ctx: Context) -> Iterator[Wait]
                 return
             rules.apply(ctx.host)
     except _REASONS as error:
-        log.warning("the packet rules of tenant %s are not put back yet: %s", tenant, error)
+        log.warning("cannot restore the packet rules of tenant %s yet: %s", tenant, error)
         return
-    log.warning("the packet rules of tenant %s did not stand; they are put back", tenant)
+    log.warning("the packet rules of tenant %s were missing and have been restored", tenant)
     event = events.RulesPutBack(at_ms=ctx.clock.now_ms(), tenant_id=tenant)
     ctx.ledger.note([events.encode(event)], None, now_ms=ctx.clock.now_ms())
