@@ -38,13 +38,13 @@ from tests.fakes.vmm import FakeVmm
 from worker.config import Config, RetryConfig
 from worker.daemon import startup as recover
 from worker.drain.controller import DrainController
-from worker.job import accepted, story
+from worker.job import accept, story
 from worker.model.names import InstanceRef, Layout
 from worker.plans.settings import Settings
 from worker.ports import Artifacts, Host
 from worker.protocol.delivery import Delivery
 from worker.protocol.metrics import Metrics
-from worker.protocol.verification import Policy, verified
+from worker.protocol.verification import Policy, verify
 from worker.request.context import Context
 from worker.scheduling.admission import Admission, IsBarred
 from worker.scheduling.executors import Executors
@@ -350,8 +350,8 @@ class World:
     def begin(self, request: Request, request_id: str) -> None:
         """The request is accepted and in its first attempt, as a kill leaves it."""
         delivery = self.enqueue(request, request_id)
-        order = verified(delivery.data, id_=delivery.id, policy=self.context.policy)
-        accepted(order, self.context)
+        verified = verify(delivery.data, id_=delivery.id, policy=self.context.policy)
+        accept(verified, self.context)
         self.ledger.begin_attempt(request_id, int(self.now_s * 1000))
 
     def ask(self, request: Request, request_id: str) -> Result:

@@ -13,7 +13,7 @@ from enqueue.envelope import Body, encode_body, encode_call
 from enqueue.requests import HostName, Ping, RequestId
 from enqueue.signing import Signer, load_signer, load_verifier
 from worker.errors import Rejected
-from worker.protocol.verification import MAX_BYTES, Forged, Policy, check_times, inflated, verified
+from worker.protocol.verification import MAX_BYTES, Forged, Policy, check_times, inflated, verify
 
 NOW_MS = 1_800_000_000_000
 BODY = Body(
@@ -42,14 +42,14 @@ def signed(signer: Signer, body: bytes) -> bytes:
 
 def code(data: bytes, policy: Policy, id_: str = "h1_r-1") -> str:
     with pytest.raises(Forged) as caught:
-        verified(data, id_=id_, policy=policy)
+        verify(data, id_=id_, policy=policy)
     return caught.value.code
 
 
 def test_a_signed_request_is_verified_and_keeps_its_bytes(keys: tuple[Signer, Policy]) -> None:
     signer, policy = keys
     call = signed(signer, encode_body(BODY))
-    order = verified(call, id_="h1_r-1", policy=policy)
+    order = verify(call, id_="h1_r-1", policy=policy)
     assert order.body == BODY
     assert order.call == call
 
@@ -57,7 +57,7 @@ def test_a_signed_request_is_verified_and_keeps_its_bytes(keys: tuple[Signer, Po
 def test_bytes_that_stock_tools_deflated_are_the_same_request(keys: tuple[Signer, Policy]) -> None:
     signer, policy = keys
     call = signed(signer, encode_body(BODY))
-    assert verified(zlib.compress(call), id_="h1_r-1", policy=policy).call == call
+    assert verify(zlib.compress(call), id_="h1_r-1", policy=policy).call == call
 
 
 def test_one_changed_byte_of_the_body_breaks_the_signature(keys: tuple[Signer, Policy]) -> None:
@@ -71,7 +71,7 @@ def test_an_unsigned_request_needs_an_insecure_host(keys: tuple[Signer, Policy])
     call = encode_call(encode_body(BODY))
     assert code(call, policy) == "rejected/unsigned"
     open_policy = Policy(host="h1", verifier=policy.verifier, insecure=True)
-    assert verified(call, id_="h1_r-1", policy=open_policy).body == BODY
+    assert verify(call, id_="h1_r-1", policy=open_policy).body == BODY
 
 
 def test_even_an_insecure_host_refuses_a_wrong_signature(keys: tuple[Signer, Policy]) -> None:

@@ -7,7 +7,7 @@ import sqlite3
 
 from enqueue.keys import job_id
 from worker.errors import Broken
-from worker.job import quarantined, story
+from worker.job import quarantine, story
 from worker.protocol.delivery import Delivery
 from worker.protocol.results import refused
 from worker.protocol.verification import Forged
@@ -30,7 +30,7 @@ def submit(delivery: Delivery, ctx: Context) -> None:
         # It would come back at every start.
         log.exception("bug while reading %s", delivery.shown)
         bug = Broken("bug", f"{type(error).__name__}: {error}", hint="please report it")
-        ctx.executors.submit(quarantined(delivery, refused("unknown", bug), ctx))
+        ctx.executors.submit(quarantine(delivery, refused("unknown", bug), ctx))
 
 
 def refuse(delivery: Delivery, reason: str, ctx: Context) -> None:

@@ -38,8 +38,8 @@ from worker.queue import connection as redis_host
 from worker.queue.consumer import BLOCK_S, HostWorker
 from worker.queue.publisher import RedisPublisher
 from worker.request.context import Context
+from worker.request.in_flight import InFlight
 from worker.request.reconcile import reconcile_one
-from worker.request.supersede import InFlight
 from worker.scheduling.executors import Executors
 from worker.scheduling.locks import Locks, host_lock
 from worker.scheduling.suspects import suspects_at_start

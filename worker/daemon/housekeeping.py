@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from worker.ledger.ledger import Ledger
 from worker.queue.consumer import HostWorker
 from worker.queue.publisher import RedisPublisher
-from worker.request.supersede import InFlight
+from worker.request.in_flight import InFlight
 from worker.scheduling.executors import Executors
 
 log = logging.getLogger("hostd")

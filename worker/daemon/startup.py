@@ -26,9 +26,9 @@ def publish_decided(ctx: Context) -> int:
     """Publishes again what was decided but may not have been told; returns how many."""
     entries = ctx.ledger.untold()
     for entry in entries:
-        order = trusted(entry.call)
+        verified = trusted(entry.call)
         if entry.result is not None:
-            delivery = Delivery.of(order)
+            delivery = Delivery.of(verified)
             ctx.publisher.publish(delivery, entry.result, request_id=entry.request_id)
     return len(entries)
 
@@ -41,10 +41,10 @@ def resume_unfinished(ctx: Context) -> int:
     # may be meant for what an earlier Start or Wake is to make.
     again.sort(key=lambda p: (not p[1].begun, not _interrupted_sleep(*p), not is_own(p[0].body)))
     with ctx.executors.batch():
-        for order, entry in again:
-            log.info("taking up %s %s again", entry.request_id, op_of(order.body.request))
+        for verified, entry in again:
+            log.info("taking up %s %s again", entry.request_id, op_of(verified.body.request))
             ctx.metrics.recovered.inc()
-            ctx.executors.submit(fulfil(order, entry, Delivery.of(order), ctx))
+            ctx.executors.submit(fulfil(verified, entry, Delivery.of(verified), ctx))
     return len(again)
 
 
@@ -74,13 +74,13 @@ def retry_sleeps(ctx: Context) -> int:
     ]
     with ctx.executors.batch():
         for entry in again:
-            order = trusted(entry.call)
-            log.info("trying %s %s again", entry.request_id, op_of(order.body.request))
+            verified = trusted(entry.call)
+            log.info("trying %s %s again", entry.request_id, op_of(verified.body.request))
             with ctx.ledger.transaction():  # half of it would put it before what came after it
                 ctx.ledger.run_again(entry.request_id)
                 renewed = ctx.ledger.renew(entry.request_id)
             ctx.metrics.recovered.inc()
-            ctx.executors.submit(fulfil(order, renewed, Delivery.of(order), ctx))
+            ctx.executors.submit(fulfil(verified, renewed, Delivery.of(verified), ctx))
     return len(again)
 
 
@@ -97,5 +97,5 @@ def reconcile_all(ctx: Context, *, rebooted: bool) -> int:
     return len(refs)
 
 
-def _interrupted_sleep(order: VerifiedRequest, entry: LedgerEntry) -> bool:
-    return entry.begun and operation_of(order.body.request).retried_at_start
+def _interrupted_sleep(verified: VerifiedRequest, entry: LedgerEntry) -> bool:
+    return entry.begun and operation_of(verified.body.request).retried_at_start

@@ -13,7 +13,7 @@ from enqueue.requests import InstanceRequest, NetworkRequest, Ping, Request
 from worker.drain.policy import Drain
 from worker.plans.operations import operation_of
 from worker.protocol.verification import is_own
-from worker.request.supersede import InFlight
+from worker.request.in_flight import InFlight
 from worker.scheduling.waits import Turn
 
 
@@ -28,10 +28,10 @@ def barred(
     subject = turn.in_flight
     if not drain.in_force or not isinstance(subject, InFlight):
         return False
-    request = subject.order.body.request
+    request = subject.verified.body.request
     if turn.interrupted and not (rebooted and operation_of(request).new_work):
         return False
-    if is_own(subject.order.body):
+    if is_own(subject.verified.body):
         return _not_begun_any_more(request, drain, now_ms)
     return operation_of(request).new_work or any(_follows(subject, one) for one in parked)
 
@@ -46,7 +46,7 @@ def _not_begun_any_more(request: Request, drain: Drain, now_ms: int) -> bool:
 def _follows(subject: InFlight, earlier: object) -> bool:
     if not isinstance(earlier, InFlight) or earlier.entry.seq >= subject.entry.seq:
         return False
-    mine, other = subject.order.body.request, earlier.order.body.request
+    mine, other = subject.verified.body.request, earlier.verified.body.request
     if isinstance(mine, Ping) or isinstance(other, Ping):
         return False
     if isinstance(mine, NetworkRequest):

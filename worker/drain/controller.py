@@ -23,9 +23,9 @@ from worker.job import fulfil
 from worker.plans.operations import operation_of
 from worker.protocol.delivery import Delivery
 from worker.protocol.verification import trusted
-from worker.request.cancel import idle
+from worker.request.cancel import may_end
 from worker.request.context import Context
-from worker.request.supersede import InFlight
+from worker.request.in_flight import InFlight
 from worker.scheduling.waits import Turn, Wait
 
 log = logging.getLogger("hostd")
@@ -145,19 +145,19 @@ class DrainController:
 
     def _carried_out(self, asked: Asked) -> Iterator[Wait]:
         """The request's story, and a look at what comes next."""
-        order, entry = asked
-        yield from fulfil(order, entry, Delivery.of(order), self._ctx)
+        verified, entry = asked
+        yield from fulfil(verified, entry, Delivery.of(verified), self._ctx)
         self.look()
 
     def _starting(self) -> bool:
         """Whether new work that had begun before the drain still runs: a guest may come of it."""
         ctx = self._ctx
         subjects = [one for one in ctx.executors.running() if isinstance(one, InFlight)]
-        if any(operation_of(one.order.body.request).new_work for one in subjects):
+        if any(operation_of(one.verified.body.request).new_work for one in subjects):
             return True
         if self._rebooted:
             return False
-        under_way = [entry for entry in ctx.ledger.unfinished() if not idle(entry, ctx)]
+        under_way = [entry for entry in ctx.ledger.unfinished() if not may_end(entry, ctx)]
         return any(operation_of(trusted(one.call).body.request).new_work for one in under_way)
 
     def _rate_mib_s(self) -> float:

@@ -13,7 +13,7 @@ from worker.drain import policy as plans
 from worker.drain.policy import Drain, Guest, with_guest
 from worker.drain.store import load, ref_of
 from worker.errors import Conflict, HostdError
-from worker.job import accepted, publish_story
+from worker.job import accept, publish_story
 from worker.ledger.entries import LedgerEntry
 from worker.protocol.results import refused
 from worker.protocol.verification import OWN_ISSUERS, VerifiedRequest, is_own, trusted
@@ -38,11 +38,11 @@ def put_away(guest: Guest, drain: Drain, ctx: Context, *, now_ms: int) -> tuple[
     tries = guest.tries + 1
     name = f"drain-{drain.id}-{guest.instance_id}" + (f"-{tries}" if tries > 1 else "")
     until_ms = min(max(drain.deadline_ms, now_ms), now_ms + MAX_LIFETIME_MS)
-    order, entry = _asked(request, name, ctx, now_ms=now_ms, until_ms=until_ms)
+    verified, entry = _asked(request, name, ctx, now_ms=now_ms, until_ms=until_ms)
     begun = msgspec.structs.replace(
         guest, request_id=name, seq=entry.seq, begun_ms=now_ms, tries=tries
     )
-    return with_guest(drain, begun), (order, entry)
+    return with_guest(drain, begun), (verified, entry)
 
 
 def bring_back(
@@ -77,7 +77,7 @@ def withdraw(ctx: Context) -> None:
         flying = {guest.request_id for guest in drain.guests if guest.in_flight} if drain else ()
         decided = end_waiting(
             lambda entry: entry.request_id in flying,
-            lambda order: decide(order, refused(op_of(order.body.request), TOO_LATE), ctx),
+            lambda verified: decide(verified, refused(op_of(verified.body.request), TOO_LATE), ctx),
             ctx,
         )
     for victim, result in decided:
@@ -91,8 +91,8 @@ def _asked(
         v=1, request_id=RequestId(name), host=HostName(ctx.policy.host), issuer=ISSUER,
         issued_at_ms=now_ms, not_after_ms=until_ms, trace=None, request=request,
     )  # fmt: skip
-    order = trusted(encode_call(encode_body(body)))
-    return order, accepted(order, ctx)[1]
+    verified = trusted(encode_call(encode_body(body)))
+    return verified, accept(verified, ctx)[1]
 
 
 def _patience_s(guest: Guest, ctx: Context) -> int:

@@ -22,9 +22,9 @@ class Delivery:
     canceled: bool = False
 
     @classmethod
-    def of(cls, order: VerifiedRequest) -> Delivery:
+    def of(cls, verified: VerifiedRequest) -> Delivery:
         """The job of an order that is on record, whether or not Redis still has it."""
-        return cls(job_id(order.body.host, order.body.request_id), order.call)
+        return cls(job_id(verified.body.host, verified.body.request_id), verified.call)
 
     @property
     def shown(self) -> str:

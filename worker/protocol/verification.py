@@ -63,7 +63,7 @@ def inflated(data: bytes) -> bytes:
     return plain
 
 
-def verified(data: bytes, *, id_: str, policy: Policy) -> VerifiedRequest:
+def verify(data: bytes, *, id_: str, policy: Policy) -> VerifiedRequest:
     """The order in a job's `data`, if it is well formed, signed, and for this host.
 
     Raises:

@@ -52,7 +52,7 @@ class Planned:
     before: str | None = None
 
 
-def attempt(order: VerifiedRequest, entry: LedgerEntry, ctx: Context) -> Result | Backoff:
+def attempt(verified: VerifiedRequest, entry: LedgerEntry, ctx: Context) -> Result | Backoff:
     """The request's result, decided in the ledger, or when to try again.
 
     `entry` is the request as it stood before: what had begun, even if a shutdown cut it short, is
@@ -63,18 +63,18 @@ def attempt(order: VerifiedRequest, entry: LedgerEntry, ctx: Context) -> Result 
     planned = Planned(Plan((), ""))
     try:
         if not in_time:
-            check_times(order.body, now_ms=ctx.clock.now_ms())
-        with _locked(order, ctx):
+            check_times(verified.body, now_ms=ctx.clock.now_ms())
+        with _locked(verified, ctx):
             try:
                 if not begun:
-                    _settle_first(order, ctx)
-                planned = _planned(order, entry, ctx)
-                outcome = _executed(order, planned, ctx)
+                    _settle_first(verified, ctx)
+                planned = _planned(verified, entry, ctx)
+                outcome = _executed(verified, planned, ctx)
             except HostdError as error:
                 outcome = Outcome((), {}, error)
-            return _concluded(order, entry, planned, outcome, ctx)
+            return _concluded(verified, entry, planned, outcome, ctx)
     except HostdError as error:
-        return _concluded(order, entry, planned, Outcome((), {}, error), ctx)
+        return _concluded(verified, entry, planned, Outcome((), {}, error), ctx)
     except sqlite3.Error:
         raise  # without its ledger hostd must not go on
     except Exception as error:
@@ -82,10 +82,10 @@ def attempt(order: VerifiedRequest, entry: LedgerEntry, ctx: Context) -> Result 
         bug = Broken(
             "bug", f"{type(error).__name__}: {error}", hint="please report it, with hostd's log"
         )
-        return _concluded(order, entry, planned, Outcome((), {}, bug), ctx)
+        return _concluded(verified, entry, planned, Outcome((), {}, bug), ctx)
 
 
-def _settle_first(order: VerifiedRequest, ctx: Context) -> None:
+def _settle_first(verified: VerifiedRequest, ctx: Context) -> None:
     """The instance is looked at before its first request since hostd started.
 
     Not for a request that had begun: what it left behind is its own to finish or take back.
@@ -93,7 +93,7 @@ def _settle_first(order: VerifiedRequest, ctx: Context) -> None:
     Raises:
         Lost: `memory_lost`, for an operation that needs the guest's memory.
     """
-    request = order.body.request
+    request = verified.body.request
     if not isinstance(request, InstanceRequest):
         return
     ref, operation = InstanceRef.of(request), instance_operation(request)
@@ -104,8 +104,8 @@ def _settle_first(order: VerifiedRequest, ctx: Context) -> None:
 
 
 @contextmanager
-def _locked(order: VerifiedRequest, ctx: Context) -> Iterator[None]:
-    request, id_ = order.body.request, order.body.request_id
+def _locked(verified: VerifiedRequest, ctx: Context) -> Iterator[None]:
+    request, id_ = verified.body.request, verified.body.request_id
     if isinstance(request, NetworkRequest):
         lock = ctx.locks.network(request.tenant_id, request_id=id_)
     elif isinstance(request, InstanceRequest):
@@ -135,8 +135,8 @@ def _builds_network(request: InstanceRequest, request_id: str, ctx: Context) -> 
     return any(step.name in begun or not step.done(ctx.host) for step in steps)
 
 
-def _planned(order: VerifiedRequest, entry: LedgerEntry, ctx: Context) -> Planned:
-    request = order.body.request
+def _planned(verified: VerifiedRequest, entry: LedgerEntry, ctx: Context) -> Planned:
+    request = verified.body.request
     if isinstance(request, NetworkRequest):
         facts = network_facts(request, ctx.host)
         reserve_network(request, facts, ctx.ledger, ctx.settings)
@@ -165,12 +165,12 @@ def _may_be_had_again(result: Result | None) -> bool:
     return isinstance(result, Failed) and result.failure_class in ("transient", "broken")
 
 
-def _executed(order: VerifiedRequest, planned: Planned, ctx: Context) -> Outcome:
+def _executed(verified: VerifiedRequest, planned: Planned, ctx: Context) -> Outcome:
     outcome = execute(
         planned.plan.steps,
         host=ctx.host,
         journal=ctx.ledger,
-        request_id=order.body.request_id,
+        request_id=verified.body.request_id,
         clock=ctx.clock,
         deadline_s=ctx.clock.monotonic() + ctx.config.worker.request_timeout_s,
     )
@@ -180,23 +180,23 @@ def _executed(order: VerifiedRequest, planned: Planned, ctx: Context) -> Outcome
 
 
 def _concluded(
-    order: VerifiedRequest, entry: LedgerEntry, planned: Planned, outcome: Outcome, ctx: Context
+    verified: VerifiedRequest, entry: LedgerEntry, planned: Planned, outcome: Outcome, ctx: Context
 ) -> Result | Backoff:
     retry = ctx.config.retry
     if isinstance(outcome.error, Transient) and entry.attempts < retry.attempts:
-        return _put_off(order, entry, outcome.error, ctx)
+        return _put_off(verified, entry, outcome.error, ctx)
     result = concluded(
-        order.body.request,
+        verified.body.request,
         entry,
         outcome,
         planned.plan.state,
         changed=outcome.changed or bool(ctx.ledger.begun_steps(entry.request_id)),
-        issued_at_ms=order.body.issued_at_ms,
+        issued_at_ms=verified.body.issued_at_ms,
         now_ms=ctx.clock.now_ms(),
     )
-    result = decide(order, result, ctx, before=planned.before)
-    if isinstance(order.body.request, InstanceRequest):
-        _look_after(InstanceRef.of(order.body.request), entry, outcome, ctx)
+    result = decide(verified, result, ctx, before=planned.before)
+    if isinstance(verified.body.request, InstanceRequest):
+        _look_after(InstanceRef.of(verified.body.request), entry, outcome, ctx)
     return result
 
 
@@ -211,14 +211,14 @@ def _look_after(ref: InstanceRef, entry: LedgerEntry, outcome: Outcome, ctx: Con
 
 
 def _put_off(
-    order: VerifiedRequest, entry: LedgerEntry, error: HostdError, ctx: Context
+    verified: VerifiedRequest, entry: LedgerEntry, error: HostdError, ctx: Context
 ) -> Backoff:
     """Exponential backoff with jitter: what failed together is not retried together."""
     retry = ctx.config.retry
     ceiling_s = min(retry.cap_s, retry.first_s * 2 ** (entry.attempts - 1))
     delay_s = ceiling_s * (0.5 + ctx.random() / 2)
     ctx.ledger.back_off(entry.request_id, ctx.clock.now_ms() + int(delay_s * 1000))
-    op = op_of(order.body.request)
+    op = op_of(verified.body.request)
     ctx.metrics.retries.labels(op, error.code).inc()
     log.warning(
         "%s %s: attempt %d failed, next in %.1f s: %s",

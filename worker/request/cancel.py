@@ -16,7 +16,7 @@ from worker.protocol.results import refused
 from worker.protocol.verification import VerifiedRequest
 from worker.request.conclude import decide
 from worker.request.context import Context
-from worker.request.supersede import InFlight
+from worker.request.in_flight import InFlight
 
 CANCELLED: Final = Conflict(
     "cancelled",
@@ -25,7 +25,7 @@ CANCELLED: Final = Conflict(
 )
 
 
-def idle(entry: LedgerEntry, ctx: Context) -> bool:
+def may_end(entry: LedgerEntry, ctx: Context) -> bool:
     """Whether nothing of the request is under way or half done: it may end here.
 
     An attempt that hostd died in may have done half; one that failed has taken back what it began.
@@ -35,11 +35,11 @@ def idle(entry: LedgerEntry, ctx: Context) -> bool:
     return not (entry.begun and ctx.ledger.begun_steps(entry.request_id))
 
 
-def cancelled(order: VerifiedRequest, ctx: Context) -> Result:
+def cancel(verified: VerifiedRequest, ctx: Context) -> Result:
     """The request ends, decided, without another attempt."""
-    entry = ctx.ledger.entry(order.body.request_id)
-    result = refused(op_of(order.body.request), CANCELLED)
-    return decide(order, msgspec.structs.replace(result, attempts=entry.attempts), ctx)
+    entry = ctx.ledger.entry(verified.body.request_id)
+    result = refused(op_of(verified.body.request), CANCELLED)
+    return decide(verified, msgspec.structs.replace(result, attempts=entry.attempts), ctx)
 
 
 def cancel_waiting(ids: Collection[str], ctx: Context) -> list[tuple[InFlight, Result]]:
@@ -47,7 +47,7 @@ def cancel_waiting(ids: Collection[str], ctx: Context) -> list[tuple[InFlight, R
     host = ctx.policy.host
     return end_waiting(
         lambda entry: job_id(host, entry.request_id) in ids,
-        lambda order: cancelled(order, ctx),
+        lambda verified: cancel(verified, ctx),
         ctx,
     )
 
@@ -60,7 +60,7 @@ def end_waiting(
         ids = {
             entry.request_id
             for entry in ctx.ledger.unfinished()
-            if wanted(entry) and idle(entry, ctx)
+            if wanted(entry) and may_end(entry, ctx)
         }
         victims = ctx.executors.withdraw(
             lambda subject: isinstance(subject, InFlight) and subject.entry.request_id in ids
@@ -68,5 +68,5 @@ def end_waiting(
         decided = []
         for victim in victims:
             assert isinstance(victim, InFlight)  # noqa: S101  the condition has looked
-            decided.append((victim, end(victim.order)))
+            decided.append((victim, end(victim.verified)))
         return decided

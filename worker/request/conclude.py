@@ -54,13 +54,13 @@ def concluded(
 
 
 def decide(
-    order: VerifiedRequest, result: Result, ctx: Context, *, before: str | None = None
+    verified: VerifiedRequest, result: Result, ctx: Context, *, before: str | None = None
 ) -> Result:
     """Writes the result, its events, and what it frees, in one transaction."""
-    request, now_ms = order.body.request, ctx.clock.now_ms()
+    request, now_ms = verified.body.request, ctx.clock.now_ms()
     ended = events.RequestEnded(
         at_ms=now_ms,
-        request_id=order.body.request_id,
+        request_id=verified.body.request_id,
         op=op_of(request),
         outcome=events.outcome_of(result),
         changed=isinstance(result, Done) and result.changed,
@@ -76,10 +76,10 @@ def decide(
             if ctx.host.links.bridge(request.net.bridge_name) is None and _was_holder(result):
                 release_network(ctx.ledger, request.net)
         elif not isinstance(request, Ping):
-            change, moved = _status_now(request, order, ctx, before)
+            change, moved = _status_now(request, verified, ctx, before)
             news = [*moved, ended]
         ctx.ledger.decide(
-            order.body.request_id,
+            verified.body.request_id,
             result,
             now_ms=now_ms,
             events=[events.encode(event) for event in news],
@@ -94,7 +94,7 @@ def _was_holder(result: Result) -> bool:
 
 
 def _status_now(
-    request: InstanceRequest, order: VerifiedRequest, ctx: Context, before: str | None
+    request: InstanceRequest, verified: VerifiedRequest, ctx: Context, before: str | None
 ) -> tuple[Change | None, list[events.Event]]:
     """The status on record after the request, what it frees, and the event of its change."""
     ref = InstanceRef.of(request)
@@ -111,7 +111,7 @@ def _status_now(
         return None, []  # it has changed nothing: what is untold stays for who settles to tell
     change = Change(ref.instance_id, ref.tenant_id, ref.pool_id, after)
     told = ctx.ledger.status(ref.instance_id)
-    wrote = before == after and RECORDED in ctx.ledger.begun_steps(order.body.request_id)
+    wrote = before == after and RECORDED in ctx.ledger.begun_steps(verified.body.request_id)
     if wrote or told in ("running", "warm", "sleeping"):
         before = told  # a killed attempt, or settlement, wrote the record and said nothing
     if before == after:
@@ -124,6 +124,6 @@ def _status_now(
         before=before,
         after=after,
         reason=op_of(request),
-        request_id=order.body.request_id,
+        request_id=verified.body.request_id,
     )
     return change, [moved]

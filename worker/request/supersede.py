@@ -2,46 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from enqueue.requests import op_of
 from enqueue.results import Result
 from worker.errors import Conflict
 from worker.ledger.entries import LedgerEntry
 from worker.plans.operations import operation_of
-from worker.protocol.delivery import Delivery
 from worker.protocol.results import refused
 from worker.protocol.verification import VerifiedRequest, is_own
 from worker.request.conclude import decide
 from worker.request.context import Context
-
-
-@dataclass(frozen=True, slots=True)
-class InFlight:
-    """What a task in the executors is about."""
-
-    order: VerifiedRequest
-    entry: LedgerEntry
-    delivery: Delivery
+from worker.request.in_flight import InFlight
 
 
 def supersede(
-    order: VerifiedRequest, entry: LedgerEntry, ctx: Context
+    verified: VerifiedRequest, entry: LedgerEntry, ctx: Context
 ) -> list[tuple[InFlight, Result]]:
-    """Takes out and decides what `order` supersedes; returns it with its results.
+    """Takes out and decides what `verified` supersedes; returns it with its results.
 
     What runs already is never touched, and nothing that was accepted later.  What hostd asks of
     itself is for a while only, and supersedes nobody's decision.
     """
-    request = order.body.request
-    ops = () if is_own(order.body) else operation_of(request).supersedes
+    request = verified.body.request
+    ops = () if is_own(verified.body) else operation_of(request).supersedes
     if not ops:
         return []
 
     def pointless(subject: object) -> bool:
         if not isinstance(subject, InFlight) or subject.entry.seq >= entry.seq:
             return False
-        other = subject.order.body.request
+        other = subject.verified.body.request
         same = getattr(other, "instance_id", None) == getattr(request, "instance_id", "")
         return same and isinstance(other, ops)
 
@@ -51,6 +40,6 @@ def supersede(
     decided = []
     for victim in ctx.executors.withdraw(pointless):
         assert isinstance(victim, InFlight)  # noqa: S101  `pointless` has looked
-        result = refused(op_of(victim.order.body.request), error)
-        decided.append((victim, decide(victim.order, result, ctx)))
+        result = refused(op_of(victim.verified.body.request), error)
+        decided.append((victim, decide(victim.verified, result, ctx)))
     return decided
