@@ -117,7 +117,7 @@ def agentless(request: pytest.FixtureRequest, vmm_spec: VmSpec, tmp_path: Path) 
             rig.clean()
 
 
-def test_an_agent_drains_and_the_guest_is_not_told_then(asked: Asked) -> None:
+def test_an_agent_drains_and_the_guest_no_longer_counts_as_notified(asked: Asked) -> None:
     asked.up()
     assert asked.notify_resumed() is AgentOutcome.DONE
     assert asked.notified()
@@ -134,7 +134,7 @@ def test_an_agent_that_answers_is_ready_from_then_on(asked: Asked) -> None:
     assert not asked.notified()
 
 
-def test_a_pause_has_to_be_told_of(asked: Asked) -> None:
+def test_a_guest_must_be_notified_again_after_a_pause(asked: Asked) -> None:
     asked.up()
     asked.notify_resumed()
     asked.rig.vmm.pause(asked.rig.ref)
@@ -144,7 +144,7 @@ def test_a_pause_has_to_be_told_of(asked: Asked) -> None:
     assert asked.notified()
 
 
-def test_a_guest_in_a_new_vmm_is_neither_told_nor_ready(asked: Asked, tmp_path: Path) -> None:
+def test_a_guest_in_a_new_vmm_is_neither_notified_nor_ready(asked: Asked, tmp_path: Path) -> None:
     asked.up()
     asked.notify_resumed()
     asked.agents.ready(asked.rig.ref, timeout_s=LONG_S)
@@ -162,7 +162,7 @@ def test_of_a_vmm_that_is_gone_nothing_is_heard(asked: Asked) -> None:
     assert not asked.notified()
 
 
-def test_a_guest_without_agent_is_told_all_the_same_and_is_never_ready(agentless: Asked) -> None:
+def test_a_guest_without_agent_counts_as_notified_and_is_never_ready(agentless: Asked) -> None:
     agentless.up()
     assert agentless.drain() is AgentOutcome.NO_AGENT
     assert agentless.notify_resumed() is AgentOutcome.NO_AGENT
@@ -205,7 +205,7 @@ def test_an_agent_may_refuse(vmm_spec: VmSpec, tmp_path: Path) -> None:
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
-def test_whatever_an_agent_says_is_an_answer(
+def test_any_message_of_an_agent_leads_to_an_answer(
     faults: dict[str, Any], outcome: AgentOutcome, detail: str | None, stand_in_with: StandIn
 ) -> None:
     asked = stand_in_with(**faults)
@@ -264,7 +264,7 @@ def test_an_agent_that_offers_it_hears_of_the_restore_after_the_wake(
 
 
 @pytest.mark.root
-def test_the_guest_is_told_how_long_it_may_drain(stand_in_with: StandIn) -> None:
+def test_the_guest_learns_how_long_it_may_drain(stand_in_with: StandIn) -> None:
     asked = stand_in_with(agent_faults=["note"])
     asked.up()
     asked.drain(30.0)
@@ -272,7 +272,7 @@ def test_the_guest_is_told_how_long_it_may_drain(stand_in_with: StandIn) -> None
 
 
 @pytest.mark.root
-def test_where_a_bare_resume_breaks_vsock_nobody_is_asked_after_it(
+def test_no_agent_is_called_after_a_bare_resume_that_breaks_vsock(
     stand_in_with: StandIn,
 ) -> None:
     asked = stand_in_with(version="1.16.1")
@@ -290,7 +290,7 @@ def test_where_a_bare_resume_breaks_vsock_nobody_is_asked_after_it(
 
 
 @pytest.mark.root
-def test_where_a_restore_breaks_vsock_nobody_is_asked_after_it(
+def test_no_agent_is_called_after_a_restore_that_breaks_vsock(
     stand_in_with: StandIn, tmp_path: Path
 ) -> None:
     asked = stand_in_with(version="1.16.0")

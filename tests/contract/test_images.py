@@ -275,7 +275,7 @@ def test_a_vmstate_of_the_same_size_but_other_bytes_is_damaged(
         images.find(REF)
 
 
-def test_the_memory_is_digested_only_if_told(layout: Layout) -> None:
+def test_the_memory_has_a_digest_only_if_configured(layout: Layout) -> None:
     for digest_memory in (False, True):
         images = DiskImages(layout, digest_memory=digest_memory)
         made(images, layout, FIRST)
@@ -325,7 +325,9 @@ def test_a_vmm_cannot_pass_off_something_else_as_its_snapshot(
     assert target.read_bytes() == b"root's"
 
 
-def test_a_killed_attempts_generation_is_made_anew(images: DiskImages, layout: Layout) -> None:
+def test_the_generation_of_a_killed_attempt_is_made_again(
+    images: DiskImages, layout: Layout
+) -> None:
     partial = layout.images(REF) / f"partial-{FIRST}"
     partial.mkdir(parents=True)
     (partial / "mem.bin").write_bytes(b"half")

@@ -126,7 +126,9 @@ def test_a_flipped_bit_of_the_memory_is_found_where_a_digest_was_taken(
     assert "digest" in lost(images)
 
 
-def test_an_image_of_another_request_is_checked_anew(digesting: DiskImages, layout: Layout) -> None:
+def test_an_image_of_another_request_is_checked_again(
+    digesting: DiskImages, layout: Layout
+) -> None:
     made(digesting, layout, FIRST)
     digesting.make_usable(REF)
     digesting.consume(REF)
@@ -134,7 +136,7 @@ def test_an_image_of_another_request_is_checked_anew(digesting: DiskImages, layo
     assert not digesting.usable(REF)
 
 
-def test_what_was_checked_in_another_boot_is_checked_anew(
+def test_a_memory_checked_in_another_boot_is_checked_again(
     digesting: DiskImages, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made(digesting, layout, FIRST)

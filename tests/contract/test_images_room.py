@@ -17,7 +17,7 @@ from worker.model.names import Layout
 from worker.ports import Images
 
 
-def test_room_is_held_for_one_request_and_released_as_often_as_one_likes(world: World) -> None:
+def test_space_is_reserved_for_one_request_and_can_be_released_twice(world: World) -> None:
     images = world.images
     assert not images.reserved(REF, FIRST, MIB)
     for _ in range(2):
@@ -55,7 +55,7 @@ def test_releasing_takes_a_sealed_generation_but_no_published_image(
     assert image.manifest["request_id"] == FIRST
 
 
-def test_what_a_killed_attempt_held_is_discarded_with_the_rest(world: World) -> None:
+def test_the_reservation_of_a_killed_attempt_is_discarded_with_the_rest(world: World) -> None:
     world.images.reserve(REF, FIRST, MIB)
     assert world.images.has_files(REF)
     world.images.discard(REF)
@@ -90,7 +90,7 @@ def test_what_one_sleep_holds_another_cannot_have(small: Layout) -> None:
 
 
 @pytest.mark.root
-def test_what_is_held_for_a_snapshot_nothing_else_can_fill(small: Layout) -> None:
+def test_no_other_writer_can_fill_the_space_reserved_for_a_snapshot(small: Layout) -> None:
     jail = Jail(small.jail_base(REF), "firecracker", REF.instance_id)
     jail.root.mkdir(parents=True)
     output = SnapshotOutput(jail, UID)

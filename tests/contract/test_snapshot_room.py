@@ -14,7 +14,7 @@ def rig(vmm_rig: Rig) -> Rig:
     return vmm_rig
 
 
-def test_room_is_held_until_the_snapshot_uses_it(rig: Rig) -> None:
+def test_space_is_reserved_until_the_snapshot_uses_it(rig: Rig) -> None:
     rig.up()
     assert not rig.vmm.snapshot_reserved(rig.spec)
     for _ in range(2):
@@ -27,7 +27,7 @@ def test_room_is_held_until_the_snapshot_uses_it(rig: Rig) -> None:
     assert files.memory.exists()
 
 
-def test_released_room_is_held_no_more_and_the_guest_can_still_be_saved(rig: Rig) -> None:
+def test_a_guest_can_still_be_saved_after_its_reservation_was_released(rig: Rig) -> None:
     rig.up()
     rig.vmm.reserve_snapshot(rig.spec)
     for _ in range(2):
@@ -52,7 +52,7 @@ def test_releasing_without_a_jail_is_nothing(rig: Rig) -> None:
 
 
 @pytest.mark.root
-def test_the_blocks_that_were_held_are_those_that_the_memory_is_written_to(
+def test_the_memory_is_written_to_the_reserved_blocks(
     driven_vmm: Rig,
 ) -> None:
     driven_vmm.up()

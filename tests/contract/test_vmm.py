@@ -71,7 +71,7 @@ def test_a_jail_built_for_another_spec_is_not_fresh(rig: Rig) -> None:
     assert not rig.vmm.jail_is_fresh(replace(rig.spec, mem_mib=MEM_MIB * 2))
 
 
-def test_a_jail_for_a_boot_is_none_for_a_wake_nor_the_other_way_round(
+def test_a_jail_for_a_boot_is_not_fresh_for_a_wake_nor_the_reverse(
     rig: Rig, tmp_path: Path
 ) -> None:
     image = slept(rig, tmp_path / "image")

@@ -109,7 +109,7 @@ def test_a_vmm_that_hostd_was_killed_in_starting_is_found(driven: Rig, moment: s
     assert driven.restarted().pid(REF) == driven.vmm.pid(REF)
 
 
-def test_a_record_of_a_recycled_pid_harms_nobody(driven: Rig) -> None:
+def test_a_record_of_a_recycled_pid_harms_no_other_process(driven: Rig) -> None:
     driven.up()
     driven.vmm.kill(REF, timeout_s=5)
     bystander = subprocess.Popen(["sleep", "60"])
@@ -155,7 +155,7 @@ def test_a_vmm_that_does_not_answer_is_late_and_not_gone(driven: Rig) -> None:
         assert driven.vmm.state(REF) is VmmState.RUNNING
 
 
-def test_a_vmm_that_died_is_gone_and_its_end_is_told(driven: Rig) -> None:
+def test_a_vmm_that_died_is_gone_and_its_exit_code_is_known(driven: Rig) -> None:
     driven.up()
     with processes.open_pidfd(driven.pid()) or pytest.fail("no VMM") as vmm:
         vmm.signal(signal.SIGKILL)

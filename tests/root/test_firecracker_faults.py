@@ -86,7 +86,9 @@ def test_a_vmm_that_dies_after_a_snapshot_has_made_it(with_faults: WithFaults) -
     assert until(lambda: rig.vmm.state(REF) is VmmState.GONE)
 
 
-def test_a_vmm_that_dies_in_a_load_is_told_as_dead(with_faults: WithFaults, tmp_path: Path) -> None:
+def test_a_vmm_that_dies_in_a_load_is_reported_as_exited(
+    with_faults: WithFaults, tmp_path: Path
+) -> None:
     rig = with_faults(die_on=["PUT /snapshot/load"])
     rig.vmm.build_jail(rig.spec, slept(rig, tmp_path / "image"))
     rig.vmm.spawn(rig.spec, rig.join_files)
@@ -144,7 +146,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(directory)], check=True)
 
 
-def test_a_snapshot_that_does_not_fit_is_no_space_and_leaves_the_guest_paused(
+def test_a_snapshot_that_does_not_fit_raises_no_space_and_leaves_the_guest_paused(
     small_disk: Path, driven_vmm: Rig
 ) -> None:
     rig = driven_vmm
@@ -162,7 +164,7 @@ def test_a_snapshot_that_does_not_fit_is_no_space_and_leaves_the_guest_paused(
     assert rig.vmm.state(REF) is VmmState.PAUSED
 
 
-def test_a_jail_that_does_not_fit_is_no_space(small_disk: Path, driven_vmm: Rig) -> None:
+def test_a_jail_that_does_not_fit_raises_no_space(small_disk: Path, driven_vmm: Rig) -> None:
     rig = driven_vmm
     rig.spec.drives[0].source.write_bytes(bytes(4096))
     unreadable = small_disk.with_name("private-kernel")

@@ -93,7 +93,7 @@ def test_twenty_jailers_that_end_by_themselves_leave_no_zombie_and_no_descriptor
     assert descriptors() == before
 
 
-def test_orphans_that_nobody_knows_are_reaped_by_their_programs_name(tmp_path: Path) -> None:
+def test_unknown_orphans_are_reaped_by_the_name_of_their_program(tmp_path: Path) -> None:
     processes.adopt_orphans()
     reader, writer = os.pipe()
     child = os.fork()
@@ -119,7 +119,7 @@ def test_orphans_that_nobody_knows_are_reaped_by_their_programs_name(tmp_path: P
 
 
 @pytest.mark.parametrize("driven_vmm", [REAL], indirect=True)  # stand-ins look at no kernel
-def test_a_kernel_that_is_none_is_refused_in_firecrackers_own_words(
+def test_an_invalid_kernel_is_refused_with_firecrackers_own_message(
     driven: Rig, tmp_path: Path
 ) -> None:
     kernel = tmp_path / "no-kernel"

@@ -76,9 +76,7 @@ def test_a_program_below_a_directory_that_others_may_change_is_refused(
         os.chown(programs.firecracker.parent.parent, 0, 0)
 
 
-def test_a_sticky_directory_in_which_all_may_write_is_no_danger(
-    rig: Rig, programs: Programs
-) -> None:
+def test_a_sticky_directory_that_all_can_write_is_accepted(rig: Rig, programs: Programs) -> None:
     programs.firecracker.parent.chmod(0o1777)
     rig.driver().check_programs()
 

@@ -52,7 +52,7 @@ def test_a_sleep_drains_for_as_long_as_the_pool_says(world: World) -> None:
     assert world.agents.calls == [("drain", 7.0)]
 
 
-def test_no_agent_is_asked_where_the_pool_says_that_there_is_none(world: World) -> None:
+def test_no_agent_is_called_if_the_pool_has_none(world: World) -> None:
     prepare(world, [])
     policy(world, guest_agent=False)
     requests: tuple[Request, ...] = (START, SLEEP, WAKE)
@@ -90,7 +90,7 @@ def test_a_drain_that_is_not_wanted_is_skipped_and_the_result_says_so(
 @pytest.mark.parametrize(
     "outcome", [AgentOutcome.TIMED_OUT, AgentOutcome.REFUSED, AgentOutcome.VSOCK_UNUSABLE]
 )
-def test_a_drain_that_fails_is_told_and_the_sleep_goes_on(
+def test_a_failed_drain_is_reported_and_the_sleep_continues(
     outcome: AgentOutcome, world: World
 ) -> None:
     prepare(world, [START])
@@ -115,7 +115,7 @@ def test_a_warm_guest_is_resumed_to_drain_and_not_if_it_need_not(world: World) -
     assert "guest_running" not in [step.name for step in forced.steps]
 
 
-def test_a_guest_whose_sleep_failed_runs_on_and_is_told(
+def test_a_guest_whose_sleep_failed_keeps_running_and_is_notified(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare(world, [START])
@@ -127,7 +127,7 @@ def test_a_guest_whose_sleep_failed_runs_on_and_is_told(
     assert world.agents.agent_notified(ref_of(world))
 
 
-def test_a_woken_guest_is_told_once(world: World) -> None:
+def test_a_woken_guest_is_notified_once(world: World) -> None:
     prepare(world, [START, SLEEP])
     world.agents.calls.clear()
     detail = done(world.ask(WAKE, "r"))
@@ -138,7 +138,7 @@ def test_a_woken_guest_is_told_once(world: World) -> None:
 
 
 @pytest.mark.parametrize("request_", [START, WAKE], ids=["start", "wake"])
-def test_a_warm_guest_that_runs_again_is_told(request_: Any, world: World) -> None:
+def test_a_warm_guest_that_runs_again_is_notified(request_: Any, world: World) -> None:
     prepare(world, [START])
     world.vmm.pause(ref_of(world))
     assert done(world.ask(request_, "r"))["agent"]["outcome"] == "done"

@@ -71,13 +71,13 @@ def test_the_command_comes_whole_and_what_follows_ok_is_the_agents(serve: Serve)
     assert commands == [b"CONNECT 5252\n"]
 
 
-def test_a_hang_up_means_that_nobody_listens(serve: Serve) -> None:
+def test_a_closed_connection_means_that_no_process_listens(serve: Serve) -> None:
     with pytest.raises(NotListeningError):
         dial(serve(lambda connection: connection.recv(64)))
 
 
 @pytest.mark.parametrize("answer", [b"OK \n", b"OK x\n", b"NO 1\n", b"OK 1", b"OK " + b"1" * 99])
-def test_an_answer_that_is_no_vmms_is_refused(answer: bytes, serve: Serve) -> None:
+def test_an_answer_that_is_not_a_vmms_is_refused(answer: bytes, serve: Serve) -> None:
     def talk(connection: socket.socket) -> None:
         connection.recv(64)
         connection.sendall(answer)
@@ -121,7 +121,7 @@ def test_another_process_than_the_vmm_is_not_talked_to(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("kind", ["nothing", "file", "symlink"])
-def test_what_is_no_socket_is_not_connected_to(kind: str, tmp_path: Path) -> None:
+def test_only_a_socket_is_connected_to(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "v.sock"
     if kind == "file":
         path.touch()

@@ -67,14 +67,14 @@ def put(root: Path) -> HostdError:
     return failed.value
 
 
-def test_a_fault_message_and_its_route_are_told(serve: Serve) -> None:
+def test_a_fault_message_and_its_route_are_reported(serve: Serve) -> None:
     error = put(serve(answer("400 Bad Request", b'{"fault_message": "no such thing"}')))
     assert error.code == "broken/vmm_refused"
     assert error.message == "Firecracker refused PUT /vsock: no such thing"
     assert error.facts == {"route": "PUT /vsock", "status": 400}
 
 
-def test_a_fault_that_is_no_json_is_told_as_it_is(serve: Serve) -> None:
+def test_a_fault_that_is_not_json_is_reported_unchanged(serve: Serve) -> None:
     error = put(serve(answer("400 Bad Request", b'{"fault_message": "line\nbreak"}')))
     assert error.code == "broken/vmm_refused"
     assert "line\nbreak" in error.message
@@ -86,7 +86,7 @@ def test_one_connection_too_many_is_worth_another_try(serve: Serve) -> None:
     assert "Too many connections" in error.message
 
 
-def test_an_unexpected_success_status_is_no_success(serve: Serve) -> None:
+def test_an_unexpected_success_status_is_an_error(serve: Serve) -> None:
     assert put(serve(answer("202 Accepted", b""))).code == "broken/vmm_refused"
 
 
@@ -94,7 +94,7 @@ def test_no_answer_is_a_timeout(serve: Serve) -> None:
     assert put(serve(b"")).code == "transient/vmm_timeout"
 
 
-def test_an_answer_that_is_no_http_is_a_broken_connection(serve: Serve) -> None:
+def test_an_answer_that_is_not_http_is_a_broken_connection(serve: Serve) -> None:
     assert put(serve(b"\x00\x01\x02\r\n\r\n")).code == "transient/vmm_timeout"
 
 
@@ -111,7 +111,7 @@ def test_a_state_is_translated(serve: Serve) -> None:
         assert api.state() is VmmState.PAUSED
 
 
-def test_a_socket_that_nobody_listens_on_leaves_nothing_open(tmp_path: Path) -> None:
+def test_a_socket_without_listener_leaves_no_descriptor_open(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / "run/firecracker.socket"))
@@ -144,13 +144,13 @@ def put_both(root: Path) -> HostdError:
     return failed.value
 
 
-def test_of_calls_sent_at_once_the_first_that_was_refused_is_told(serve: Serve) -> None:
+def test_of_calls_sent_at_once_the_first_refusal_is_reported(serve: Serve) -> None:
     fault = answer("400 Bad Request", b'{"fault_message": "no such thing"}')
     error = put_both(serve(answer("204 No Content", b"") + fault))
     assert error.message == "Firecracker refused PUT /vsock: no such thing"
 
 
-def test_a_refusal_is_told_even_if_later_calls_have_no_answer(serve: Serve) -> None:
+def test_a_refusal_is_reported_even_if_later_calls_have_no_answer(serve: Serve) -> None:
     error = put_both(serve(answer("400 Bad Request", b'{"fault_message": "no such thing"}')))
     assert error.message == "Firecracker refused PUT /drives/data: no such thing"
 
