@@ -24,7 +24,7 @@ _CANCELLATIONS: Final[dict[Cancellation, str]] = {
     "ended": "has ended already",
     "unknown": "is unknown",
 }
-WIDE = 240  # columns of a table that no terminal shows
+WIDE = 240  # columns of a table that is not written to a terminal
 
 
 class Printer:
@@ -43,7 +43,7 @@ class Printer:
         print(msgspec.json.encode(value).decode() if self.as_json else line, flush=True)
 
     def error(self, error: Exception) -> None:
-        """What went wrong; as JSON it goes to stdout, where documents are read."""
+        """An error: one line on stderr, or a JSON document on stdout."""
         if self.as_json:
             name, words = type(error).__name__, str(error)
             self.document({"kind": "error", "error": name, "message": words}, "")
@@ -63,14 +63,14 @@ class Printer:
         self.document({"kind": "queued"} | facts, words)
 
     def would_retry(self, request_id: str, host: str) -> None:
-        """The request is one that would be retried."""
+        """With `--dry-run`: the request would be retried."""
         self.document(
             {"kind": "retry", "dry_run": True, "request_id": request_id, "host": host},
             f"request {request_id} on {host} would be retried",
         )
 
     def cancelled(self, request_id: str, host: str, outcome: Cancellation) -> None:
-        """What came of cancelling a request."""
+        """The outcome of cancelling a request."""
         self.document(
             {"kind": "cancel", "outcome": outcome, "request_id": request_id, "host": host},
             f"request {request_id} on {host}: {_CANCELLATIONS[outcome]}",
@@ -102,7 +102,7 @@ class Printer:
         print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
 
     def end_progress(self) -> None:
-        """The progress line is gone."""
+        """Clears the progress line."""
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 

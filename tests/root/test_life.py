@@ -257,6 +257,6 @@ def test_an_operator_sees_plan_why_and_status(hostd: HostdProcess) -> None:
     (why,) = command("why", ref.instance_id)
     assert (why["status"], why["vmm"], why["lock"]) == ("running", "running", "free")
     assert "StartInstance" in why["last"][0]
-    assert why["advice"] == ["nothing: record and machine agree"]
+    assert why["advice"] == ["nothing: record and host agree"]
     (row,) = command("status")
     assert (row["instance"], row["status"], row["unfinished"]) == (str(ref), "running", 0)

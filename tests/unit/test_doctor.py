@@ -1,8 +1,8 @@
-"""What `hostd doctor` makes of what it reads."""
+"""`hostd doctor` grades what it reads."""
 
 from __future__ import annotations
 
-from worker.commands.doctor import joining
+from worker.commands.doctor import favordynmods
 
 HYBRID = """\
 tmpfs /sys/fs/cgroup tmpfs rw 0 0
@@ -11,12 +11,12 @@ cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime{more} 0 0
 """
 
 
-def test_a_hierarchy_that_favors_changes_is_enough() -> None:
-    found = joining(HYBRID.format(more=",favordynmods"))
+def test_one_hierarchy_with_favordynmods_is_enough() -> None:
+    found = favordynmods(HYBRID.format(more=",favordynmods"))
     assert (found.grade, found.hint) == ("ok", "")
 
 
-def test_where_none_does_the_way_out_names_the_mount_point() -> None:
-    found = joining(HYBRID.format(more=""))
+def test_without_favordynmods_the_hint_names_the_mount_point() -> None:
+    found = favordynmods(HYBRID.format(more=""))
     assert found.grade == "warn"
     assert "mount -o remount,favordynmods /sys/fs/cgroup/unified" in found.hint

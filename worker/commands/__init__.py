@@ -1,1 +1,1 @@
-"""What a person asks of a host: `hostd plan`, `why`, `status`, `doctor`, `config`."""
+"""What an operator asks of this host: `hostd why`, `status`, `plan`, `doctor`, `ledger` ..."""

@@ -1,4 +1,4 @@
-"""`hostd audit`: what happened to instances, from the tenants' own logs."""
+"""`hostd audit`: reads the tenants' audit logs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from worker.model.names import Layout
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which lines; all of them by default."""
+    """Which lines to show; by default all."""
 
     tenant: str | None = None
     instance: str | None = None
@@ -27,7 +27,7 @@ class Wanted:
 
 
 def entries(layout: Layout, wanted: Wanted) -> Iterator[dict[str, Any]]:
-    """The lines of all tenants by time; what a kill has torn is left out."""
+    """The lines of all tenants, sorted by time; a line that a kill has cut off is skipped."""
     logs = [_of_tenant(layout.tenant(tenant), wanted) for tenant in _tenants(layout, wanted)]
     return heapq.merge(*logs, key=lambda entry: str(entry["timestamp"]))
 

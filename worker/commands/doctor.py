@@ -1,6 +1,6 @@
-"""`hostd doctor`: whether this machine is fit to be a production host.
+"""`hostd doctor`: whether this machine can be a production host.
 
-The list follows Firecracker's "Production Host Setup Recommendations", and what hostd itself needs.
+It checks Firecracker's "Production Host Setup Recommendations", and what hostd itself needs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Grade = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check; `hint` is the way out."""
+    """The result of one check; `hint` says how to mend it."""
 
     check: str
     grade: Grade
@@ -40,7 +40,7 @@ class Finding:
 
 
 def examine(config: Config) -> list[Finding]:
-    """All checks; none changes anything."""
+    """The results of all checks; none changes anything."""
     checks: list[Callable[[Config], Iterator[Finding]]] = [
         _root, _kvm, _binaries, _memory, _processor, _network, _control_groups, _redis, _keys,
         _disk, _encryption, _image_encryption, _uids, _ledger,
@@ -120,12 +120,12 @@ def _network(config: Config) -> Iterator[Finding]:
         firewall = Nft()
         tenants = len(firewall.tenants())
         firewall.close()
-        yield Finding("nftables", "ok", f"{tenants} tenants' rules stand")
+        yield Finding("nftables", "ok", f"{tenants} tenants have rules")
     except (HostdError, OSError) as error:
         yield Finding("nftables", "fail", str(error), "install Debian's libnftables1")
     tun = Path("/dev/net/tun").exists()
     yield Finding("tun", "ok" if tun else "fail", "/dev/net/tun", "" if tun else "modprobe tun")
-    uplink = config.network.uplink or "any device that is no tenant's bridge"
+    uplink = config.network.uplink or "any device but the tenants' bridges"
     yield Finding("uplink", "ok", uplink)
 
 
@@ -135,15 +135,15 @@ def _control_groups(config: Config) -> Iterator[Finding]:
         yield Finding("cgroups", "ok", f"{len(groups.instances())} instances' groups")
     except HostdError as error:
         yield Finding("cgroups", "fail", str(error), error.hint)
-    yield joining(_read("/proc/self/mounts"))
+    yield favordynmods(_read("/proc/self/mounts"))
 
 
-def joining(mounts: str) -> Finding:
+def favordynmods(mounts: str) -> Finding:
     """Whether a VMM joins its control group at once; `mounts` is /proc/self/mounts.
 
     Without `favordynmods` (cgroup-v2.rst, Linux 6.1) the kernel waits for an RCU grace period
     before a process may join: 6 ms of each start and wake on a machine with two processors that
-    is idle, 13 ms on a busy one.  One hierarchy's option counts for all.
+    is idle, 13 ms on a busy one.  The option on one hierarchy applies to all.
     """
     lines = [line.split(" ") for line in mounts.splitlines()]
     groups = {line[1]: line for line in lines if line[2] in ("cgroup", "cgroup2")}
@@ -228,7 +228,7 @@ def _uids(config: Config) -> Iterator[Finding]:
     hint = "net ids that fall into it are refused; move [vmm] uid_base to use all" if taken else ""
     seen = f"jails use {first}..{last}"
     if taken:
-        seen += f", crossing {taken}"
+        seen += f", which overlap {taken}"
     yield Finding("uids", "warn" if taken else "ok", seen, hint)
 
 

@@ -1,4 +1,7 @@
-"""`hostd drain` and `hostd undrain`: they write a note in the ledger, hostd does the rest."""
+"""`hostd drain` and `hostd undrain`: shows how far the drain on record has come.
+
+The commands write the drain into the ledger (`worker.drain.store`); hostd carries it out.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ MISSED_LOOKS: Final = 10  # hostd may just be starting again
 
 
 def followed(view: HostView) -> Iterator[Drain]:
-    """The drain as it goes, until hostd has done with what was asked for.
+    """The drain each time it is polled, until hostd has finished the drain or the undrain.
 
     Raises:
         Unreachable: no hostd runs.
@@ -36,14 +39,14 @@ def followed(view: HostView) -> Iterator[Drain]:
         missed = 0 if hostd_runs(view.config.paths.runtime) else missed + 1
         if missed > MISSED_LOOKS:
             raise Unreachable(
-                "no hostd runs here; what was asked for is on record, and the next `hostd run` "
-                "does it"
+                "hostd does not run here; the drain is recorded, and the next `hostd run` "
+                "carries it out"
             )
         time.sleep(POLL_S)
 
 
 def report(view: HostView) -> dict[str, Any]:
-    """What the drain has come to, and what runs now."""
+    """The drain on record, its instances, and the instances that run now."""
     known = load(view.ledger)
     runs = [str(ref_of(guest)) for guest in running_guests(view.host)]
     if known is None:
@@ -62,7 +65,7 @@ def report(view: HostView) -> dict[str, Any]:
 
 
 def rows(known: Drain, view: HostView) -> list[dict[str, Any]]:
-    """Each instance of the drain, and where it stands."""
+    """One row for each instance of the drain."""
     return [_row(guest, known, view) for guest in known.guests]
 
 
@@ -86,7 +89,7 @@ def _row(guest: Guest, known: Drain, view: HostView) -> dict[str, Any]:
 
 
 def outcome(guest: Guest, known: Drain) -> str:
-    """Where a guest stands, in a word."""
+    """The guest's outcome, `under_way`, or whether it still waits."""
     if guest.outcome is not None:
         return guest.outcome
     if guest.in_flight:
@@ -113,6 +116,6 @@ def _all_back(known: Drain, view: HostView) -> bool:
 
 
 def all_came_back(facts: dict[str, Any]) -> bool:
-    """Whether undrain has brought back all that it meant to."""
-    told = [str(row.get("back", "running")) for row in facts["instances"]]
-    return all(one == "running" or one.startswith("left: ") for one in told)
+    """Whether every instance that the undrain should bring back runs again."""
+    outcomes = [str(row.get("back", "running")) for row in facts["instances"]]
+    return all(one == "running" or one.startswith("left: ") for one in outcomes)

@@ -73,7 +73,7 @@ def _show(facts: dict[str, Any], *, as_json: bool) -> None:
         show(facts["instances"], as_json=False)
 
 
-# ------------------------------------------------------------ while it goes
+# ------------------------------------------------------------ progress
 
 
 class _Watcher(Protocol):
@@ -83,8 +83,8 @@ class _Watcher(Protocol):
 def _follow(view: Any, *, quiet: bool) -> None:
     from worker.commands import drain as drains
 
-    told: dict[str, str] = {}
-    with _watcher(quiet=quiet) as watch, _going_on():
+    shown: dict[str, str] = {}
+    with _watcher(quiet=quiet) as watch, _interruptible():
         for known in drains.followed(view):
             back = known.phase in ("undraining", "undrained")
             now = {
@@ -92,17 +92,17 @@ def _follow(view: Any, *, quiet: bool) -> None:
                 for row in drains.rows(known, view)
             }
             open_ones = sum(word in ("waits", "under_way") for word in now.values())
-            news = [f"{name}: {word}" for name, word in now.items() if told.get(name) != word]
+            news = [f"{name}: {word}" for name, word in now.items() if shown.get(name) != word]
             watch(len(now) - open_ones, len(now), news)
-            told = now
+            shown = now
 
 
 @contextmanager
-def _going_on() -> Iterator[None]:
+def _interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("hostd goes on without you; `hostd drain --status` shows it", file=sys.stderr)
+        print("hostd continues the drain; `hostd drain --status` shows it", file=sys.stderr)
         raise
 
 

@@ -11,13 +11,13 @@ import msgspec
 
 
 def print_json(documents: Iterable[Any]) -> None:
-    """Each document is a line; a reader that has had enough, such as `head`, ends it."""
+    """Prints each document as a line; stops if the reader, such as `head`, has closed the pipe."""
     try:
         for document in documents:
             sys.stdout.write(msgspec.json.encode(document).decode() + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        # Else Python fails once more when it flushes at its end (Python's documentation, "signal").
+        # Python flushes stdout again at exit, and would fail again (its documentation, "signal").
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,4 +1,4 @@
-"""`hostd plan`: the steps that a request would come to now, and which of them hold already."""
+"""`hostd plan`: the steps of the plan for a request, and which of them are done already."""
 
 from __future__ import annotations
 

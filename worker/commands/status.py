@@ -1,4 +1,4 @@
-"""`hostd status`: every instance, as the record and as the machine have it."""
+"""`hostd status`: every instance on record, and what runs of it."""
 
 from __future__ import annotations
 

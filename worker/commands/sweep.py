@@ -1,4 +1,4 @@
-"""`hostd sweep`: what is left over on this host, and away with it; also beside a running hostd."""
+"""`hostd sweep`: lists or removes orphaned resources of this host, also while hostd runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from worker.sweep.state_guard import accept_state, is_same_state
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A look: what is left over, and since when."""
+    """The orphans at one time, and since when each is seen."""
 
     left: tuple[Orphan, ...]
     history: SweepHistory
@@ -26,7 +26,7 @@ class Found:
 
 
 def found(view: HostView) -> Found:
-    """What is left over; nothing is written.
+    """The orphans of this host; writes nothing.
 
     Raises:
         HostdError, OSError: something cannot be listed.
@@ -35,7 +35,7 @@ def found(view: HostView) -> Found:
 
 
 def rows(seen: Found, grace_s: float) -> list[dict[str, Any]]:
-    """One row for each: since when it is seen, and in how long it is due, in seconds."""
+    """One row for each orphan; `seen_s` and `due_in_s` in seconds."""
     return [
         {
             "kind": one.resource.kind.value,
@@ -52,9 +52,9 @@ def rows(seen: Found, grace_s: float) -> list[dict[str, Any]]:
 
 
 def sweep(view: HostView, grace_s: float, *, moved: bool) -> tuple[list[dict[str, Any]], list[str]]:
-    """What was removed, and why other things that were due were not.
+    """The rows of what was removed, and the reasons why the rest of what was due was not.
 
-    `moved` says that a person has moved the state directory.
+    `moved`: the operator confirms that the state directory was moved.
 
     Raises:
         Conflict: `state_moved`.
@@ -85,7 +85,7 @@ def sweep(view: HostView, grace_s: float, *, moved: bool) -> tuple[list[dict[str
 
 
 def sweep_context(view: HostView) -> SweepContext:
-    """What an operator's removal works with."""
+    """What a removal by an operator needs."""
     return SweepContext(
         host=view.host, ledger=view.ledger, locks=view.locks, settings=view.settings,
         now_ms=lambda: int(time.time() * 1000), by="operator",
@@ -93,7 +93,7 @@ def sweep_context(view: HostView) -> SweepContext:
 
 
 def sweep_history(view: HostView) -> SweepHistory:
-    """What the last sweep saw, hostd's own or an operator's."""
+    """When the earlier sweeps, of hostd or of an operator, saw each orphan first."""
     return SweepHistory.of(view.config, boot_id=machine.boot_id())
 
 
@@ -109,6 +109,6 @@ def _check_state(view: HostView, *, moved: bool) -> None:
     elif not is_same_state(view.ledger, layout, boot_id=boot_id):
         raise Conflict(
             "state_moved",
-            f"{layout.state} is another directory, or another disk, than when this boot began",
+            f"{layout.state} is not the directory or disk that it was when the host booted",
             hint="mount its disk again; if it was moved on purpose, sweep once with --moved",
         )

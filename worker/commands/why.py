@@ -1,4 +1,4 @@
-"""`hostd why INSTANCE`: what is with this instance, and what to do, for a tired operator."""
+"""`hostd why INSTANCE`: the state of an instance, and what an operator should do about it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def find(view: HostView, instance_id: str) -> InstanceRef:
 
 
 def why(view: HostView, instance_id: str) -> dict[str, Any]:
-    """What is on record, what the machine has, what runs or waits, and advice."""
+    """The instance on record and on the host, its lock, its requests, and advice."""
     ref = find(view, instance_id)
     history = view.ledger.history(instance_id, limit=5)
     open_requests = [entry for entry in history if entry.state == "accepted"]
@@ -106,7 +106,7 @@ def _ended(entry: LedgerEntry) -> str:
 def _advice(
     view: HostView, ref: InstanceRef, facts: dict[str, Any], open_requests: list[LedgerEntry]
 ) -> list[str]:
-    """What to do, the most pressing first."""
+    """What to do, the most urgent first."""
     advice = []
     alive = facts["vmm"] in (VmmState.RUNNING.value, VmmState.PAUSED.value)
     if any("waits: host is draining" in line for line in facts["now"]):
@@ -114,19 +114,19 @@ def _advice(
     elif open_requests and facts["lock"] == "free":
         advice.append("a request is unfinished but holds no lock: is `hostd run` up?")
     elif open_requests:
-        advice.append("a request is at work: wait for it, or read hostd's log for its id")
+        advice.append("a request is running: wait for it, or search hostd's log for its id")
     elif facts["status"] in ("running", "warm") and not alive:
         advice.append(
-            "the record says it runs, but no VMM lives: send StartInstance to boot it afresh, "
-            "or StopInstance to settle it"
+            "the record says that it runs, but it has no VMM: send StartInstance to boot it, or "
+            "StopInstance to record that it is stopped"
         )
     elif facts["status"] == "sleeping" and facts["image"] != ImageState.PUBLISHED.value:
-        advice.append("it has no usable image: StopInstance settles it, its disks are kept")
+        advice.append("it has no usable image: send StopInstance; its disks are kept")
     elif facts["status"] not in ("running", "warm", "sleeping") and alive:
-        advice.append("a VMM lives that the record does not know: send StopInstance")
+        advice.append("it has a VMM, but the record says that it does not run: send StopInstance")
     last = view.ledger.history(ref.instance_id, limit=1)
     if last and isinstance(last[0].result, Failed):
         failed = last[0].result
         advice.append(f"its last request failed: {failed.hint or failed.message}")
         advice.append(f"see docs/runbook.md, {failed.code}")
-    return advice or ["nothing: record and machine agree"]
+    return advice or ["nothing: record and host agree"]
