@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.contract.firecracker_table import (
@@ -26,7 +27,7 @@ from tests.contract.firecracker_table import (
     Row,
 )
 from tests.fixtures.simulator import Connection, eventually, halting_kernel, real_binaries
-from worker.host.firecracker.api.transport import OneConnection, Request
+from worker.host.firecracker.api.transport import OneConnection
 from worker.simulator import install
 
 
@@ -152,11 +153,13 @@ def test_pipelined_calls_are_all_executed_and_answered_in_order(
     sent = [row for row in NOT_STARTED if row[1] != "/actions"]
     transport = OneConnection(str(program.api), check=lambda _: None)
     requests = [
-        Request(method, path, None if body is None else json.dumps(body).encode())
+        httpx.Request(
+            method, f"http://localhost{path}", content=None if body is None else json.dumps(body)
+        )
         for method, path, body, _ in sent
     ]
     for row, answer in zip(sent, transport.send(requests, 20), strict=True):
-        fault = json.loads(answer.content)["fault_message"] if answer.status == 400 else None
+        fault = json.loads(answer.content)["fault_message"] if answer.status_code == 400 else None
         assert fault == row[3], row
     transport.close()
 

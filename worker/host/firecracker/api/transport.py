@@ -1,38 +1,24 @@
-"""HTTP to one VMM: one kept connection over a Unix socket, on which several requests may be sent
-at once.
+"""httpx's transport to one VMM: one kept connection over a Unix socket, on which several requests
+may be sent at once.
 
-h11 does the protocol.  A client library on top of it keeps a pool of connections with its locks and
-queues, and builds what TLS and proxies need: more than half of a call's time, and megabytes of
-modules, for a server that gets one request at a time.
+httpx's own transport keeps a pool of connections with its locks and queues, and builds what TLS and
+proxies need: more than half of a call's time, for a server that gets one request at a time.  HTTP
+itself is h11's, as there.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import h11
+import httpx
 
 _CHUNK_BYTES: Final = 1 << 16
 
 
-class Request(NamedTuple):
-    """One call; `content` is JSON, or None for a call without a body."""
-
-    method: str
-    path: str
-    content: bytes | None = None
-
-
-class Response(NamedTuple):
-    """The whole answer to one call."""
-
-    status: int
-    content: bytes
-
-
-class OneConnection:
+class OneConnection(httpx.BaseTransport):
     """Sends requests to the server that listens at `path`.
 
     `check` gets each new socket before anything is sent on it, and raises if the server is not the
@@ -45,15 +31,20 @@ class OneConnection:
         self._socket: socket.socket | None = None
         self._received = b""
 
-    def send(self, requests: Sequence[Request], timeout_s: float) -> Iterator[Response]:
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """The whole answer to one request of an `httpx.Client`.  Raises as `send`."""
+        (answer,) = self.send([request], request.extensions["timeout"]["read"])
+        return answer
+
+    def send(self, requests: Sequence[httpx.Request], timeout_s: float) -> Iterator[httpx.Response]:
         """The answers in order, the requests having been sent in one piece (RFC 9112, 9.3.2).
 
         The server works through all of them, even if it refuses one.  `timeout_s` bounds the wait
         for each piece of an answer, in seconds.
 
         Raises:
-            TimeoutError: the next answer, or the rest of it, did not come in time.
-            OSError, h11.ProtocolError: the connection broke, or the answer is not valid HTTP.
+            httpx.TimeoutException: the next answer, or the rest of it, did not come in time.
+            httpx.TransportError: the connection broke, or the answer is not valid HTTP.
         """
         unread = len(requests)
         try:
@@ -65,6 +56,10 @@ class OneConnection:
                 answer = self._answer(connection, state)
                 unread -= 1
                 yield answer
+        except TimeoutError as error:
+            raise httpx.TimeoutException(str(error)) from error
+        except (OSError, h11.ProtocolError) as error:
+            raise httpx.TransportError(str(error)) from error
         finally:
             if unread:  # otherwise an unread answer would be taken for that of the next request
                 self.close()
@@ -110,13 +105,13 @@ class OneConnection:
             return True
         return True
 
-    def _answer(self, connection: socket.socket, state: h11.Connection) -> Response:
+    def _answer(self, connection: socket.socket, state: h11.Connection) -> httpx.Response:
         state.receive_data(self._received or connection.recv(_CHUNK_BYTES))
-        status, content = 0, b""
+        head, content = None, b""
         while not isinstance(event := state.next_event(), h11.EndOfMessage):
             match event:
                 case h11.Response():
-                    status = event.status_code
+                    head = event
                 case h11.Data():
                     content += event.data
                 case h11.InformationalResponse():
@@ -128,16 +123,13 @@ class OneConnection:
         self._received = state.trailing_data[0]
         if state.their_state is not h11.DONE:  # this was its last answer
             self.close()
-        return Response(status, content)
+        assert head is not None  # noqa: S101  h11 gives a head before any end
+        return httpx.Response(head.status_code, headers=list(head.headers), content=content)
 
 
-def _encode(state: h11.Connection, request: Request) -> bytes:
-    headers = [("Host", "localhost")]
-    if request.content is not None:
-        headers += [
-            ("Content-Type", "application/json"),
-            ("Content-Length", str(len(request.content))),
-        ]
-    head = h11.Request(method=request.method, target=request.path, headers=headers)
-    events = head, h11.Data(data=request.content or b""), h11.EndOfMessage()
+def _encode(state: h11.Connection, request: httpx.Request) -> bytes:
+    head = h11.Request(
+        method=request.method, target=request.url.raw_path, headers=request.headers.raw
+    )
+    events = head, h11.Data(data=request.read()), h11.EndOfMessage()
     return b"".join(state.send(event) or b"" for event in events)
