@@ -3,8 +3,8 @@
 * HostdError
   + Rejected    the request is wrong; nothing was changed; do not repeat it
   + Conflict    the host's state forbids it; change the state first
-  + Transient   the same request may succeed later; hostd retries it by itself
-  + Lost        memory is gone and cannot be had back
+  + Transient   the same request may succeed later; hostd retries it
+  + Lost        memory is gone and cannot be restored
   + Broken      a bug or a broken host; an operator must look
 """
 
@@ -18,7 +18,7 @@ from enqueue.results import FailureClass
 class HostdError(Exception):
     """Base of every error that hostd raises on purpose.
 
-    `code` is the stable name within the class, `hint` the way out, `facts` what was seen.
+    `code` is the stable name within the class, `hint` what to do, `facts` what was observed.
     """
 
     failure_class: ClassVar[FailureClass] = "broken"
@@ -48,13 +48,13 @@ class Conflict(HostdError):
 
 
 class Transient(HostdError):
-    """The same request may succeed later; hostd retries it by itself."""
+    """The same request may succeed later; hostd retries it."""
 
     failure_class = "transient"
 
 
 class Lost(HostdError):
-    """Memory is gone and cannot be had back."""
+    """Memory is gone and cannot be restored."""
 
     failure_class = "lost"
 
@@ -70,7 +70,7 @@ class ConfigError(Exception):
 
 
 class StartupError(Exception):
-    """`hostd run` cannot start; the message names the thing and the way out."""
+    """`hostd run` cannot start; the message says what is wrong and how to correct it."""
 
 
 class Unreachable(StartupError):

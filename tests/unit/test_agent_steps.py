@@ -62,7 +62,7 @@ def test_no_agent_is_called_if_the_pool_has_none(world: World) -> None:
     assert world.agents.calls == []
 
 
-def test_a_request_may_give_another_time_for_the_drain_within_a_steps(world: World) -> None:
+def test_a_request_may_set_the_drain_s_time_up_to_the_step_s_limit(world: World) -> None:
     prepare(world, [START])
     world.agents.calls.clear()
     done(world.ask(replaced(SLEEP, drain_timeout_secs=3), "a"))
@@ -145,7 +145,7 @@ def test_a_warm_guest_that_runs_again_is_notified(request_: Any, world: World) -
     assert world.agents.agent_notified(ref_of(world))
 
 
-def test_nothing_fails_for_want_of_an_agent(world: World) -> None:
+def test_a_missing_agent_fails_no_request(world: World) -> None:
     prepare(world, [])
     policy(world)
     world.agents.present = False
@@ -163,7 +163,7 @@ def test_a_start_waits_for_the_agent_where_the_pool_asks_for_it(world: World) ->
     assert world.agents.calls == [("ready", 9.0)]
 
 
-def test_a_guest_that_is_not_ready_in_time_is_undone_and_tried_again(world: World) -> None:
+def test_a_start_whose_guest_is_not_ready_in_time_is_undone_and_retried(world: World) -> None:
     prepare(world, [])
     world.agents.answers_after = 1
     result = world.ask(START, "r")
@@ -190,7 +190,7 @@ def test_a_stop_asks_the_agent_then_the_guest_and_says_who_ended_it(world: World
     assert stop == {"asked": True, "drain": drain, "ended_by": "guest"}
 
 
-def test_a_guest_that_does_not_go_is_killed_within_the_grace(
+def test_a_guest_that_does_not_shut_down_is_killed_after_the_grace(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare(world, [START])

@@ -51,12 +51,12 @@ TABLE: list[tuple[dict[str, Any], list[str]]] = [
 
 
 @pytest.mark.parametrize(("changed", "expected"), TABLE)
-def test_what_differs_is_named(changed: dict[str, Any], expected: list[str]) -> None:
+def test_each_difference_is_named(changed: dict[str, Any], expected: list[str]) -> None:
     assert list(incompatibilities(asdict(HERE) | changed, HERE)) == expected
 
 
 @pytest.mark.parametrize("missing", ["architecture", "cpu_model", "snapshot_format", "kernel"])
-def test_what_an_older_manifest_does_not_say_is_not_compared(missing: str) -> None:
+def test_a_field_that_an_older_manifest_lacks_is_not_compared(missing: str) -> None:
     other = replace(HERE, **{missing: "9.9"})
     manifest = {key: value for key, value in asdict(HERE).items() if key != missing}
     assert incompatibilities(manifest, other) == ()
@@ -95,7 +95,7 @@ CPU part\t: 0xd40
         ("", Processor("", "", "", "")),
     ],
 )
-def test_the_processor_is_the_first_one_of_cpuinfo(
+def test_the_processor_is_the_first_one_in_cpuinfo(
     tmp_path: Path, text: str, expected: Processor
 ) -> None:
     (tmp_path / "cpuinfo").write_text(text)

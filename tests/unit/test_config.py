@@ -69,7 +69,7 @@ def test_the_table_names_the_aliases() -> None:
 # ---------------------------------------------------------------- reading
 
 
-def test_a_host_name_is_enough() -> None:
+def test_a_host_name_is_the_only_required_key() -> None:
     assert build(HOST, {}) == Config(host="host-a")
 
 
@@ -84,7 +84,7 @@ def test_a_host_name_is_a_label(name: object) -> None:
     assert repr(name) in fault
 
 
-def test_values_of_the_file_are_taken() -> None:
+def test_values_of_the_file_are_used() -> None:
     document = HOST | {"worker": {"threads": 9}, "paths": {"state": "/srv/vms"}}
     config = build(document, {})
     assert (config.worker.threads, config.paths.state) == (9, Path("/srv/vms"))
@@ -95,7 +95,7 @@ def test_unknown_keys_are_refused_by_name() -> None:
     assert [fault.split(":")[0] for fault in sorted(faults)] == ["debug", "worker.thread", "wrker"]
 
 
-def test_a_section_that_is_no_table_is_refused() -> None:
+def test_a_section_that_is_not_a_table_is_refused() -> None:
     (fault,) = faults_of(HOST | {"worker": 4})
     assert fault.startswith("worker: unknown")
 
@@ -137,7 +137,7 @@ def test_a_path_that_is_not_absolute_is_refused(key: str, value: object) -> None
         ("network", {"supernet": "fd00::/8"}, "network.supernet"),
     ],
 )
-def test_values_that_contradict_each_other_or_the_world_are_refused(
+def test_values_that_contradict_each_other_are_refused(
     section: str, values: dict[str, Any], part: str
 ) -> None:
     (fault,) = faults_of(HOST | {section: values})
@@ -188,7 +188,7 @@ def test_the_environment_overrides_the_file() -> None:
     assert (config.paths.state, config.metrics.listen) == (Path("/srv/vms"), "")
 
 
-def test_a_string_key_takes_the_variable_as_it_stands() -> None:
+def test_a_string_key_takes_the_variable_unchanged() -> None:
     digest = "1" * 64  # TOML would read a number
     config = build(HOST, {"HOSTD_VMM__JAILER_SHA256": digest, "HOSTD_REDIS__URL": "true"})
     assert (config.vmm.jailer_sha256, config.redis.url) == (digest, "true")
@@ -204,7 +204,7 @@ def test_an_unknown_key_of_the_environment_is_refused() -> None:
     assert fault.startswith("worker.thread: unknown")
 
 
-def test_variables_of_others_are_none_of_ours() -> None:
+def test_variables_of_other_programs_are_ignored() -> None:
     assert build(HOST, {"HOSTD_TRACE": "1", "HOSTCTL_HOST": "x", "PATH": "/bin"}) == Config(
         host="host-a"
     )
@@ -219,7 +219,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     assert load(path, {}).worker.threads == 3
 
 
-def test_a_file_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
+def test_a_file_that_was_named_must_exist(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read .*none\.toml: No such file"):
         load(tmp_path / "none.toml", {})
 

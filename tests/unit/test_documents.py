@@ -49,7 +49,7 @@ def anchors(path: Path) -> set[str]:
 
 
 @documents
-def test_links_lead_somewhere(document: Path) -> None:
+def test_links_have_a_target(document: Path) -> None:
     for match in LINK.finditer(without_code(document.read_text())):
         target, _, anchor = match["target"].partition("#")
         if re.match(r"[a-z]+:", target):
@@ -61,7 +61,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 
 @documents
-def test_paths_that_are_named_exist(document: Path) -> None:
+def test_named_paths_exist(document: Path) -> None:
     missing = [
         match["path"]
         for match in NAMED.finditer(document.read_text())

@@ -82,7 +82,7 @@ def run(
     return execute(plan, host=host, journal=journal, request_id="r", clock=clock, deadline_s=10.0)
 
 
-def test_a_step_is_written_down_before_it_acts_and_looked_at_after() -> None:
+def test_a_step_is_journalled_before_it_acts_and_checked_after() -> None:
     machine = Machine()
     outcome = run([Make("a", machine)], MemoryJournal(machine.log))
     assert machine.log == ["began a", "apply a", "finished a"]
@@ -90,14 +90,14 @@ def test_a_step_is_written_down_before_it_acts_and_looked_at_after() -> None:
     assert outcome.detail == {"a": "made"}
 
 
-def test_what_holds_already_is_not_applied() -> None:
+def test_a_step_that_holds_already_is_not_applied() -> None:
     machine = Machine(true={"a"})
     outcome = run([Make("a", machine)], MemoryJournal(machine.log))
     assert machine.log == ["finished a"]
     assert not outcome.changed
 
 
-def test_a_step_without_effect_is_broken_and_taken_back() -> None:
+def test_a_step_without_effect_is_broken_and_undone() -> None:
     machine = Machine()
     outcome = run([Make("a", machine, hollow=True)], MemoryJournal(machine.log))
     assert isinstance(outcome.error, Broken)
@@ -105,7 +105,7 @@ def test_a_step_without_effect_is_broken_and_taken_back() -> None:
     assert outcome.undone == ("a",)
 
 
-def test_a_failing_request_takes_back_in_reverse_only_what_it_began() -> None:
+def test_a_failing_request_undoes_in_reverse_only_what_it_began() -> None:
     machine = Machine(true={"network"})
     failing = Make("c", machine, fails=Transient("no_space", "full"))
     plan = [Make("network", machine), Make("a", machine), Make("b", machine), failing]
@@ -114,7 +114,7 @@ def test_a_failing_request_takes_back_in_reverse_only_what_it_began() -> None:
     assert machine.true == {"network"}
 
 
-def test_nothing_before_an_irrevocable_step_is_taken_back() -> None:
+def test_no_step_before_an_irrevocable_one_is_undone() -> None:
     machine = Machine()
     plan = [
         Make("pause", machine),
@@ -126,7 +126,7 @@ def test_nothing_before_an_irrevocable_step_is_taken_back() -> None:
     assert machine.true == {"pause", "publish"}
 
 
-def test_a_compensation_that_fails_does_not_keep_the_others_from_running() -> None:
+def test_an_undo_that_fails_does_not_stop_the_others() -> None:
     machine = Machine()
     plan = [
         Make("a", machine),
@@ -138,7 +138,7 @@ def test_a_compensation_that_fails_does_not_keep_the_others_from_running() -> No
     assert journal.begun == {"b"}
 
 
-def test_time_is_looked_at_between_steps_and_never_cuts_one() -> None:
+def test_the_deadline_is_checked_between_steps_and_interrupts_none() -> None:
     machine = Machine()
     ticks = iter([0.0, 0.0, 11.0, 11.0, 11.0])
     outcome = run(
@@ -151,7 +151,7 @@ def test_time_is_looked_at_between_steps_and_never_cuts_one() -> None:
     assert "apply b" not in machine.log
 
 
-def test_an_errno_that_no_adapter_knows_is_a_result_not_a_crash() -> None:
+def test_an_errno_that_no_adapter_translates_is_a_result_not_a_crash() -> None:
     machine = Machine()
     full = run([Make("a", machine, fails=OSError(28, "No space left"))], MemoryJournal([]))
     other = run([Make("a", machine, fails=OSError(5, "I/O error"))], MemoryJournal([]))

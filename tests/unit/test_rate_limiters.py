@@ -69,13 +69,13 @@ def test_a_pool_without_limiters_has_none() -> None:
         {"drive": {"ops": {"size": 1, "refill_time": 1, "one_time_burst": -1}}},
     ],
 )
-def test_what_would_not_limit_is_refused(limits: dict[str, Any]) -> None:
+def test_a_limiter_without_a_limit_is_refused(limits: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):
         pool(limits)
 
 
 @pytest.mark.parametrize("limiter", [None, LIMITER])
-def test_a_spec_comes_back_from_disk(limiter: RateLimiter | None) -> None:
+def test_a_spec_survives_json(limiter: RateLimiter | None) -> None:
     raw = msgspec.json.encode(spec_to_builtins(spec(limiter)))
     assert spec_from_builtins(msgspec.json.decode(raw)) == spec(limiter)
 

@@ -162,7 +162,7 @@ def test_the_table_has_every_operation() -> None:
         (DESTROY, facts(None, RUNNING), destroy.DESTROY),
     ],
 )
-def test_what_a_kill_left_is_gone_on_with(
+def test_a_request_continues_from_what_a_kill_left(
     op: InstanceRequest, seen: InstanceFacts, action: Action | str
 ) -> None:
     assert outcome(op, seen) == action

@@ -1,4 +1,4 @@
-"""From the record to what is built: the guest's spec, its limits, its disks.  Pure."""
+"""Derives the guest's spec, limits and disks from its documents.  Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MIB = 1024 * 1024
 CONFIG_DISK_MIB = 4
 SECRETS_DISK_MIB = 16
 DATA = "data"  # the data drive's id
-DATA_DISK = "data.ext4"  # also where it is a container: what is in a disk is not in its name
+DATA_DISK = "data.ext4"  # a LUKS container, too, has this name
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Place:
 
 
 def vm_spec(facts: InstanceFacts, pool: PoolDoc, place: Place, settings: Settings) -> VmSpec:
-    """The guest as the record wants it now.
+    """The spec of a guest that boots now, from the documents.
 
     Raises:
         Conflict: `no_artifacts`, the pool has no current revision.
@@ -102,7 +102,7 @@ def _boot_args(place: Place, *, console: bool) -> str:
 
 
 def limits(spec: VmSpec, *, overhead_mib: int) -> Limits:
-    """Guest memory and the VMM's own, its vCPUs' time, its threads.
+    """Limits for the guest's and the VMM's memory, the vCPUs' time and the threads.
 
     The VMM has a thread a vCPU, two of its own and a kernel worker.
     """
@@ -121,7 +121,7 @@ def data_disk(ref: InstanceRef, pool: PoolDoc, settings: Settings) -> DiskSpec:
 
 
 def crypt_disk(spec: VmSpec, settings: Settings) -> CryptSpec | None:
-    """How the guest's data disk is opened; None if it has none that is encrypted.
+    """How the guest's data disk is opened; None if it has no encrypted one.
 
     The guest's own spec decides: one that lives or sleeps keeps its disk as it is.
     """
@@ -133,7 +133,7 @@ def crypt_disk(spec: VmSpec, settings: Settings) -> CryptSpec | None:
 
 
 def config_disk(ref: InstanceRef, pool: PoolDoc, place: Place, settings: Settings) -> DiskSpec:
-    """What the guest is told about itself."""
+    """The disk that tells the guest about itself."""
     policy = pool.runtime_policy
     content = {
         "instance_id": ref.instance_id,

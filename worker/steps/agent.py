@@ -1,4 +1,4 @@
-"""Steps over the guest's agent, and what the result tells of it."""
+"""Steps for the guest's agent, and its part of the result."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class GuestReady:
 
 @dataclass(frozen=True, slots=True)
 class GuestNotified:
-    """The guest's agent, if there is one that listens, was told that the guest runs again."""
+    """The guest's agent, if one listens, was notified that the guest runs again."""
 
     ref: InstanceRef
     name: str = "guest_told"
@@ -57,7 +57,7 @@ class GuestNotified:
 
 
 def drained(ref: InstanceRef, host: Host, drain_s: float | None) -> dict[str, Any]:
-    """What came of asking the guest to get ready for a pause; None: it is not to be asked."""
+    """The outcome of asking the guest to prepare for a pause; None: it is not asked."""
     if drain_s is None:
         return {"outcome": "skipped", "detail": "forced"}
     if drain_s == 0:

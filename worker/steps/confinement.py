@@ -1,4 +1,4 @@
-"""Steps over what confines a guest: its TAP, its control group, its jail."""
+"""Steps for what confines a guest: its TAP, its control group, its jail."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from worker.ports import GuestRules, Host, ImageFiles, Limits, VmSpec
 
 @dataclass(frozen=True, slots=True)
 class SpoofingBarred:
-    """What the instance's TAP may send is what `rules` says, with its own MAC and address."""
+    """The firewall lets the TAP send only what `rules` allows, from its own MAC and address."""
 
     rules: GuestRules
     name: str = "spoofing_barred"
@@ -28,7 +28,7 @@ class SpoofingBarred:
 
 @dataclass(frozen=True, slots=True)
 class GuestRulesAbsent:
-    """No rule about the TAP is left: one of that name would pass nothing."""
+    """The firewall has no rule for the TAP: a later TAP of that name would pass nothing."""
 
     tap: str
     name: str = "guest_rules_absent"
@@ -131,7 +131,7 @@ class CgroupAbsent:
 
 @dataclass(frozen=True, slots=True)
 class JailFresh:
-    """A whole jail of just these files stands that no VMM has used yet, or the VMM lives in it.
+    """A whole jail of exactly these files exists that no VMM has used, or the VMM lives in it.
 
     The disks of the drives `unfinished` need not be finished.
     """

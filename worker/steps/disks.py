@@ -1,4 +1,4 @@
-"""Steps over an instance's disks."""
+"""Steps for an instance's disks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worker.ports import CryptSpec, DiskSpec, Host
 
 @dataclass(frozen=True, slots=True)
 class DataDiskBegun:
-    """The instance's data disk is there, or being made: what does not need it is done meanwhile."""
+    """The instance's data disk exists or is being made; steps that do not need it run meanwhile."""
 
     spec: DiskSpec
     name: str = "data_disk_begun"
@@ -35,7 +35,7 @@ class DataDiskBegun:
 class DataDiskPresent:
     """The instance's data disk is whole: an ext4 image or, with `crypt`, a LUKS2 container.
 
-    Made once, never undone, never remade; never taken for the other kind.
+    It is made once, never undone or overwritten, and never taken for the other kind.
     """
 
     spec: DiskSpec
@@ -77,7 +77,7 @@ class DiskOpen:
 
 @dataclass(frozen=True, slots=True)
 class DiskClosed:
-    """No device shows the instance's encrypted disk in the clear, whether or not it has one."""
+    """No device decrypts the instance's disk, whether or not the disk is encrypted."""
 
     ref: InstanceRef
     name: str = "disk_closed"
@@ -94,7 +94,7 @@ class DiskClosed:
 
 @dataclass(frozen=True, slots=True)
 class DiskCurrent:
-    """A disk that hostd fills is there with exactly these files."""
+    """A disk that hostd fills exists, with exactly these files."""
 
     spec: DiskSpec
     name: str
@@ -149,7 +149,7 @@ class SecretsAbsent:
 class VolumesWiped:
     """Every volume of the instance was discarded, a container's keyslots first, then removed.
 
-    A receipt of what the last attempt met is in the result.
+    The result has a receipt of what the last attempt found.
     """
 
     volumes: Path
@@ -183,22 +183,22 @@ class PathAbsent:
 
 
 def _refused(spec: DiskSpec, crypt: CryptSpec | None, host: Host) -> Conflict:
-    """The error for what lies where the data disk is to be."""
+    """The error for a file at the data disk's path that is not this disk."""
     path, label = spec.path, spec.label
     if crypt is None and host.disks.crypt_label(path) is not None:
         return Conflict(
             "no_key",
             f"{path} is encrypted, but the tenant has no key",
-            hint="put the tenant's key back; without it nobody can read the disk",
+            hint="put the tenant's key back; without it the disk cannot be read",
         )
     if crypt is not None and host.disks.label(path) is not None:
         return Conflict(
             "plain_disk",
             f"{path} is not encrypted, but the tenant has a key now",
-            hint="hostd encrypts no disk that has data: move it away, or take the key away",
+            hint="hostd does not encrypt a disk that has data: move the disk or the key away",
         )
     return Conflict(
         "foreign_disk",
-        f"{path} is there, but is no data disk labelled {label}",
+        f"{path} exists, but is not a data disk labelled {label}",
         hint="hostd never overwrites a data disk: repair it or move it away",
     )

@@ -1,7 +1,7 @@
 """Runs a plan against a host, one journalled step at a time.
 
 Look; if it does not hold, write down, act, look again.  A kill at any instruction leaves a state
-from which running the plan again reaches the same end.  Deadlines are looked at between steps
+from which running the plan again reaches the same end.  Deadlines are checked between steps
 only: nothing is ever interrupted.
 """
 
@@ -34,7 +34,7 @@ class Journal(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a plan; `undone` names the steps taken back after `error`."""
+    """How a plan ended; `undone` names the steps that were undone after `error`."""
 
     reports: tuple[StepReport, ...]
     detail: Mapping[str, Any]
@@ -56,7 +56,7 @@ def execute(
     clock: Clock,
     deadline_s: float,
 ) -> Outcome:
-    """Makes every step of `plan` true, or takes back what this request began.
+    """Makes every step of `plan` true, or undoes what this request began.
 
     `deadline_s` is on the monotonic clock.  Expected failures are in the outcome, never raised.
     """
@@ -67,8 +67,8 @@ def execute(
             _check_time(step, clock, deadline_s)
             reports.append(_make_true(step, host, journal, request_id, clock, detail))
     except sqlite3.Error:
-        raise  # the journal: without it nothing may go on
-    except Exception as caught:  # noqa: BLE001  a bug in a step is a result, and taken back
+        raise  # the journal: hostd must not continue without it
+    except Exception as caught:  # noqa: BLE001  a bug in a step is a result, and undone
         error = caught if isinstance(caught, HostdError) else _unexpected(caught)
         undone = _undo(plan, host, journal, request_id)
         return Outcome(tuple(reports), detail, error, undone)
@@ -105,17 +105,17 @@ def _make_true(
         journal.began(request_id, step.name, clock.now_ms())
         detail.update(step.apply(host) or {})
         if not step.done(host):
-            raise Broken("no_effect", f"step {step.name} returned, but what it makes is not there")
+            raise Broken("no_effect", f"step {step.name} returned, but its effect is missing")
     journal.finished(request_id, step.name, clock.now_ms())
     took_ms = round((clock.monotonic() - began) * 1000, 3)
     return StepReport(name=step.name, ms=took_ms, applied=applied)
 
 
 def _undo(plan: Sequence[Step], host: Host, journal: Journal, request_id: str) -> tuple[str, ...]:
-    """Takes back, in reverse, what the request's own journal says it began.
+    """Undoes, in reverse, the steps that the request's own journal has as begun.
 
-    A compensation that fails does not keep the others from running: what it leaves is found by the
-    next attempt's looks or by the sweep.  An irrevocable one ends it.
+    An undo that fails does not stop the others: the next attempt's checks or the sweep find what it
+    leaves.  A step that cannot be undone ends it.
     """
     begun = journal.begun_steps(request_id)
     undone = []

@@ -1,4 +1,4 @@
-"""Steps over an instance's sleep image."""
+"""Steps for an instance's sleep image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worker.steps.step import IrrevocableError
 
 @dataclass(frozen=True, slots=True)
 class RoomForImage:
-    """Room is held for the image: for the snapshot, and `beside_bytes` for the rest of it."""
+    """Disk space is reserved for the snapshot, and `beside_bytes` for the rest of the image."""
 
     spec: VmSpec
     request_id: str
@@ -40,7 +40,7 @@ class RoomForImage:
 
 @dataclass(frozen=True, slots=True)
 class ImageSealed:
-    """The paused guest's state, memory, secrets and manifest are whole and durable, aside."""
+    """The paused guest's state, memory, secrets and manifest are whole and durable, unpublished."""
 
     spec: VmSpec
     request_id: str
@@ -74,9 +74,9 @@ class ImageSealed:
 
 @dataclass(frozen=True, slots=True)
 class ImagePublished:
-    """The image is in its place, durably.
+    """The image is published, durably.
 
-    Undone by withdrawing it durably: the guest may run again only then, or it would live twice.
+    Undo removes it durably before the guest runs again: otherwise the guest could exist twice.
     """
 
     ref: InstanceRef
@@ -99,9 +99,9 @@ class ImagePublished:
 
 @dataclass(frozen=True, slots=True)
 class MemoryUnpacked:
-    """The image's memory lies there as a VMM maps it, and has its digest, if one was taken.
+    """The image's memory is a file that a VMM can map, and has its digest, if one was taken.
 
-    Undone never: it goes with the image.
+    Never undone: it is removed with the image.
     """
 
     ref: InstanceRef

@@ -1,4 +1,4 @@
-"""Steps over a tenant's network."""
+"""Steps for a tenant's network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from worker.ports import Host, TenantRules
 
 @dataclass(frozen=True, slots=True)
 class FirewallPresent:
-    """The tenant's NAT, forward, cross-tenant and metadata rules stand, all of them."""
+    """All of the tenant's NAT, forward, cross-tenant and metadata rules are in force."""
 
     rules: TenantRules
     name: str = "firewall_present"
@@ -45,7 +45,7 @@ class ForwardingOn:
 
 @dataclass(frozen=True, slots=True)
 class BridgePresent:
-    """The tenant's bridge is up, with the gateway's address, its MAC and mark, and forwards."""
+    """The tenant's bridge is up and forwards, with the gateway's address, its MAC and owner tag."""
 
     tenant_id: TenantId
     net: TenantNet

@@ -18,7 +18,7 @@ RECORDED: Final = "status_recorded"
 class StatusRecorded:
     """instance.json has this status, these values, and the pid of the living VMM or none.
 
-    `stamps` are values that only matter when the status changes: they are written, not looked at.
+    `stamps` only matter when the status changes: they are written, but `done` ignores them.
     """
 
     ref: InstanceRef

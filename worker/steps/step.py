@@ -9,7 +9,7 @@ from worker.ports import Host
 
 
 class IrrevocableError(Exception):
-    """Raised by `undo`: the step cannot be taken back, so nothing before it may be either."""
+    """Raised by `undo`: the step cannot be undone, so no step before it may be."""
 
 
 class Step(Protocol):

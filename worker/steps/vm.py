@@ -1,4 +1,4 @@
-"""Steps over the VMM and its guest."""
+"""Steps for the VMM and its guest."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from worker.steps.step import IrrevocableError
 log = logging.getLogger("hostd")
 
 HAS_GUEST = (VmmState.RUNNING, VmmState.PAUSED)
-# Of the grace: what its agent leaves of it is the guest's for shutting down.
+# The agent's share of the grace; the guest shuts down in the rest.
 DRAIN_SHARE: Final = 2 / 3
 
 
 @dataclass(frozen=True, slots=True)
 class VmmLaunched:
-    """A VMM of the instance is up, or on its way: what needs no VMM is done meanwhile."""
+    """A VMM of the instance is up or starting; steps that need no VMM run meanwhile."""
 
     spec: VmSpec
     kill_timeout_s: float
@@ -75,7 +75,7 @@ class GuestBooted:
 
 @dataclass(frozen=True, slots=True)
 class GuestLoaded:
-    """The image's state is loaded; the vCPUs stand still or run."""
+    """The image's state is loaded; the vCPUs are paused or run."""
 
     spec: VmSpec
     name: str = "guest_loaded"
@@ -94,9 +94,9 @@ class GuestLoaded:
 class GuestRunning:
     """The guest's vCPUs run.
 
-    Before they do, the mark on an image that was used is on the disk, or a power cut would bring
-    back an image as good as new: a killed attempt may have made the mark and not synced it.
-    `just_marked`: this attempt has.
+    Before they do, the mark that an image was used is synced: after a power cut the image would
+    look unused.  A killed attempt may have made the mark without syncing it.  `just_marked`: this
+    attempt has synced it.
     """
 
     ref: InstanceRef
@@ -117,10 +117,10 @@ class GuestRunning:
 
 @dataclass(frozen=True, slots=True)
 class GuestPaused:
-    """The guest's vCPUs stand still, its agent having been asked to drain.
+    """The guest's vCPUs are paused, after its agent was asked to drain.
 
-    A drain leaves nothing to look at, so it belongs to the step that pauses; `drain_s` bounds it,
-    None skips it.  Undone by letting the guest run and telling its agent.
+    A drain leaves nothing that `done` could check, so it is part of this step; `drain_s` limits it,
+    None skips it.  Undo resumes the guest and notifies its agent.
     """
 
     ref: InstanceRef
@@ -143,10 +143,10 @@ class GuestPaused:
 
 @dataclass(frozen=True, slots=True)
 class VmmGone:
-    """No process of the instance is left; with `grace_s`, a guest that runs was asked first, its
-    agent too where there may be one.
+    """No process of the instance is left.
 
-    `final` says that the guest's memory is gone with it: nothing before can be taken back.
+    With `grace_s`, a running guest is asked to shut down first; with `agent`, its agent, too.
+    `final`: the guest's memory is gone with it, so no earlier step can be undone.
     """
 
     ref: InstanceRef
@@ -157,7 +157,7 @@ class VmmGone:
     name: str = "vmm_gone"
 
     def done(self, host: Host) -> bool:
-        # By its pid, not by its API: a VMM that hangs is there all the same.
+        # By its pid, not by its API: a VMM that hangs exists, too.
         return host.vmm.pid(self.ref) is None and not host.cgroups.pids(self.ref.instance_id)
 
     def apply(self, host: Host) -> Mapping[str, Any] | None:
@@ -172,7 +172,7 @@ class VmmGone:
             raise IrrevocableError
 
     def _asked(self, host: Host) -> dict[str, Any]:
-        """A guest that runs was asked to shut down, its agent first; another was not."""
+        """A guest that runs was asked to shut down, its agent first."""
         said, left_s = {}, self.grace_s
         try:
             if host.vmm.state(self.ref) is not VmmState.RUNNING:
@@ -189,6 +189,6 @@ class VmmGone:
 
 
 def _kill(ref: InstanceRef, host: Host, timeout_s: float) -> None:
-    """The VMM by its pidfd, then whatever else its control group holds."""
+    """Kills the VMM by its pidfd, then all other processes of its control group."""
     host.vmm.kill(ref, timeout_s=timeout_s)
     host.cgroups.kill(ref.instance_id, timeout_s=timeout_s)
