@@ -32,7 +32,8 @@ from worker.host.firecracker.jail.jail import Jail
 from worker.host.firecracker.launch import read_pid
 from worker.linux import processes
 from worker.linux.tap import new_tap
-from worker.model.names import Layout, net_id_of
+from worker.model.layout import Layout
+from worker.model.names import net_id_of
 from worker.plans.guest_spec import limits
 from worker.ports import ImageFiles, VmSpec
 

@@ -14,6 +14,13 @@ import msgspec
 from enqueue.requests import Instance, Pool, Tenant, TenantNet
 
 Status = Literal["created", "ready", "running", "warm", "sleeping", "stopped", "destroyed"]
+
+
+def is_up(status: str | None) -> bool:
+    """Whether the status says that the instance has a VMM."""
+    return status in ("running", "warm")
+
+
 Compression = Literal["none", "lz4", "zstd"]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Count = Annotated[int, msgspec.Meta(ge=0)]

@@ -19,7 +19,7 @@ from worker.host.images.images import DiskImages
 from worker.host.links.links import Netlink
 from worker.host.records.records import DiskRecords
 from worker.linux.subids import SUBORDINATE_FILES
-from worker.model.names import Layout
+from worker.model.layout import Layout
 from worker.plans.settings import Settings
 from worker.ports import Host
 from worker.protocol.verification import Policy

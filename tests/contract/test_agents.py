@@ -17,7 +17,7 @@ from tests.fakes.vmm import FakeVmm
 from tests.fixtures.vmm import REAL, STAND_IN, Programs, Rig, driver_rig, real_programs
 from worker import simulator
 from worker.host.agents.agents import GuestAgents
-from worker.model.names import Layout
+from worker.model.layout import Layout
 from worker.ports import AgentOutcome, Agents, VmSpec
 
 LONG_S = 60.0

@@ -10,7 +10,7 @@ import pytest
 from tests.fakes.records import FakeRecords
 from worker.host.records import audit_log as audit
 from worker.host.records.records import DiskRecords
-from worker.model.names import Layout
+from worker.model.layout import Layout
 from worker.ports import Records
 
 

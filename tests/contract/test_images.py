@@ -16,7 +16,8 @@ from tests.fakes.images import FakeImages
 from worker.errors import Broken, Conflict, HostdError, Lost, Transient
 from worker.host.images.images import DiskImages
 from worker.linux import files
-from worker.model.names import InstanceRef, Layout
+from worker.model.layout import Layout
+from worker.model.names import InstanceRef
 from worker.ports import ImageFiles, Images, ImageState
 
 REF = InstanceRef(TenantId("acme"), PoolId("workers"), InstanceId("i-1a2b3c4d"))

@@ -18,7 +18,7 @@ from worker.host.firecracker.jail.jail import Jail
 from worker.host.firecracker.jail.snapshot_output import SnapshotOutput
 from worker.host.images.images import DiskImages
 from worker.linux import mounts
-from worker.model.names import Layout
+from worker.model.layout import Layout
 from worker.ports import ImageFiles, ImageState
 
 pytestmark = pytest.mark.root

@@ -16,7 +16,7 @@ from worker.errors import Lost
 from worker.host.images import compression
 from worker.host.images.compression import Codec, UnreadableError
 from worker.host.images.images import DiskImages
-from worker.model.names import Layout
+from worker.model.layout import Layout
 from worker.ports import Images
 
 CODECS: tuple[Codec, ...] = ("zstd", "lz4")

@@ -13,7 +13,7 @@ from worker.errors import Transient
 from worker.host.firecracker.jail.jail import Jail
 from worker.host.firecracker.jail.snapshot_output import SnapshotOutput
 from worker.host.images.images import DiskImages
-from worker.model.names import Layout
+from worker.model.layout import Layout
 from worker.ports import Images
 
 

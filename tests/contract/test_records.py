@@ -15,7 +15,8 @@ from enqueue.requests import InstanceId, PoolId, TenantId
 from tests.fakes.records import FakeRecords
 from worker.errors import Conflict
 from worker.host.records.records import DiskRecords
-from worker.model.names import InstanceRef, Layout
+from worker.model.layout import Layout
+from worker.model.names import InstanceRef
 from worker.ports import Artifacts, Records
 
 REF = InstanceRef(TenantId("acme"), PoolId("workers"), InstanceId("i-1a2b3c4d"))

@@ -20,7 +20,8 @@ from worker.host.firecracker.driver import Firecracker
 from worker.host.images.images import DiskImages
 from worker.host.records.records import DiskRecords
 from worker.linux import mounts
-from worker.model.names import InstanceRef, Layout, mapper_name
+from worker.model.layout import Layout
+from worker.model.names import InstanceRef, mapper_name
 from worker.ports import CryptSpec, Disks, DiskSpec, Images, Records
 
 REF = InstanceRef(TenantId("acme"), PoolId("workers"), InstanceId("i-1a2b3c4d"))

@@ -11,7 +11,8 @@ from typing import Any
 
 from enqueue.documents import Compression
 from worker.errors import Broken, Conflict, Lost, Transient
-from worker.model.names import InstanceRef, Layout
+from worker.model.layout import Layout
+from worker.model.names import InstanceRef
 from worker.ports import Image, ImageFiles, ImageState
 
 

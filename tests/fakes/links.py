@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from worker.errors import Conflict
-from worker.model.names import guest_mac
+from worker.model.names import guest_mac, parse_bridge
 from worker.ports import Bridge, Tap
 
 
@@ -26,28 +26,24 @@ class FakeLinks:
         self._forwarding = False
 
     def bridge(self, name: str) -> Bridge | None:
-        """See `ports.Links.bridge`."""
         device = self.devices.get(name)
         if device is not None and not isinstance(device, Bridge):
             raise _foreign(name)
         return device
 
     def put_bridge(self, name: str, *, address: str, mac: str, owner_tag: str) -> None:
-        """See `ports.Links.put_bridge`."""
         there = self.bridge(name)
         if there is not None and there.owner_tag != owner_tag and not self._is_newborn(there, mac):
             raise _foreign(name)
         self.devices[name] = Bridge(name, True, frozenset({address}), mac, owner_tag, True)
 
     def tap(self, name: str) -> Tap | None:
-        """See `ports.Links.tap`."""
         device = self.devices.get(name)
         if device is not None and not isinstance(device, Tap):
             raise _foreign(name)
         return device
 
     def put_tap(self, name: str, *, owner_uid: int, bridge: str, owner_tag: str) -> None:
-        """See `ports.Links.put_tap`."""
         if not isinstance(self.devices.get(bridge), Bridge):
             raise Conflict("no_bridge", f"there is no bridge {bridge} to attach {name} to")
         there = self.tap(name)
@@ -56,7 +52,6 @@ class FakeLinks:
         self.devices[name] = Tap(name, True, owner_uid, bridge, owner_tag)
 
     def delete(self, name: str) -> None:
-        """See `ports.Links.delete`."""
         device = self.devices.get(name)
         if device is None:
             return
@@ -70,21 +65,17 @@ class FakeLinks:
                 self.devices[port] = replace(tap, bridge=None)
 
     def ports(self, bridge: str) -> frozenset[str]:
-        """See `ports.Links.ports`."""
         taps = (device for device in self.devices.values() if isinstance(device, Tap))
         return frozenset(tap.name for tap in taps if tap.bridge == bridge)
 
     def owned(self) -> Mapping[str, str]:
-        """See `ports.Links.owned`."""
         tags = {device.name: device.owner_tag for device in self.devices.values()}
         return {name: tag for name, tag in tags.items() if tag.startswith("hostd:")}
 
     def forwarding(self) -> bool:
-        """See `ports.Links.forwarding`."""
         return self._forwarding
 
     def enable_forwarding(self) -> None:
-        """See `ports.Links.enable_forwarding`."""
         self._forwarding = True
 
     def _is_newborn(self, bridge: Bridge, mac: str | None) -> bool:
@@ -93,8 +84,8 @@ class FakeLinks:
 
 
 def _birth_mac(name: str) -> str | None:
-    number = name.removeprefix("br-tenant-")
-    return guest_mac(int(number), 1) if number.isdecimal() else None
+    net_id = parse_bridge(name)
+    return None if net_id is None else guest_mac(net_id, 1)
 
 
 def _foreign(name: str) -> Conflict:

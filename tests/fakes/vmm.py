@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from worker.errors import Broken, Conflict, Transient
-from worker.model.names import InstanceRef, Layout
+from worker.model.layout import Layout
+from worker.model.names import InstanceRef
 from worker.ports import ImageFiles, Platform, VmmState, VmSpec
 
 PLATFORM = Platform(

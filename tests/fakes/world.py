@@ -39,7 +39,8 @@ from worker.config import Config, RetryConfig
 from worker.daemon import startup as recover
 from worker.drain.controller import DrainController
 from worker.job import accept, story
-from worker.model.names import InstanceRef, Layout
+from worker.model.layout import Layout
+from worker.model.names import InstanceRef
 from worker.plans.settings import Settings
 from worker.ports import Artifacts, Host
 from worker.protocol.delivery import Delivery

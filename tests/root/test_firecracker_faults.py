@@ -14,7 +14,7 @@ from tests.fixtures.vmm import REF, Programs, Rig, driver_rig
 from worker import simulator
 from worker.errors import Broken, Transient
 from worker.host.firecracker.driver import Firecracker
-from worker.model.names import Layout
+from worker.model.layout import Layout
 from worker.ports import VmmState, VmSpec
 
 pytestmark = pytest.mark.root

@@ -13,7 +13,7 @@ import pytest
 from tests.contract.test_vmm import moved
 from tests.fixtures.vmm import REAL, REF, STAND_IN, UID, Programs, Rig, driver_rig, real_programs
 from worker.host.firecracker.driver import Firecracker
-from worker.model.names import Layout
+from worker.model.layout import Layout
 from worker.ports import Drive, VmmState, VmSpec
 
 pytestmark = pytest.mark.root

@@ -31,7 +31,8 @@ from tests.fixtures.tenants import (
     guest,
 )
 from worker.linux.netns import NetworkNamespace
-from worker.model.names import METADATA_PORT, InstanceRef, Layout
+from worker.model.layout import Layout
+from worker.model.names import METADATA_PORT, InstanceRef
 from worker.plans.network import network_steps
 from worker.plans.settings import Settings
 from worker.ports import Host

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from worker.linux.processor import Processor, processor
+from worker.linux.machine import Processor, processor
 from worker.plans.image_manifest import incompatibilities
 from worker.ports import Platform
 

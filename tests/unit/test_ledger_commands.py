@@ -21,7 +21,7 @@ from worker import cli
 from worker.host.records.audit_log import ROTATE_BYTES
 from worker.host.records.records import DiskRecords
 from worker.ledger.checks import faults
-from worker.model.names import Layout
+from worker.model.layout import Layout
 
 NOW_MS = int(NOW_S * 1000)
 ONE, TWO = "i-00000001", "i-00000002"

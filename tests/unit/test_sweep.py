@@ -22,7 +22,6 @@ from tests.fakes.leftovers import GHOST, GONE, GRACE_S, LIMITS, ONE, Sweeps, bar
 from tests.fakes.links import Foreign
 from tests.fakes.world import World, net
 from worker.errors import Transient
-from worker.linux import device_mapper as mapper
 from worker.model.names import InstanceRef
 from worker.ports import Bridge, Tap, VmmState
 from worker.protocol.events import Kind
@@ -460,16 +459,6 @@ def test_a_damaged_file_of_sightings_is_none(tmp_path: Path) -> None:
     path.write_bytes(b"{")
     (left,) = orphans([CGROUP], Records())
     assert SweepHistory(path, boot_id="b", patience_s=1).first_s(left) is None
-
-
-def test_the_device_mappers_list_is_read_entry_by_entry() -> None:
-    def entry(device: int, following: int, name: bytes) -> bytes:
-        raw = device.to_bytes(8, "little") + following.to_bytes(4, "little") + name + b"\0"
-        return raw.ljust(following or len(raw), b"\0")
-
-    listed = entry(5, 32, b"mvm-acme-i-0000000a") + entry(6, 0, b"vg-root")
-    assert list(mapper.names_in(listed)) == ["mvm-acme-i-0000000a", "vg-root"]
-    assert list(mapper.names_in(entry(0, 0, b""))) == []
 
 
 def test_a_sweep_removes_only_what_is_due(world: World) -> None:

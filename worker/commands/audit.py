@@ -14,7 +14,7 @@ import msgspec
 from enqueue.requests import LABEL_PATTERN
 from enqueue.times import format_iso
 from worker.host.records import audit_log as audit
-from worker.model.names import Layout
+from worker.model.layout import Layout
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,9 @@ from worker.host.cgroups.cgroups import KernelCgroups
 from worker.host.disks import fscrypt, luks
 from worker.host.firecracker.binary import Binary
 from worker.host.firewall.firewall import Nft
-from worker.linux import device_mapper as mapper
 from worker.linux.subids import SUBORDINATE_FILES, first_overlap
-from worker.model.names import FIRST_OFFSET, Layout, jail_uid
+from worker.model.layout import Layout
+from worker.model.names import FIRST_OFFSET, jail_uid
 from worker.queue import connection as redis_host
 from worker.wiring import build_policy, build_vmm
 
@@ -213,7 +213,7 @@ def _encryption(config: Config) -> Iterator[Finding]:
         return
     try:
         seen = f"{len(keys)} keys, {luks.version()}"
-        mapper.require()
+        luks.require_device_mapper()
         for path in keys:
             luks.read_key(path)
         yield Finding("encryption", "ok", seen)

@@ -87,7 +87,7 @@ def audit(
 ) -> None:
     """Show what happened to instances, from the tenants' own logs, by time."""
     from worker.commands.audit import Wanted, entries
-    from worker.model.names import Layout
+    from worker.model.layout import Layout
 
     found = entries(Layout(config.paths.state), Wanted(tenant, instance, since_ms or 0))
     if as_json:

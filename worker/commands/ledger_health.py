@@ -11,7 +11,7 @@ from worker.ledger.checks import faults
 from worker.ledger.database import open_readonly
 from worker.ledger.identity import LEDGER_ID, holds_requests, loss, read_marker
 from worker.ledger.rebuild import instances_with_history
-from worker.model.names import Layout
+from worker.model.layout import Layout
 
 HINT = "keep the damaged file; restore a backup or rebuild: docs/runbook.md#ledger"
 

@@ -26,7 +26,7 @@ from worker.ledger.identity import (
 )
 from worker.ledger.ledger import Ledger
 from worker.linux import files
-from worker.model.names import Layout
+from worker.model.layout import Layout
 from worker.ports import Host
 from worker.scheduling.locks import host_lock
 from worker.wiring import build_host

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from enqueue.documents import is_up
 from enqueue.requests import describe
 from enqueue.results import Done, Failed
 from enqueue.times import format_utc
@@ -115,7 +116,7 @@ def _advice(
         advice.append("a request is unfinished but holds no lock: is `hostd run` up?")
     elif open_requests:
         advice.append("a request is running: wait for it, or search hostd's log for its id")
-    elif facts["status"] in ("running", "warm") and not alive:
+    elif is_up(facts["status"]) and not alive:
         advice.append(
             "the record says that it runs, but it has no VMM: send StartInstance to boot it, or "
             "StopInstance to record that it is stopped"

@@ -1,5 +1,7 @@
 """The configuration of a host, /etc/hostd/hostd.toml: read once, all faults reported together."""
 
+from importlib import metadata
+
 from worker.config.reading import ALIASES, DEFAULT_PATH, build, load
 from worker.config.sections import (
     SECTIONS,
@@ -27,4 +29,10 @@ __all__ = [
     "WorkerConfig",
     "build",
     "load",
+    "version",
 ]
+
+
+def version() -> str:
+    """The version of hostd."""
+    return metadata.version("hostd")

@@ -16,7 +16,7 @@ from typing import Final
 from enqueue.keys import HostKeys
 from enqueue.results import Pong
 from enqueue.times import Clock
-from worker.config import Config
+from worker.config import Config, version
 from worker.daemon import startup as recover
 from worker.daemon.clock_sync import await_clock
 from worker.daemon.deliver import refuse, submit
@@ -30,7 +30,8 @@ from worker.errors import HostdError, StartupError
 from worker.ledger.database import unusable_ledger
 from worker.ledger.identity import open_ledger, write_marker
 from worker.linux import machine
-from worker.model.names import InstanceRef, Layout
+from worker.model.layout import Layout
+from worker.model.names import InstanceRef
 from worker.protocol.delivery import Delivery
 from worker.protocol.metrics import Metrics
 from worker.protocol.verification import Policy
@@ -93,7 +94,7 @@ class Hostd:
         self.host = build_host(config, self._open)
         self._layout = Layout(config.paths.state)
         self._firecracker_version = self.host.vmm.version()
-        self._version, self._boot_id = machine.version(), machine.boot_id()
+        self._version, self._boot_id = version(), machine.boot_id()
         self.ledger = open_ledger(
             config.paths.ledger,
             self.host,
@@ -137,7 +138,7 @@ class Hostd:
 
     def _context(self, config: Config, policy: Policy) -> Context:
         metrics = Metrics()
-        metrics.build.info({"version": machine.version(), "firecracker": self._firecracker_version})
+        metrics.build.info({"version": version(), "firecracker": self._firecracker_version})
         gauges = Gauges(self.executors, self.ledger, self._redis, self._keys)
         metrics.registry.register(LiveGauges(gauges.read))
         return Context(

@@ -7,7 +7,8 @@ from pathlib import Path
 import msgspec
 
 from enqueue.requests import InstanceId, PoolId, TenantId, TenantNet, bridge_name
-from worker.model.names import InstanceRef, Layout
+from worker.model.layout import Layout
+from worker.model.names import InstanceRef
 
 POOL = PoolId("workers")
 MEM_MIB = 128

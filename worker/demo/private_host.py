@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from enqueue import signing
 from enqueue.client import HostClient
 from worker.linux.netns import NetworkNamespace
-from worker.model.names import Layout
+from worker.model.layout import Layout
 
 START_TIMEOUT_S: Final = 20.0
 END_TIMEOUT_S: Final = 20.0

@@ -24,7 +24,7 @@ from worker.ledger.entries import LedgerEntry
 from worker.ledger.ledger import Ledger
 from worker.ledger.rebuild import Rebuilt, rebuild_from_host, traces_of_earlier_run
 from worker.linux import files
-from worker.model.names import Layout
+from worker.model.layout import Layout
 from worker.ports import Host
 from worker.protocol import events
 from worker.protocol.results import refused

@@ -6,7 +6,6 @@ Net ids, subnets, addresses, instance ids and quota are normally the ledger's to
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping
@@ -14,16 +13,14 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
 from typing import Final
 
-from enqueue.documents import InstanceDoc, InstanceNet
+from enqueue.documents import InstanceDoc, InstanceNet, is_up
 from enqueue.requests import TenantNet
 from worker.errors import HostdError
 from worker.ledger.ledger import Ledger
-from worker.model.names import OWNER_PREFIX, InstanceRef
+from worker.model.names import OWNER_PREFIX, InstanceRef, parse_bridge, parse_tap
 from worker.ports import Host, Records
 
 TOUCHED: Final = ("running", "warm", "sleeping", "stopped")
-_BRIDGE: Final = re.compile(r"\Abr-tenant-(\d+)\Z")
-_TAP: Final = re.compile(r"\Atn(\d+)i(\d+)\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +81,12 @@ class _Taking:
 
     def bridge(self, name: str, mark: str) -> None:
         """A tenant's bridge stands: its net id and subnet are the tenant's."""
-        found = _BRIDGE.match(name)
-        bridge = self.host.links.bridge(name) if found else None
-        if found is None or bridge is None:
+        net_id = parse_bridge(name)
+        bridge = None if net_id is None else self.host.links.bridge(name)
+        if bridge is None:
             return
         tenant = mark.removeprefix(OWNER_PREFIX)
-        self._hold("net", found[1], tenant)
+        self._hold("net", str(net_id), tenant)
         for address in bridge.addresses:
             self._hold("subnet", str(IPv4Interface(address).network), tenant)
 
@@ -107,7 +104,7 @@ class _Taking:
         self._hold("instance", ref.instance_id, f"{ref.tenant_id}/{ref.pool_id}")
         self._place(ref, doc.fields.net if doc else None)
         lives = self.host.vmm.pid(ref) is not None
-        if lives or (doc is not None and doc.fields.status in ("running", "warm")):
+        if lives or (doc is not None and is_up(doc.fields.status)):
             self._quota(ref)
 
     def _note_status(self, ref: InstanceRef, doc: InstanceDoc) -> None:
@@ -121,11 +118,11 @@ class _Taking:
         """Its address, and the tenant's network: as recorded, else as its VMM was built."""
         spec = self.host.vmm.spec(ref)
         tap = recorded.tap_dev if recorded else spec.tap if spec else None
-        found = _TAP.match(tap) if tap else None
+        found = parse_tap(tap) if tap else None
         net = self._tenant_net(ref)
         if found is not None:
-            self._hold("net", found[1], ref.tenant_id)
-            self._hold("offset", f"{found[1]}/{found[2]}", ref.instance_id)
+            self._hold("net", str(found[0]), ref.tenant_id)
+            self._hold("offset", f"{found[0]}/{found[1]}", ref.instance_id)
             if recorded is not None:
                 subnet = IPv4Interface(f"{recorded.guest_ip}/{recorded.cidr}").network
                 self._hold("subnet", str(subnet), ref.tenant_id)

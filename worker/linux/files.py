@@ -7,7 +7,6 @@ so what was being written is thrown away.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import shutil
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from worker.errors import Broken, Transient
+from worker.linux import libc
 
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # Not through a symlink, and not waiting for the writer of a FIFO: agentd's directories are not
@@ -25,8 +25,6 @@ _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXE
 _LOOK: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _AT_FDCWD: Final = -100  # linux/fcntl.h
 _RENAME_EXCHANGE: Final = 2  # linux/fs.h
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @contextmanager
@@ -182,9 +180,8 @@ def exchange(one: Path, other: Path) -> None:
     """
     with translate_errors(other):
         names = os.fsencode(one), os.fsencode(other)
-        if _libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(one), None, str(other))
+        arguments = (_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE)
+        libc.call("renameat2", *arguments, path=one)
         sync_directory(other.parent)
 
 

@@ -1,18 +1,28 @@
-"""What identifies this machine and this boot."""
+"""What identifies this machine, its processor (proc_cpuinfo(5)) and this boot."""
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
 import time
+from dataclasses import dataclass
 from functools import cache
-from importlib import metadata
 from pathlib import Path
+from typing import Final
+
+from worker.linux import libc
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 MACHINE_ID = Path("/etc/machine-id")
 TIME_ERROR = 5
 TIMEX_BYTES = 512  # struct timex has 208 on 64-bit Linux
+CPUINFO: Final = Path("/proc/cpuinfo")
+
+# On x86_64, then on aarch64.
+_VENDOR: Final = ("vendor_id", "CPU implementer")
+_FAMILY: Final = ("cpu family", "CPU architecture")
+_MODEL: Final = ("model", "CPU part")
+_STEPPING: Final = ("stepping", "CPU variant")
 
 
 def boot_id() -> str:
@@ -34,11 +44,6 @@ def machine_id() -> str:
         return boot_id()
 
 
-def version() -> str:
-    """hostd's own version."""
-    return metadata.version("hostd")
-
-
 def sha256(path: Path) -> str:
     """The digest of a file, in hex."""
     with path.open("rb") as file:
@@ -53,4 +58,27 @@ def uptime_s() -> float:
 def clock_is_synchronized() -> bool:
     """Whether the kernel's clock is disciplined: adjtimex(2) does not answer TIME_ERROR."""
     timex = ctypes.create_string_buffer(TIMEX_BYTES)  # modes = 0: nothing is set
-    return int(ctypes.CDLL(None, use_errno=True).adjtimex(timex)) not in (-1, TIME_ERROR)
+    return int(libc.LIBRARY.adjtimex(timex)) not in (-1, TIME_ERROR)
+
+
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """The first processor; empty strings for what the kernel does not say."""
+
+    vendor: str
+    family: str
+    model: str
+    stepping: str
+
+
+@cache
+def processor(cpuinfo: Path = CPUINFO) -> Processor:
+    """The machine's processor, which stays the same as long as a process lives."""
+    first = cpuinfo.read_text().strip().partition("\n\n")[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    said = {key.strip(): value.strip() for key, _, value in pairs}
+
+    def one(names: tuple[str, ...]) -> str:
+        return next((said[name] for name in names if name in said), "")
+
+    return Processor(one(_VENDOR), one(_FAMILY), one(_MODEL), one(_STEPPING))

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
+import re
 from pathlib import Path
 from typing import Final
 
-from worker.linux import procfs as small_files
-from worker.linux.mountinfo import unescaped
+from worker.linux import libc, procfs
 
 # linux/mount.h
 _RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT, _BIND = 1, 2, 4, 8, 32, 4096
 _DETACH, _UMOUNT_NOFOLLOW = 2, 8
 _HARDENED: Final = _NOSUID | _NODEV | _NOEXEC
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def bind_file(source: Path, target: Path, *, read_only: bool) -> None:
@@ -26,10 +23,10 @@ def bind_file(source: Path, target: Path, *, read_only: bool) -> None:
         OSError: the kernel refused.
     """
     target.touch(mode=0o000)
-    _mount(source, target, _BIND)
+    libc.mount(os.fsencode(source), target, None, _BIND, b"")
     # A bind mount takes its flags only from a remount (mount(2)).
     flags = _BIND | _REMOUNT | _HARDENED | (_RDONLY if read_only else 0)
-    _mount(None, target, flags)
+    libc.mount(None, target, None, flags, b"")
 
 
 def below(directory: Path) -> list[Path]:
@@ -37,21 +34,23 @@ def below(directory: Path) -> list[Path]:
     top = os.path.realpath(directory)
     points = [
         unescaped(line.split(" ", 5)[4])
-        for line in small_files.text(Path("/proc/self/mountinfo")).splitlines()
+        for line in procfs.text(Path("/proc/self/mountinfo")).splitlines()
     ]
     return [Path(p) for p in reversed(points) if p == top or p.startswith(top + "/")]
 
 
 def unmount(point: Path) -> None:
     """Nothing is mounted there any more; not being a mount point is success."""
-    if _libc.umount2(os.fsencode(point), _DETACH | _UMOUNT_NOFOLLOW) != 0:
-        number = ctypes.get_errno()
-        if number not in (errno.EINVAL, errno.ENOENT):
-            raise OSError(number, os.strerror(number), str(point))
+    try:
+        libc.call("umount2", os.fsencode(point), _DETACH | _UMOUNT_NOFOLLOW, path=point)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOENT):
+            raise
 
 
-def _mount(source: Path | None, target: Path, flags: int) -> None:
-    origin = None if source is None else os.fsencode(source)
-    if _libc.mount(origin, os.fsencode(target), None, ctypes.c_ulong(flags), None) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), str(target))
+def unescaped(field: str) -> str:
+    """The path that a field of /proc/<pid>/mountinfo names."""
+    if "\\" not in field:
+        return field
+    # The kernel writes blank, tab, newline and backslash as three octal digits (proc(5)).
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)

@@ -6,21 +6,15 @@ thread while it is inside belong to the namespace; new threads start where their
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from worker.linux.libc import call
+
 _CLONE_NEWNET: Final = 0x40000000
-_libc: Final = ctypes.CDLL(None, use_errno=True)
-
-
-def _call(name: str, *arguments: int) -> None:
-    if getattr(_libc, name)(*arguments) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"{name}: {os.strerror(code)}")
 
 
 def _current() -> int:
@@ -33,11 +27,11 @@ class NetworkNamespace:
     def __init__(self) -> None:
         before = _current()
         try:
-            _call("unshare", _CLONE_NEWNET)
+            call("unshare", _CLONE_NEWNET)
             try:
                 self._fd = _current()
             finally:
-                _call("setns", before, _CLONE_NEWNET)
+                call("setns", before, _CLONE_NEWNET)
         finally:
             os.close(before)
 
@@ -51,11 +45,11 @@ class NetworkNamespace:
         """The calling thread is inside; nesting is fine."""
         before = _current()
         try:
-            _call("setns", self._fd, _CLONE_NEWNET)
+            call("setns", self._fd, _CLONE_NEWNET)
             try:
                 yield
             finally:
-                _call("setns", before, _CLONE_NEWNET)
+                call("setns", before, _CLONE_NEWNET)
         finally:
             os.close(before)
 

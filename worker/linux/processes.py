@@ -6,7 +6,6 @@ then compares the identity, then uses the pidfd alone: from there on the kernel 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import signal
@@ -18,14 +17,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from worker.linux import libc
 from worker.linux.machine import boot_id as boot_id
 
 _UCRED: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _PR_SET_CHILD_SUBREAPER: Final = 36  # linux/prctl.h
 _STAT_BYTES: Final = 4096  # 52 numbers and a name
 _NAME_BYTES: Final = 15  # TASK_COMM_LEN, less its NUL
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +184,7 @@ def find(identity: Identity) -> Process | None:
 
 def adopt_orphans() -> None:
     """Orphaned descendants become children of this process, so that it learns how they ended."""
-    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    libc.call("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def reap_group(group: int) -> None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import hashlib
 import os
 from collections.abc import Iterator
 from typing import Final
 
+from worker.linux import libc
+
 _KEEP_SIZE: Final = 1  # linux/falloc.h
 _PUNCH_HOLE: Final = 2
 _CHUNK_BYTES: Final = 1 << 20
 _BLOCK_BYTES: Final = 4096
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong)
+_UNSUPPORTED: Final = (errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def extents(fd: int) -> Iterator[tuple[int, int]]:
@@ -51,13 +51,14 @@ def allocate(fd: int, size_bytes: int) -> bool:
     Raises:
         OSError: the kernel refused; ENOSPC where there is no room.
     """
-    if _libc.fallocate(fd, 0, 0, size_bytes) == 0:
-        return True
-    number = ctypes.get_errno()
-    if number not in (errno.EOPNOTSUPP, errno.ENOSYS):
-        raise OSError(number, os.strerror(number))
-    os.ftruncate(fd, size_bytes)
-    return False
+    try:
+        libc.call("fallocate", fd, 0, 0, size_bytes)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        os.ftruncate(fd, size_bytes)
+        return False
+    return True
 
 
 def digest(fd: int) -> str:
@@ -88,12 +89,14 @@ def punch(fd: int, *, keep_bytes: int = 0) -> bool:
         OSError: the kernel refused for another reason.
     """
     size = os.fstat(fd).st_size - keep_bytes
-    if size <= 0 or _libc.fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, 0, size) == 0:
-        return True
-    number = ctypes.get_errno()
-    if number in (errno.EOPNOTSUPP, errno.ENOSYS):
-        return False
-    raise OSError(number, os.strerror(number))
+    try:
+        if size > 0:
+            libc.call("fallocate", fd, _PUNCH_HOLE | _KEEP_SIZE, 0, size)
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            return False
+        raise
+    return True
 
 
 def overwrite(fd: int, upto: int | None = None) -> None:

@@ -7,19 +7,17 @@ it at once while its guest stands still.
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from worker.linux import libc
+
 _WRITE: Final = (
     2  # SYNC_FILE_RANGE_WRITE, linux/fs.h: begin to write what is dirty, wait for nothing
 )
 _PAUSE_S: Final = 0.01
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
 
 @contextmanager
@@ -32,7 +30,7 @@ def writing_back(fd: int) -> Iterator[None]:
 
     def push() -> None:
         while not over.wait(_PAUSE_S):
-            _libc.sync_file_range(fd, 0, 0, _WRITE)
+            libc.LIBRARY.sync_file_range(fd, 0, 0, _WRITE)
 
     pusher = threading.Thread(target=push, name="writeback", daemon=True)
     pusher.start()

@@ -8,16 +8,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Network
-from pathlib import Path
 from typing import Final
 
 from enqueue.requests import (
-    INSTANCE_PATTERN,
-    LABEL_PATTERN,
     InstanceId,
     InstanceRequest,
     PoolId,
     TenantId,
+    bridge_name,
 )
 
 FIRST_OFFSET: Final = 3  # .1 is the gateway, .2 the builder
@@ -25,10 +23,9 @@ LAST_OFFSET: Final = 254
 METADATA_PORT: Final = 8169
 MAPPER_PREFIX: Final = "mvm-"
 OWNER_PREFIX: Final = "hostd:"
-_TAP: Final = re.compile(r"\Atn([0-9]{1,4})i([0-9]{1,3})\Z")
-_OWNED: Final = (  # an instance's directory, part by part
-    r"\Atenants\Z", LABEL_PATTERN, r"\Apools\Z", LABEL_PATTERN, r"\Ainstances\Z", INSTANCE_PATTERN,
-)  # fmt: skip
+_NUMBER: Final = "(0|[1-9][0-9]{0,3})"
+_TAP: Final = re.compile(rf"\Atn{_NUMBER}i{_NUMBER}\Z")
+_BRIDGE: Final = re.compile(rf"\A{re.escape(bridge_name(0)[:-1])}{_NUMBER}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +50,22 @@ def tap_name(tenant_net_id: int, offset: int) -> str:
     return f"tn{tenant_net_id}i{offset}"
 
 
+def parse_tap(name: str) -> tuple[int, int] | None:
+    """The net id and the offset that `tap_name` was given; None if it gives no such name."""
+    match = _TAP.match(name)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def parse_bridge(name: str) -> int | None:
+    """The net id that `bridge_name` was given; None if it gives no such name."""
+    match = _BRIDGE.match(name)
+    return int(match[1]) if match else None
+
+
 def net_id_of(tap: str) -> int | None:
     """The network that a TAP of that name is in; None if hostd gives no such name."""
-    match = _TAP.match(tap)
-    return int(match[1]) if match else None
+    parsed = parse_tap(tap)
+    return parsed[0] if parsed else None
 
 
 def owner_tag(owner: str) -> str:
@@ -83,58 +92,3 @@ def mapper_name(ref: InstanceRef) -> str:
     """What the instance's encrypted disk is opened as; an instance id has one form, so no two
     instances share a name."""
     return f"{MAPPER_PREFIX}{ref.tenant_id}-{ref.instance_id}"
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where things lie under the state directory (`[paths] state`)."""
-
-    state: Path
-
-    def tenant(self, tenant_id: str) -> Path:
-        """The tenant's directory."""
-        return self.state / "tenants" / tenant_id
-
-    def pool(self, tenant_id: str, pool_id: str) -> Path:
-        """The pool's directory."""
-        return self.tenant(tenant_id) / "pools" / pool_id
-
-    def instance(self, ref: InstanceRef) -> Path:
-        """The instance's directory."""
-        return self.pool(ref.tenant_id, ref.pool_id) / "instances" / ref.instance_id
-
-    def artifacts(self, tenant_id: str, pool_id: str) -> Path:
-        """The pool's artifacts: `revisions/<hash>/` and the symlink `current`."""
-        return self.pool(tenant_id, pool_id) / "artifacts"
-
-    def disk_key(self, tenant_id: str) -> Path:
-        """The key of the tenant's data disks; there is one only where they are encrypted."""
-        return self.state / "keys" / f"{tenant_id}.key"
-
-    def volumes(self, ref: InstanceRef) -> Path:
-        """The instance's disks."""
-        return self.instance(ref) / "volumes"
-
-    def runtime(self, ref: InstanceRef) -> Path:
-        """What lives only as long as a VMM."""
-        return self.instance(ref) / "runtime"
-
-    def jail_base(self, ref: InstanceRef) -> Path:
-        """The jailer's `--chroot-base-dir`."""
-        return self.instance(ref) / "jail"
-
-    def images(self, ref: InstanceRef) -> Path:
-        """Where sleep images lie: `sleep/` published, `partial-*` in the making."""
-        return self.instance(ref) / "snapshots"
-
-    def owner(self, path: Path) -> InstanceRef | None:
-        """The instance in whose directory `path` lies; None if in none's."""
-        try:
-            parts = path.relative_to(self.state).parts
-        except ValueError:
-            return None
-        if len(parts) < len(_OWNED) or any(
-            not re.match(form, part) for form, part in zip(_OWNED, parts, strict=False)
-        ):
-            return None
-        return InstanceRef(TenantId(parts[1]), PoolId(parts[3]), InstanceId(parts[5]))

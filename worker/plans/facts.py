@@ -10,7 +10,8 @@ from typing import Final, TypeVar
 from enqueue.documents import InstanceDoc, PoolDoc, Status, TenantDoc
 from enqueue.requests import NetworkRequest
 from worker.errors import HostdError
-from worker.model.names import OWNER_PREFIX, InstanceRef, Layout
+from worker.model.layout import Layout
+from worker.model.names import OWNER_PREFIX, InstanceRef
 from worker.ports import Artifacts, Host, Image, ImageFiles, ImageState, Platform, VmmState, VmSpec
 
 T = TypeVar("T")

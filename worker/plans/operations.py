@@ -25,7 +25,8 @@ from enqueue.requests import (
     describe,
 )
 from worker.errors import Conflict
-from worker.model.names import InstanceRef, Layout
+from worker.model.layout import Layout
+from worker.model.names import InstanceRef
 from worker.plans import destroy, network, sleep, start, stop, wake
 from worker.plans.action import Action
 from worker.plans.facts import InstanceFacts, NetworkFacts, instance_facts

@@ -7,7 +7,8 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from enqueue.requests import InstanceId
-from worker.model.names import METADATA_PORT, InstanceRef, Layout, mapper_name
+from worker.model.layout import Layout
+from worker.model.names import METADATA_PORT, InstanceRef, mapper_name
 
 
 @dataclass(frozen=True, slots=True)

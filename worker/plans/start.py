@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from enqueue.documents import is_up
 from enqueue.requests import StartInstance
 from worker.errors import Conflict
 from worker.plans.action import UNCHANGED, Action
@@ -30,7 +31,7 @@ def choose(request: StartInstance, facts: InstanceFacts) -> Action:
     Raises:
         Conflict: `instance_sleeping`.
     """
-    on_record = facts.status in ("running", "warm")
+    on_record = is_up(facts.status)
     if facts.status == "sleeping" or (on_record and not facts.alive and facts.published):
         raise Conflict(
             "instance_sleeping",

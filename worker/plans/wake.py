@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from enqueue.documents import is_up
 from enqueue.requests import WakeInstance
 from worker.errors import Conflict
 from worker.model.names import InstanceRef
@@ -33,7 +34,7 @@ def choose(request: WakeInstance, facts: InstanceFacts) -> Action:
     Raises:
         Conflict: `no_image`, `instance_sleeping`.
     """
-    if facts.status in ("running", "warm") and facts.alive:
+    if is_up(facts.status) and facts.alive:
         return choose_for_living(facts)
     if facts.status in ("running", "warm", "sleeping"):
         if facts.published:

@@ -87,7 +87,11 @@ class Images(Protocol):
         """
 
     def publish(self, ref: InstanceRef, request_id: str) -> None:
-        """The request's generation is the instance's image, durably."""
+        """The request's generation is the instance's image, durably.
+
+        Raises:
+            Broken: `image_incomplete`, the request has no whole generation.
+        """
 
     def sync(self, ref: InstanceRef) -> None:
         """Makes durable what `find` returns.
@@ -102,6 +106,7 @@ class Images(Protocol):
         """Unpacks the image's memory, if it was compressed, and checks its digest, if it has one.
 
         Raises:
+            Conflict: `no_image`.
             Lost: `image_damaged`, it is not the memory that was sealed.
             Transient: `no_space`.
         """
@@ -110,7 +115,11 @@ class Images(Protocol):
         """Whether there is an image that is marked as used, complete or not."""
 
     def consume(self, ref: InstanceRef) -> None:
-        """Durably marks the image as used; it can never be loaded again."""
+        """Durably marks the image as used; it can never be loaded again.
+
+        Raises:
+            Conflict: `no_image`.
+        """
 
     def leftovers(self) -> frozenset[InstanceRef]:
         """Every instance with a partial or withdrawn generation; it may have no document."""

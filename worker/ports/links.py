@@ -70,6 +70,7 @@ class Links(Protocol):
 
         Raises:
             Conflict: `foreign_device`, the device carries no owner tag of hostd's.
+            Transient: `device_busy`, it was still there after 5 s.
         """
 
     def ports(self, bridge: str) -> frozenset[str]:

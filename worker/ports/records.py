@@ -72,4 +72,8 @@ class Records(Protocol):
         """
 
     def secrets(self, tenant_id: str) -> bytes:
-        """The bytes of secrets.json; `{}` if there is none."""
+        """The bytes of secrets.json; `{}` if there is none.
+
+        Raises:
+            Conflict: `bad_document`, it is no regular file, or larger than 8 MiB.
+        """

@@ -71,7 +71,6 @@ class RedisPublisher:
     # ------------------------------------------------------------ the port
 
     def mark_started(self, delivery: Delivery) -> bool:
-        """See `worker.request.context.Publisher`."""
         if self._away:
             return True
         now = format_rq(self._wall() * 1000)
@@ -98,7 +97,6 @@ class RedisPublisher:
         return bool(status != b"canceled")
 
     def mark_postponed(self, delivery: Delivery) -> None:
-        """See `worker.request.context.Publisher`."""
         job = keys.job(delivery.id)
         try:
             if self._redis.hget(job, "status") != b"started":
@@ -124,15 +122,12 @@ class RedisPublisher:
             execute_repairing(pipe)
 
     def publish(self, delivery: Delivery, result: Result, *, request_id: str | None) -> None:
-        """See `worker.request.context.Publisher`."""
         self._add(_Telling(delivery, result, request_id))
 
     def quarantine(self, delivery: Delivery, result: Result) -> None:
-        """See `worker.request.context.Publisher`."""
         self._add(_Telling(delivery, result, None, quarantined=True))
 
     def flush_pending(self) -> None:
-        """See `worker.request.context.Publisher`."""
         self._flush(probing=False)
 
     @contextmanager

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Final, assert_never
 
+from enqueue.documents import is_up
 from enqueue.times import format_iso
 from worker.errors import HostdError
 from worker.ledger.ledger import Change
@@ -142,7 +143,7 @@ def _carried_out(settled: Finding, facts: InstanceFacts, ctx: Context) -> Outcom
 def _reason(settled: Finding, facts: InstanceFacts, before: str | None, why: Why) -> str:
     """Why the record changes, or does not, in one word for agentd."""
     match settled:
-        case Finding.STOPPED if before in ("running", "warm"):
+        case Finding.STOPPED if is_up(before):
             return "host_restarted" if why.rebooted else "guest_exited"
         case Finding.STOPPED:
             return "stray_vmm" if facts.vmm is not VmmState.GONE else "stray_image"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from ipaddress import IPv4Network
 
-from enqueue.documents import TenantDoc
+from enqueue.documents import TenantDoc, is_up
 from enqueue.requests import NetworkRequest, TenantNet, bridge_name
 from worker.errors import Conflict, Rejected
 from worker.ledger.database import Durability
@@ -118,7 +118,7 @@ def settle_instance(ledger: Ledger, ref: InstanceRef, status: str | None) -> Non
         ).fetchone()
         if mine is None:
             return
-        if status not in ("running", "warm"):
+        if not is_up(status):
             db.execute(
                 "DELETE FROM reservations WHERE kind = 'quota' AND key = ?", (ref.instance_id,)
             )

@@ -5,26 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
 
-from enqueue.documents import Status
+from enqueue.documents import Status, is_up
 from enqueue.requests import INSTANCE_PATTERN, InstanceId, TenantId, TenantNet
 from worker.errors import HostdError
 from worker.ledger.ledger import Ledger
+from worker.model.layout import Layout
 from worker.model.names import (
     OWNER_PREFIX,
     InstanceRef,
-    Layout,
     mapper_name,
     net_id_of,
     owner_tag,
+    parse_bridge,
     tap_name,
 )
 from worker.ports import Host
 from worker.protocol.events import Kind
 from worker.sweep.orphans import InstanceStatus, Records, Resource
-
-_BRIDGE: Final = "br-tenant-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +130,7 @@ def _status(ref: InstanceRef, host: Host, seen: _Snapshot) -> InstanceStatus:
 
 
 def _missing(ref: InstanceRef, tap: str | None, status: Status, seen: _Snapshot) -> str | None:
-    if status not in ("running", "warm"):
+    if not is_up(status):
         return None
     if tap is not None and seen.marks.get(tap) != owner_tag(ref.instance_id):
         return "tap"
@@ -197,12 +195,12 @@ def _of_networks(
         proof = "an element of hostd's own table"
         yield Resource(Kind.GUEST_RULES, tap, proof, owner, tenant=tenant, net_id=net_id)
     for name, mark in seen.marks.items():
-        number = name.removeprefix(_BRIDGE)
+        net_id = parse_bridge(name)
         # A bridge with something on it is in use, whatever put it there.
-        if number != name and number.isdecimal() and not host.links.ports(name):
+        if net_id is not None and not host.links.ports(name):
             tenant = TenantId(mark.removeprefix(OWNER_PREFIX))
-            yield Resource(Kind.BRIDGE, name, f"alias {mark}", tenant=tenant, net_id=int(number))
-    bridges = {int(n.removeprefix(_BRIDGE)) for n in seen.marks if n.startswith(_BRIDGE)}
+            yield Resource(Kind.BRIDGE, name, f"alias {mark}", tenant=tenant, net_id=net_id)
+    bridges = {parse_bridge(name) for name in seen.marks}
     for net_id in host.firewall.tenants() - bridges - {net_id_of(tap) for tap in seen.guests}:
         proof = "elements of hostd's own tables"
         tenant = networks.get(net_id)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, assert_never
 
-from enqueue.documents import Status
+from enqueue.documents import Status, is_up
 from enqueue.requests import InstanceId, TenantId
 from worker.model.names import InstanceRef, net_id_of
 from worker.protocol.events import Kind
@@ -55,7 +55,7 @@ class InstanceStatus:
     @property
     def is_up(self) -> bool:
         """Whether the record says that a guest runs."""
-        return self.status in ("running", "warm")
+        return is_up(self.status)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from worker.ledger.ledger import Ledger
-from worker.model.names import Layout
+from worker.model.layout import Layout
 
 _NOTE: Final = "state_directory"
 

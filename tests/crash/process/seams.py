@@ -14,7 +14,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import termios
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any, Final
 from tests.crash.process import wire
 from tests.crash.process.fuse import Fuse
 from worker.ledger.database import Database
+from worker.linux import libc
 from worker.linux.libnftables import Libnftables
 
 OS: Final = [
@@ -61,7 +61,6 @@ OS: Final = [
     "killpg",
 ]
 LIBC: Final = ["mount", "umount2", "renameat2", "fallocate", "unshare", "setns"]
-MODULES: Final = ("worker.host.", "worker.linux.", "worker.scheduling.locks", "worker.ledger.")
 CREATING: Final = os.O_CREAT | os.O_TRUNC
 _KVM_CHECK_EXTENSION: Final = 0xAE03
 _DM_TABLE_STATUS: Final = 0xC138FD0C
@@ -204,9 +203,7 @@ def _wrap_libraries(fuse: Fuse) -> None:
             return control(fd, request, *rest)
 
     put(fcntl, "ioctl", counted_ioctl)
-    for name, module in list(sys.modules.items()):
-        if name.startswith(MODULES) and (libc := getattr(module, "_libc", None)) is not None:
-            put(module, "_libc", _CountedLibc(fuse, libc))
+    put(libc, "LIBRARY", _CountedLibc(fuse, libc.LIBRARY))
     transact = Libnftables.run
 
     def counted_run(library: Libnftables, text: str) -> str:

@@ -14,7 +14,8 @@ from worker.host.agents.messages import Ack, Reply
 from worker.host.agents.vsock import DeadlineError, DeadlineSocket, GarbledError, NoConnectionError
 from worker.host.firecracker import marks, versions, vmm_record
 from worker.host.firecracker.driver import Firecracker
-from worker.model.names import InstanceRef, Layout
+from worker.model.layout import Layout
+from worker.model.names import InstanceRef
 from worker.ports import AgentAnswer, AgentOutcome
 
 log = logging.getLogger("hostd")

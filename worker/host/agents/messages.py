@@ -11,8 +11,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from worker.config import version
 from worker.host.agents.vsock import DeadlineSocket, GarbledError
-from worker.linux.machine import version
 
 PORT: Final = 5252
 OLD_PORT: Final = 52

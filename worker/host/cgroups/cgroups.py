@@ -32,7 +32,6 @@ class KernelCgroups:
         self._hierarchies = hierarchies or detect()
 
     def limits(self, instance: InstanceId) -> Limits | None:
-        """See `Cgroups.limits`."""
         if not all(directory.is_dir() for directory in self._directories(instance)):
             return None
         values = [
@@ -45,7 +44,7 @@ class KernelCgroups:
         return Limits(memory, cpu, pids)
 
     def put(self, instance: InstanceId, limits: Limits) -> None:
-        """See `Cgroups.put`.  Memory is limited to whole pages, rounded down."""
+        """Memory is limited to whole pages, rounded down."""
         self._make(instance)
         values = (limits.memory_max_bytes, limits.cpu_quota_us, limits.pids_max)
         for (controller, directory, v2), value in zip(
@@ -58,15 +57,14 @@ class KernelCgroups:
             raise Broken("cgroup", f"{instance} has other limits than were set", found=found)
 
     def join_files(self, instance: InstanceId) -> tuple[Path, ...]:
-        """See `Cgroups.join_files`.  The hierarchy that tracks and kills comes first."""
+        """The hierarchy that tracks and kills comes first."""
         return tuple(path / "cgroup.procs" for path in self._directories(instance))
 
     def pids(self, instance: InstanceId) -> frozenset[int]:
-        """See `Cgroups.pids`.  Whoever has joined one hierarchy is a member."""
+        """Whoever has joined one hierarchy is a member."""
         return members(self._directories(instance))
 
     def kill(self, instance: InstanceId, *, timeout_s: float) -> None:
-        """See `Cgroups.kill`."""
         directories = self._directories(instance)
         deadline = time.monotonic() + timeout_s
         while members(directories):
@@ -77,7 +75,6 @@ class KernelCgroups:
                 raise _busy(instance, left)
 
     def remove(self, instance: InstanceId) -> None:
-        """See `Cgroups.remove`."""
         directories = self._directories(instance)
         if left := members(directories):
             raise _busy(instance, left)
@@ -90,7 +87,6 @@ class KernelCgroups:
                 time.sleep(_RMDIR_PAUSE_S)
 
     def instances(self) -> frozenset[InstanceId]:
-        """See `Cgroups.instances`."""
         return frozenset(
             InstanceId(name)
             for mount in self._hierarchies.mounts()

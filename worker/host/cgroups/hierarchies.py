@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from worker.errors import Broken
-from worker.linux.mountinfo import unescaped
+from worker.linux.mounts import unescaped
 
 LIMITED: Final[tuple[str, ...]] = ("memory", "cpu", "pids")
 

@@ -20,8 +20,7 @@ from worker.host.disks import ext4, luks
 from worker.host.disks import wipe as wiping
 from worker.host.disks.format import MIB, Making, full_if_no_room
 from worker.host.disks.secrets_tmpfs import SecretsTmpfs
-from worker.linux import device_mapper as device_mapper
-from worker.linux import files, luks_header, sparse
+from worker.linux import device_mapper, files, luks_header, sparse
 from worker.model.names import MAPPER_PREFIX
 from worker.ports import CryptSpec, DiskSpec
 
@@ -42,7 +41,6 @@ class Ext4Disks:
         self._memory.close()
 
     def label(self, path: Path) -> str | None:
-        """See `Disks.label`."""
         found = ext4.superblock(path)
         return None if found is None else found.label
 
@@ -54,7 +52,6 @@ class Ext4Disks:
         return not spec.files or ext4.is_filled(spec.path, spec.label, spec.files)
 
     def same(self, source: Path, target: Path) -> bool:
-        """See `Disks.same`."""
         try:
             with source.open("rb") as one, target.open("rb") as other:
                 return sparse.same(one.fileno(), other.fileno())
@@ -62,7 +59,6 @@ class Ext4Disks:
             return False
 
     def make(self, spec: DiskSpec) -> None:
-        """See `Disks.make`."""
         if not spec.files:
             if not self.is_begun(spec):
                 self.begin(spec)
@@ -75,32 +71,27 @@ class Ext4Disks:
             ext4.make_filled(fd, spec.label, spec.files)
 
     def begin(self, spec: DiskSpec) -> None:
-        """See `Disks.begin`."""
         self.abandon(spec)
         self._prepare(spec.path)
         self._begun[spec.path] = Making(spec)
 
     def is_begun(self, spec: DiskSpec) -> bool:
-        """See `Disks.is_begun`."""
         begun = self._begun.get(spec.path)
         return begun is not None and begun.spec == spec
 
     def abandon(self, spec: DiskSpec) -> None:
-        """See `Disks.abandon`."""
         if (begun := self._begun.pop(spec.path, None)) is not None:
             begun.abandon()
 
     def crypt_label(self, path: Path) -> str | None:
-        """See `Disks.crypt_label`."""
         found = luks_header.read_header(path)
         return None if found is None else found.label
 
     def make_crypt(self, spec: CryptSpec, *, size_mib: int, label: str) -> None:
-        """See `Disks.make_crypt`."""
         if os.path.lexists(spec.path):
             raise Conflict("foreign_disk", f"{spec.path} is there already")
         secret, temporary = luks.read_key(spec.key), _unfinished(spec.mapper)
-        device_mapper.require()
+        luks.require_device_mapper()
         self._prepare(spec.path)
         luks.close(temporary)
         with files.built(spec.path, mode=0o600) as fd:
@@ -112,11 +103,9 @@ class Ext4Disks:
                     ext4.make_empty(device, label, zeroed=False)
 
     def crypt_open(self, spec: CryptSpec) -> bool:
-        """See `Disks.crypt_open`."""
         return luks.is_open(spec.path, spec.mapper)
 
     def open_crypt(self, spec: CryptSpec) -> None:
-        """See `Disks.open_crypt`."""
         if self.crypt_open(spec):
             return
         if self.crypt_label(spec.path) is None:
@@ -134,21 +123,17 @@ class Ext4Disks:
         luks.open_device(spec.path, spec.mapper, luks.read_key(spec.key))
 
     def mapped(self, mapper: str) -> bool:
-        """See `Disks.mapped`."""
         names = (mapper, _unfinished(mapper))
         return any(device_mapper.mapped(name) is not None for name in names)
 
     def close_crypt(self, mapper: str) -> None:
-        """See `Disks.close_crypt`."""
         for name in (mapper, _unfinished(mapper)):
             luks.close(name)
 
     def secrets_path(self, instance: InstanceId) -> Path:
-        """See `Disks.secrets_path`."""
         return self._memory.path / f"{instance}.ext4"
 
     def secrets(self) -> frozenset[InstanceId]:
-        """See `Disks.secrets`."""
         try:
             names = [path.name for path in self._memory.path.iterdir()]
         except (FileNotFoundError, NotADirectoryError):
@@ -157,33 +142,30 @@ class Ext4Disks:
         return frozenset(InstanceId(match[1]) for match in found if match)
 
     def open_containers(self) -> Mapping[str, Path]:
-        """See `Disks.open_containers`.  The uuid says that cryptsetup opened it, by this name."""
+        """The uuid says that cryptsetup opened it, by this name."""
         found: dict[str, Path] = {}
-        for name in device_mapper.names():
-            seen = device_mapper.mapped(name) if name.startswith(MAPPER_PREFIX) else None
-            if seen is None or not luks.is_container_of(name, seen.uuid):
+        for device in device_mapper.devices():
+            name = device.name
+            if not name.startswith(MAPPER_PREFIX) or not luks.is_container_of(name, device.uuid):
                 continue
-            files_below = device_mapper.backing_files(seen.number)
+            files_below = device_mapper.backing_files(device)
             if len(files_below) == 1:
                 path = Path(files_below[0].removesuffix(_DELETED))
                 found[name.removesuffix(_UNFINISHED)] = path
         return found
 
     def copy(self, source: Path, target: Path) -> None:
-        """See `Disks.copy`."""
         self._prepare(target)
         with source.open("rb") as reader, files.built(target, mode=0o600) as fd:
             sparse.copy(reader.fileno(), fd)
 
     def remove(self, path: Path) -> None:
-        """See `Disks.remove`.  What a killed attempt left beside it goes too."""
+        """What a killed attempt left beside it goes too."""
         files.remove(files.aside(path))
         files.remove(path)
 
     def wipe(self, path: Path) -> Mapping[str, Any]:
-        """See `Disks.wipe`.
-
-        `method` says how: `luks_erase` overwrote keyslots and header (`luks_overwrite`: a header
+        """`method` says how: `luks_erase` overwrote keyslots and header (`luks_overwrite`: a header
         that cryptsetup could not read), `punch_hole` frees the blocks (they are discarded on the
         device where its filesystem is mounted so), `overwrite` writes zeros over them, `none` met
         no file.  None reaches copies that a copy-on-write filesystem or a device keeps by itself.
@@ -202,7 +184,7 @@ class Ext4Disks:
         }
 
     def exists(self, path: Path) -> bool:
-        """See `Disks.exists`.  In memory, what a killed attempt left of a secret counts."""
+        """In memory, what a killed attempt left of a secret counts."""
         paths = [path]
         if path.parent == self._memory.path:
             paths.append(files.aside(path))

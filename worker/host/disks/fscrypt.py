@@ -19,7 +19,7 @@ from typing import Final
 
 from worker.errors import Conflict
 from worker.host.disks import luks
-from worker.model.names import Layout
+from worker.model.layout import Layout
 
 _SET_POLICY: Final = 0x800C6613  # FS_IOC_SET_ENCRYPTION_POLICY
 _GET_POLICY_EX: Final = 0xC0096616  # FS_IOC_GET_ENCRYPTION_POLICY_EX

@@ -94,6 +94,22 @@ def read_key(path: Path) -> bytes:
     return content
 
 
+def require_device_mapper() -> None:
+    """Returns if the kernel has a device mapper.
+
+    Raises:
+        Broken: `no_device_mapper`.
+    """
+    try:
+        mapper.open_control()
+    except OSError as error:
+        raise Broken(
+            "no_device_mapper",
+            f"{mapper.DIRECTORY / 'control'} cannot be opened: {error.strerror}",
+            hint="modprobe dm_crypt; a container needs /dev/mapper/control and devices 253:*",
+        ) from error
+
+
 def version() -> str:
     """The installed cryptsetup, in its own words.
 
@@ -139,7 +155,7 @@ def open_device(path: Path, name: str, secret: bytes) -> Path:
         Transient: `mapper_busy`, a process that a killed hostd had started was quicker.
         Broken: `no_device_mapper`, `cryptsetup`.
     """
-    mapper.require()
+    require_device_mapper()
     try_key(path, secret)
     done = _run(open_argv(path, name), secret)
     if done.returncode == _BUSY:
@@ -159,7 +175,7 @@ def is_open(path: Path, name: str) -> bool:
         return False
     uuid = f"CRYPT-LUKS2-{header.uuid.replace('-', '')}-{name}"
     # A copy of a container has its uuid: only the file below tells them apart.
-    files = mapper.backing_files(found.number)
+    files = mapper.backing_files(found)
     return node == found.number and found.uuid == uuid and files == [os.path.realpath(path)]
 
 
@@ -178,15 +194,13 @@ def close(name: str) -> None:
     if mapper.mapped(name) is None:
         return
     done = _run(close_argv(name))
-    found = mapper.mapped(name)
-    if found is None:
+    if mapper.mapped(name) is None:
         return
-    if done.returncode == _BUSY or found.open_count:
+    if done.returncode == _BUSY:
         raise Transient(
             "mapper_busy",
             f"{mapper.DIRECTORY / name} is still in use",
             hint="see who holds it: lsof, or lsblk for devices on top of it",
-            open_count=found.open_count,
         )
     _check(done, mapper.DIRECTORY / name)
     raise Broken("cryptsetup", f"cryptsetup closed {name}, but the device is still there")

@@ -10,15 +10,13 @@ from pathlib import Path
 from threading import Lock
 from typing import Final
 
-from worker.linux import mounts
+from worker.linux import libc, mounts
 from worker.linux.files import make_directory
 
 _TMPFS_MAGIC: Final = 0x01021994  # linux/magic.h
 _RAMFS_MAGIC: Final = 0x858458F6
 _NOSUID, _NODEV, _NOEXEC = 2, 4, 8  # linux/mount.h
 _STATFS_BYTES: Final = 256  # more than any struct statfs, which begins with a long f_type
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class SecretsTmpfs:
@@ -78,16 +76,13 @@ class SecretsTmpfs:
 def in_memory(path: Path) -> bool:
     """Whether `path` is on a tmpfs or ramfs; False if nothing is there."""
     seen = ctypes.create_string_buffer(_STATFS_BYTES)
-    if _libc.statfs(os.fsencode(path), seen) != 0:
-        number = ctypes.get_errno()
-        if number in (errno.ENOENT, errno.ENOTDIR):
-            return False
-        raise OSError(number, os.strerror(number), str(path))
+    try:
+        libc.call("statfs", os.fsencode(path), seen, path=path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     return ctypes.c_ulong.from_buffer(seen).value in (_TMPFS_MAGIC, _RAMFS_MAGIC)
 
 
 def _mount_tmpfs(path: Path, options: str) -> None:
-    flags = ctypes.c_ulong(_NOSUID | _NODEV | _NOEXEC)
-    if _libc.mount(b"hostd-secrets", os.fsencode(path), b"tmpfs", flags, options.encode()) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), str(path))
+    flags = _NOSUID | _NODEV | _NOEXEC
+    libc.mount(b"hostd-secrets", path, b"tmpfs", flags, options.encode())

@@ -12,7 +12,7 @@ from typing import Final
 from worker.errors import Broken
 from worker.host.firecracker import ownership
 from worker.linux import machine
-from worker.linux.processor import processor
+from worker.linux.machine import processor
 from worker.ports import Platform
 
 _TIMEOUT_S: Final = 5.0

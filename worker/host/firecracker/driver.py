@@ -26,7 +26,8 @@ from worker.host.firecracker.jail.snapshot_output import SnapshotOutput
 from worker.host.firecracker.launch import Launch
 from worker.linux import processes
 from worker.linux.processes import Process
-from worker.model.names import InstanceRef, Layout
+from worker.model.layout import Layout
+from worker.model.names import InstanceRef
 from worker.ports import ImageFiles, Platform, VmmState, VmSpec
 
 

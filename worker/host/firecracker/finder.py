@@ -21,7 +21,8 @@ from worker.host.firecracker.jail.jail import Jail, find_jail
 from worker.host.firecracker.launch import exit_error, read_pid, runs_program
 from worker.linux import processes
 from worker.linux.processes import Process
-from worker.model.names import InstanceRef, Layout
+from worker.model.layout import Layout
+from worker.model.names import InstanceRef
 
 _POLL_S: Final = 0.001
 _EXIT_GRACE_S: Final = 1.0  # a VMM that hangs up on a call may still be freeing its memory

@@ -18,7 +18,8 @@ from worker.host.firecracker.jail.files import disk_errors
 from worker.host.firecracker.jail.jail import Jail
 from worker.host.firecracker.jail.snapshot_output import SnapshotOutput
 from worker.host.firecracker.launch import exit_error
-from worker.model.names import InstanceRef, Layout
+from worker.model.layout import Layout
+from worker.model.names import InstanceRef
 from worker.ports import ImageFiles, VmmState, VmSpec
 
 

@@ -17,7 +17,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
 from worker.host.firewall.ruleset import TABLE
-from worker.model.names import tap_name
+from worker.model.names import net_id_of, parse_bridge, tap_name
 from worker.ports import GuestRules, TenantRules
 
 # The parts of each set's key, in the kernel's order.
@@ -38,8 +38,6 @@ _WIDTH: Final = {
 }  # padded to the kernel's 32-bit registers
 _DEVICE: Final = re.compile(r"\A[A-Za-z0-9_.:@-]{1,15}\Z")
 _MAC: Final = re.compile(r"\A[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
-_TENANT_BRIDGE: Final = re.compile(r"\Abr-tenant-(0|[1-9][0-9]{0,3})\Z")
-_GUEST_TAP: Final = re.compile(r"\Atn(0|[1-9][0-9]{0,3})i[0-9]{1,3}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +53,7 @@ class Element:
     @property
     def tenant_net_id(self) -> int | None:
         """The tenant it is about; None if it is nothing that hostd writes."""
-        form = _GUEST_TAP if self.set == "guests" else _TENANT_BRIDGE
-        match = form.match(self.key[0])
-        return int(match[1]) if match else None
+        return net_id_of(self.key[0]) if self.set == "guests" else parse_bridge(self.key[0])
 
 
 def elements(rules: TenantRules) -> frozenset[Element]:
@@ -81,7 +77,7 @@ def elements(rules: TenantRules) -> frozenset[Element]:
 
 def guest_elements(rules: GuestRules) -> frozenset[Element]:
     """The guest as elements."""
-    if not _GUEST_TAP.match(rules.tap):
+    if net_id_of(rules.tap) is None:
         raise ValueError(f"{rules.tap!r} is no name of a guest's TAP")
     if not _MAC.match(rules.mac):
         raise ValueError(f"{rules.mac!r} is no MAC address")

@@ -60,12 +60,11 @@ class Nft:
         self._turn.close()
 
     def is_current(self, rules: TenantRules) -> bool:
-        """See `ports.Firewall.is_current`."""
         with self._lock, _translate_errors("read"):
             return self._frame_stands() and self._reader.tenant(rules.bridge) == elements(rules)
 
     def put(self, rules: TenantRules) -> None:
-        """See `ports.Firewall.put`; a damaged frame is made anew with all that stood in it.
+        """A damaged frame is made anew with all that stood in it.
 
         Raises:
             Broken: `nftables`, the kernel refused.
@@ -73,7 +72,7 @@ class Nft:
         self._put(rules.bridge, elements(rules), lambda: self._reader.tenant(rules.bridge))
 
     def remove(self, tenant_net_id: int) -> None:
-        """See `ports.Firewall.remove`; the tables go with the last tenant.
+        """The tables go with the last tenant.
 
         Raises:
             Broken: `nftables`, the kernel refused.
@@ -89,18 +88,16 @@ class Nft:
         self._transact(change)
 
     def tenants(self) -> frozenset[int]:
-        """See `ports.Firewall.tenants`."""
         with _translate_errors("read"):
             ids = {element.tenant_net_id for element in self._reader.owned()}
         return frozenset(net_id for net_id in ids if net_id is not None)
 
     def guest_is_current(self, rules: GuestRules) -> bool:
-        """See `ports.Firewall.guest_is_current`."""
         with self._lock, _translate_errors("read"):
             return self._frame_stands() and self._guest(rules.tap) == guest_elements(rules)
 
     def put_guest(self, rules: GuestRules) -> None:
-        """See `ports.Firewall.put_guest`; a damaged frame is made anew, as by `put`.
+        """A damaged frame is made anew, as by `put`.
 
         Raises:
             Broken: `nftables`, the kernel refused.
@@ -108,7 +105,7 @@ class Nft:
         self._put(rules.tap, guest_elements(rules), lambda: self._guest(rules.tap))
 
     def remove_guest(self, tap: str) -> None:
-        """See `ports.Firewall.remove_guest`; the tables go with the last that was in them.
+        """The tables go with the last that was in them.
 
         Raises:
             Broken: `nftables`, the kernel refused.
@@ -122,7 +119,6 @@ class Nft:
         self._transact(change)
 
     def guests(self) -> frozenset[str]:
-        """See `ports.Firewall.guests`."""
         with _translate_errors("read"):
             found = [
                 each for each in self._reader.elements(_GUESTS) if each.tenant_net_id is not None

@@ -19,7 +19,8 @@ from worker.host.images.compression import UnreadableError
 from worker.host.records.directories import instance_directories
 from worker.linux import files as durable
 from worker.linux import sparse
-from worker.model.names import InstanceRef, Layout
+from worker.model.layout import Layout
+from worker.model.names import InstanceRef
 from worker.ports import Image, ImageFiles, ImageState
 
 _SLEEP: Final = "sleep"
@@ -119,7 +120,6 @@ class DiskImages:
         generation.write(directory, {**manifest, "request_id": request_id, **parts})
 
     def publish(self, ref: InstanceRef, request_id: str) -> None:
-        """Raises Broken `image_incomplete` if the request has no complete generation."""
         partial, published = self._partial(ref, request_id), self._published(ref)
         if not self.is_complete(ref, request_id):
             # A killed attempt may have got as far as the exchange.
@@ -147,7 +147,6 @@ class DiskImages:
         return image is not None and unpack.usable(self._published(ref), image.manifest)
 
     def make_usable(self, ref: InstanceRef) -> None:
-        """Raises Conflict `no_image`, too."""
         image = self.find(ref)
         if image is None:
             raise _no_image(ref)
@@ -160,7 +159,6 @@ class DiskImages:
         return os.path.lexists(self._published(ref) / _CONSUMED)
 
     def consume(self, ref: InstanceRef) -> None:
-        """Raises Conflict `no_image`."""
         directory = self._published(ref)
         if not directory.is_dir():
             raise _no_image(ref)

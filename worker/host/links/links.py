@@ -11,7 +11,6 @@ when it makes a device, so a kill can leave one without:
 from __future__ import annotations
 
 import errno
-import re
 import time
 from collections.abc import Mapping
 from typing import Final
@@ -22,12 +21,11 @@ from worker.host.links.link_message import Link
 from worker.host.links.rtnetlink import Rtnl
 from worker.linux import sysctl
 from worker.linux.tap import new_tap
-from worker.model.names import OWNER_PREFIX, guest_mac
+from worker.model.names import OWNER_PREFIX, guest_mac, parse_bridge
 from worker.ports import Bridge, Tap
 
 _GONE_WITHIN_S: Final = 5.0
 _POLL_S: Final = 0.002
-_TENANT_BRIDGE: Final = re.compile(r"\Abr-tenant-([0-9]{1,4})\Z")
 _QUIET_BRIDGE: Final = {
     "attrs": [
         ("IFLA_INFO_KIND", "bridge"),
@@ -54,7 +52,6 @@ class Netlink:
         self._rtnl.close()
 
     def bridge(self, name: str) -> Bridge | None:
-        """See `ports.Links.bridge`."""
         with translate_errors("read bridge", name):
             link = self._rtnl.find(name)
             if link is None:
@@ -71,7 +68,6 @@ class Netlink:
             )
 
     def put_bridge(self, name: str, *, address: str, mac: str, owner_tag: str) -> None:
-        """See `ports.Links.put_bridge`."""
         with translate_errors("build bridge", name):
             link = self._rtnl.find(name) or self._new_bridge(name, mac)
             if link.kind != "bridge":
@@ -90,7 +86,7 @@ class Netlink:
             self._rtnl.up(link.index)
 
     def tap(self, name: str) -> Tap | None:
-        """See `ports.Links.tap`; no owner, if the owner alone could not open it."""
+        """No owner, if the owner alone could not open it."""
         with translate_errors("read tap", name):
             link = self._rtnl.find(name)
             if link is None:
@@ -107,11 +103,6 @@ class Netlink:
             )
 
     def put_tap(self, name: str, *, owner_uid: int, bridge: str, owner_tag: str) -> None:
-        """See `ports.Links.put_tap`.
-
-        Raises:
-            Conflict: `foreign_device`; `no_bridge`, there is no bridge of that name.
-        """
         with translate_errors("build tap", name):
             master = self._rtnl.find(bridge)
             if master is None or master.kind != "bridge":
@@ -128,12 +119,6 @@ class Netlink:
             self._rtnl.up(index)
 
     def delete(self, name: str) -> None:
-        """See `ports.Links.delete`.
-
-        Raises:
-            Conflict: `foreign_device`.
-            Transient: `device_busy`, it was still there after 5 s.
-        """
         with translate_errors("delete", name):
             link = self._rtnl.find(name)
             if link is None:
@@ -144,7 +129,6 @@ class Netlink:
             self._remove(link)
 
     def ports(self, bridge: str) -> frozenset[str]:
-        """See `ports.Links.ports`."""
         with translate_errors("list ports of", bridge):
             master = self._rtnl.find(bridge)
             if master is None or master.kind != "bridge":
@@ -152,17 +136,14 @@ class Netlink:
             return frozenset(port.name for port in self._rtnl.ports(master.index))
 
     def owned(self) -> Mapping[str, str]:
-        """See `ports.Links.owned`."""
         with translate_errors("list", "devices"):
             links = self._rtnl.mentioning(OWNER_PREFIX.encode())
             return {link.name: link.alias for link in links if link.alias.startswith(OWNER_PREFIX)}
 
     def forwarding(self) -> bool:
-        """See `ports.Links.forwarding`."""
         return sysctl.forwards_ipv4()
 
     def enable_forwarding(self) -> None:
-        """See `ports.Links.enable_forwarding`."""
         sysctl.forward_ipv4()
 
     def _new_bridge(self, name: str, mac: str) -> Link:
@@ -234,5 +215,5 @@ def _owner(link: Link) -> int | None:
 
 
 def _birth_mac(name: str) -> str | None:
-    match = _TENANT_BRIDGE.match(name)
-    return guest_mac(int(match[1]), 1) if match else None
+    net_id = parse_bridge(name)
+    return None if net_id is None else guest_mac(net_id, 1)

@@ -20,7 +20,8 @@ from enqueue.requests import INSTANCE_PATTERN, LABEL_PATTERN, InstanceId, PoolId
 from worker.errors import Conflict
 from worker.host.records import audit_log as audit
 from worker.linux import files
-from worker.model.names import InstanceRef, Layout
+from worker.model.layout import Layout
+from worker.model.names import InstanceRef
 from worker.ports import Artifacts
 
 _DOCUMENT_LIMIT_BYTES: Final = 1 << 20
@@ -37,7 +38,6 @@ class DiskRecords:
         self._layout = layout
 
     def tenant(self, tenant_id: str) -> TenantDoc | None:
-        """See `Records.tenant`."""
         path = self._layout.tenant(tenant_id) / "tenant.json"
         doc = _parsed(path, lambda raw: msgspec.json.decode(raw, type=TenantDoc))
         if doc is not None:
@@ -45,7 +45,6 @@ class DiskRecords:
         return doc
 
     def pool(self, tenant_id: str, pool_id: str) -> PoolDoc | None:
-        """See `Records.pool`."""
         path = self._layout.pool(tenant_id, pool_id) / "pool.json"
         doc = _parsed(path, lambda raw: msgspec.json.decode(raw, type=PoolDoc))
         if doc is not None:
@@ -53,7 +52,6 @@ class DiskRecords:
         return doc
 
     def instance(self, ref: InstanceRef) -> InstanceDoc | None:
-        """See `Records.instance`."""
         path = self._instance_path(ref)
         doc = _parsed(path, parse_instance)
         if doc is not None:
@@ -61,27 +59,24 @@ class DiskRecords:
         return doc
 
     def put_instance(self, ref: InstanceRef, doc: InstanceDoc) -> None:
-        """See `Records.put_instance`.  The document keeps its owner and mode: agentd's."""
+        """The document keeps its owner and mode: agentd's."""
         path = self._instance_path(ref)
         _check_instance(path, doc.fields, ref)
         files.make_directory(path.parent)
         files.write(path, msgspec.json.format(msgspec.json.encode(doc.whole)) + b"\n")
 
     def instances(self) -> tuple[InstanceRef, ...]:
-        """See `Records.instances`."""
         return tuple(self._instances())
 
     def tenant_ids(self) -> tuple[TenantId, ...]:
-        """See `Records.tenant_ids`."""
         top = self._layout.state / "tenants"
         names = _names(top, LABEL_PATTERN)
         return tuple(TenantId(n) for n in names if os.path.lexists(top / n / "tenant.json"))
 
     def artifacts(self, tenant_id: str, pool_id: str) -> Artifacts | None:
-        """See `Records.artifacts`.
+        """The pool's current revision; None also if a symlink leads out of the pool's artifacts.
 
-        The paths are the revision's own, so that they stay true when `current` moves on.  None as
-        well if anything leads out of the pool's artifacts.
+        The paths are the revision's own: they stay valid when `current` changes.
         """
         top = self._layout.artifacts(tenant_id, pool_id)
         try:
@@ -101,22 +96,15 @@ class DiskRecords:
         return Artifacts(revision.name, kernel, rootfs)
 
     def audited(self, tenant_id: str, request_id: str) -> bool:
-        """See `Records.audited`."""
         return audit.mentions(self._audit_log(tenant_id), f'"{request_id}"')
 
     def audit(self, tenant_id: str, entry: Mapping[str, Any]) -> None:
-        """See `Records.audit`."""
         audit.append(self._audit_log(tenant_id), msgspec.json.encode(entry))
 
     def _audit_log(self, tenant_id: str) -> Path:
         return self._layout.tenant(tenant_id) / "audit.log"
 
     def secrets(self, tenant_id: str) -> bytes:
-        """See `Records.secrets`.
-
-        Raises:
-            Conflict: `bad_document`, a symlink or more than 8 MiB.
-        """
         path = self._layout.tenant(tenant_id) / "secrets.json"
         raw = _read(path, limit_bytes=_SECRETS_LIMIT_BYTES)
         return b"{}" if raw is None else raw

@@ -7,8 +7,9 @@ from pathlib import Path
 from worker.host.firecracker import vmm_record
 from worker.host.firecracker.jail.jail import jail_exists
 from worker.host.records.directories import instance_directories
-from worker.linux.mountinfo import unescaped
-from worker.model.names import InstanceRef, Layout
+from worker.linux.mounts import unescaped
+from worker.model.layout import Layout
+from worker.model.names import InstanceRef
 
 
 def jails_in(layout: Layout) -> frozenset[InstanceRef]:
