@@ -1,16 +1,13 @@
-"""The gauges that are read when somebody asks for /metrics."""
+"""The gauges that are read at each request for /metrics."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from prometheus_client.core import GaugeMetricFamily
-from redis import Redis
-from redis.exceptions import RedisError
 
-from enqueue.keys import HostKeys
 from worker.daemon.http import gauge
 from worker.drain.store import load
 from worker.ledger.ledger import Ledger
@@ -19,15 +16,14 @@ from worker.scheduling.executors import Executors
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """How much runs, waits, and is queued."""
+    """How many requests run, wait and are queued, and the instances by status."""
 
     executors: Executors
     ledger: Ledger
-    redis: Redis
-    keys: HostKeys
+    queue_depth: Callable[[], tuple[int, int] | None]
 
     def read(self) -> Iterable[GaugeMetricFamily]:
-        """All of them; those of Redis are absent while it is away."""
+        """All gauges; those of Redis are missing while it is away."""
         running, waiting = self.executors.counts()
         yield gauge("hostd_requests_in_flight", "Requests that run now.", running)
         yield gauge("hostd_requests_waiting", "Requests that wait: turn, retry.", waiting)
@@ -43,12 +39,8 @@ class Gauges:
         drain = load(self.ledger)
         draining = drain is not None and drain.in_force
         yield gauge("hostd_draining", "1 while new work waits for `hostd undrain`.", draining)
-        try:
-            with self.redis.pipeline(transaction=False) as pipe:
-                pipe.llen(self.keys.queue)
-                pipe.zcard(self.keys.failed)
-                depth, dead = pipe.execute()
-        except RedisError:
+        if (depth := self.queue_depth()) is None:
             return
-        yield gauge("hostd_queue_depth", "Requests in the queue, not yet taken.", depth)
-        yield gauge("hostd_dead_requests", "Failed requests in the failed registry.", dead)
+        queued, failed = depth
+        yield gauge("hostd_queue_depth", "Requests in the queue, not yet taken.", queued)
+        yield gauge("hostd_dead_requests", "Failed requests in the failed registry.", failed)

@@ -37,7 +37,7 @@ class Housekeeping:
     ledger: Ledger
     retention_days: int
     claim: Callable[[], None]
-    settled: Callable[[], None]
+    record_boot: Callable[[], None]
     trim: Callable[[], None]
     mark: Callable[[], None]
     drain: Callable[[], None] = lambda: None
@@ -52,7 +52,7 @@ class Housekeeping:
             if time.monotonic() >= next_prune:
                 next_prune = time.monotonic() + PRUNE_S
                 self._prune()
-            self.settled()
+            self.record_boot()
             self.drain()
             if time.monotonic() >= next_trim:
                 next_trim = time.monotonic() + BEAT_S

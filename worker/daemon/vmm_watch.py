@@ -36,7 +36,7 @@ class VmmWatch:
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
 
-    def look(self, ref: InstanceRef) -> None:
+    def watch(self, ref: InstanceRef) -> None:
         """The instance's VMM, if one lives, is watched from here on."""
         try:
             held = self._vmm.open_vmm(ref)

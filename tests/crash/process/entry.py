@@ -55,7 +55,7 @@ def run(order: Order) -> int:
 
 def _only_requests(fuse: Fuse, counting: Counting) -> None:
     seams.put(Housekeeping, "run", _idle)
-    started, work, deliver = Hostd.run, HostWorker.work, Hostd._deliver
+    started, work, deliver = Hostd.run, HostWorker.work, Hostd.deliver
     publish = RedisPublisher.publish
     served: list[Hostd] = []
 
@@ -85,7 +85,7 @@ def _only_requests(fuse: Fuse, counting: Counting) -> None:
     seams.put(RedisPublisher, "publish", publish_counted)
     seams.put(Hostd, "run", run_counted)
     seams.put(HostWorker, "work", work_counted)
-    seams.put(Hostd, "_deliver", deliver_counted)
+    seams.put(Hostd, "deliver", deliver_counted)
 
 
 def _until_idle(hostd: Hostd) -> None:
