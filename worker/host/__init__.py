@@ -1,1 +1,1 @@
-"""The only code that touches the kernel, Firecracker and Redis."""
+"""The adapters that touch the kernel and Firecracker: a package a port, with the port's name."""

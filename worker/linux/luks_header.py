@@ -6,6 +6,7 @@ header of 4096 bytes and its JSON, each with a checksum; then the keyslots, then
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import struct
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+
+from worker.linux import files
 
 _FIRST: Final = b"LUKS\xba\xbe"
 _SECOND: Final = b"SKUL\xba\xbe"
@@ -64,17 +67,15 @@ def keyslots_left(path: Path) -> int:
 def _copies(path: Path) -> Iterator[tuple[int, Header | None]]:
     """Where a magic was found, and the header there if its checksum holds."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    try:
-        for at in (0, *_SIZES_BYTES):
-            if os.pread(fd, len(_FIRST), at) == (_SECOND if at else _FIRST):
-                yield at, _parsed(fd, at)
-    except IsADirectoryError:
-        return
-    finally:
-        os.close(fd)
+        with files.opened(path) as fd:
+            if fd is None:
+                return
+            for at in (0, *_SIZES_BYTES):
+                if os.pread(fd, len(_FIRST), at) == (_SECOND if at else _FIRST):
+                    yield at, _parsed(fd, at)
+    except files.NotRegularFileError as error:
+        if error.errno != errno.EISDIR:
+            raise
 
 
 def _parsed(fd: int, at: int) -> Header | None:

@@ -1,1 +1,1 @@
-"""model."""
+"""Names of things on the host, and where they are: functions of ids."""

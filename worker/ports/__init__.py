@@ -16,9 +16,8 @@ from worker.ports.disks import CryptSpec, Disks, DiskSpec
 from worker.ports.firewall import Firewall, GuestRules, TenantRules
 from worker.ports.images import Image, Images, ImageState
 from worker.ports.links import Bridge, Links, Tap
-from worker.ports.platform import Platform
 from worker.ports.records import Artifacts, Records
-from worker.ports.vmm import Drive, ImageFiles, Vmm, VmmProcess, VmmState, VmSpec
+from worker.ports.vmm import Drive, ImageFiles, Platform, Vmm, VmmProcess, VmmState, VmSpec
 
 __all__ = [
     "AgentAnswer",

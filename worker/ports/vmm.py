@@ -9,7 +9,6 @@ from typing import Protocol
 
 from enqueue.documents import RateLimiter
 from worker.model.names import InstanceRef
-from worker.ports.platform import Platform
 
 
 class VmmState(Enum):
@@ -20,6 +19,26 @@ class VmmState(Enum):
     RUNNING = "running"
     PAUSED = "paused"
     HUNG = "hung"  # a process that does not answer; only facts have it, no adapter returns it
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """Program, processor and kernel; every field is as the kernel or the program spells it.
+
+    On aarch64 the processor's implementer, architecture, part and variant stand for vendor,
+    family, model and stepping.
+    """
+
+    firecracker_version: str
+    firecracker_sha256: str
+    snapshot_format: str
+    architecture: str
+    cpu_vendor: str
+    cpu_family: str
+    cpu_model: str
+    cpu_stepping: str
+    kernel: str
+    boot_id: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""cgroups."""
+"""Control groups by their filesystems: v2, v1, or both."""

@@ -1,1 +1,1 @@
-"""disks."""
+"""ext4 images and LUKS2 containers in files, and the tmpfs for secrets."""

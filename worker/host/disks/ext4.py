@@ -5,6 +5,7 @@ Offsets and values are those of the kernel's Documentation/filesystems/ext4/supe
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import struct
@@ -15,7 +16,7 @@ from typing import Final
 from uuid import UUID
 
 from worker.errors import Broken
-from worker.linux import ext4_image
+from worker.linux import ext4_image, files
 from worker.linux.ext4_image import Files
 from worker.linux.processes import Process
 
@@ -50,24 +51,23 @@ def superblock(path: Path) -> Superblock | None:
     A dirty journal or errors seen by a guest are no reason: its next mount or check mends them.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    try:
-        raw = os.pread(fd, _SUPERBLOCK_BYTES, _SUPERBLOCK_AT)
-        size_bytes = os.fstat(fd).st_size
-    except IsADirectoryError:
-        return None
-    finally:
-        os.close(fd)
+        with files.opened(path) as fd:
+            if fd is None:
+                return None
+            raw = os.pread(fd, _SUPERBLOCK_BYTES, _SUPERBLOCK_AT)
+            size_bytes = os.fstat(fd).st_size
+    except files.NotRegularFileError as error:
+        if error.errno == errno.EISDIR:
+            return None
+        raise
     found = _parse(raw)
     return found if found is not None and found.size_bytes <= size_bytes else None
 
 
-def content_uuid(files: Files) -> UUID:
+def content_uuid(named: Files) -> UUID:
     """A name for exactly these files: their names, modes and bytes."""
     digest = hashlib.sha256()
-    for name, (content, mode) in sorted(files.items()):
+    for name, (content, mode) in sorted(named.items()):
         digest.update(struct.pack("<III", len(name), len(content), mode))
         digest.update(name.encode() + content)
     return UUID(bytes=digest.digest()[:16], version=5)
@@ -84,21 +84,18 @@ def make_empty(path: Path, label: str, *, zeroed: bool = True) -> None:
     Formatting(path, label, zeroed=zeroed).finish()
 
 
-def is_filled(path: Path, label: str, files: Files) -> bool:
+def is_filled(path: Path, label: str, content: Files) -> bool:
     """Whether the file at `path` is what `make_filled` makes, byte by byte."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        return ext4_image.is_written(fd, label, files, content_uuid(files))
+        with files.opened(path) as fd:
+            return fd is not None and ext4_image.is_written(
+                fd, label, content, content_uuid(content)
+            )
     except ext4_image.NoRoomError:
         return False
-    finally:
-        os.close(fd)
 
 
-def make_filled(fd: int, label: str, files: Files) -> None:
+def make_filled(fd: int, label: str, content: Files) -> None:
     """The empty sparse file is an ext4 filesystem with these files, to be read.
 
     Raises:
@@ -106,7 +103,7 @@ def make_filled(fd: int, label: str, files: Files) -> None:
         OSError: the kernel refused; ENOSPC where there is no room.
     """
     try:
-        ext4_image.write(fd, label, files, content_uuid(files))
+        ext4_image.write(fd, label, content, content_uuid(content))
     except ext4_image.NoRoomError as error:
         raise Broken("mke2fs", f"the files of {label} do not fit: {error}") from error
 

@@ -7,7 +7,6 @@ input: no command line, environment or second file ever has it.
 from __future__ import annotations
 
 import os
-import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import Final
 
 from worker.errors import Broken, Conflict, Transient
 from worker.linux import device_mapper as mapper
-from worker.linux import luks_header
+from worker.linux import files, luks_header
 
 KEY_BYTES: Final = 32
 # Where the data begin: two headers of 16 KiB, and keyslots of 252 KiB for a key and two successors.
@@ -75,20 +74,15 @@ def read_key(path: Path) -> bytes:
         Conflict: `no_key`, `bad_key`.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        raise _no_key(path) from error
+        with files.opened(path) as fd:
+            if fd is None:
+                raise _no_key(path)
+            seen = os.fstat(fd)
+            if seen.st_uid != os.geteuid() or seen.st_mode & 0o077:
+                raise _bad_key(path, "others than root may have read it")
+            content = os.read(fd, KEY_BYTES + 1)
     except OSError as error:
         raise _bad_key(path, str(error.strerror)) from error
-    try:
-        seen = os.fstat(fd)
-        if not stat.S_ISREG(seen.st_mode):
-            raise _bad_key(path, "it is no regular file")
-        if seen.st_uid != os.geteuid() or seen.st_mode & 0o077:
-            raise _bad_key(path, "others than root may have read it")
-        content = os.read(fd, KEY_BYTES + 1)
-    finally:
-        os.close(fd)
     if len(content) != KEY_BYTES:
         raise _bad_key(path, f"it has not {KEY_BYTES} bytes")
     return content
@@ -175,8 +169,8 @@ def is_open(path: Path, name: str) -> bool:
         return False
     uuid = f"CRYPT-LUKS2-{header.uuid.replace('-', '')}-{name}"
     # A copy of a container has its uuid: only the file below tells them apart.
-    files = mapper.backing_files(found)
-    return node == found.number and found.uuid == uuid and files == [os.path.realpath(path)]
+    below = mapper.backing_files(found)
+    return node == found.number and found.uuid == uuid and below == [os.path.realpath(path)]
 
 
 def is_container_of(name: str, uuid: str) -> bool:

@@ -1,1 +1,1 @@
-"""Drives Firecracker and its jailer."""
+"""The adapter of the port `vmm`: drives Firecracker and its jailer."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import subprocess
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ from worker.host.cgroups.kill import kill_and_reap
 from worker.host.firecracker.api import client as api
 from worker.host.firecracker.jail import jailer, logs
 from worker.host.firecracker.jail.jail import Jail
-from worker.linux import processes
+from worker.linux import files, processes
 from worker.linux.processes import Identity, Process
 
 _POLL_S: Final = 0.0001
@@ -154,11 +153,9 @@ def read_pid(path: Path) -> int | None:
     The directory is the VMM's, so the entry may be a symlink, or a FIFO that would block us.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+        text = files.read(path, limit_bytes=15) or b""
+    except (OSError, ValueError):
         return None
-    with os.fdopen(fd, "rb") as file:
-        text = file.read(16) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
     return int(text) if text.isdigit() else None
 
 
@@ -166,12 +163,12 @@ def runs_program(jail: Jail, identity: Identity) -> bool:
     """Whether the process executes the jail's program; a script passes with any executable."""
     program = jail.root / jail.exec_name
     try:
-        fd = os.open(program, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with files.opened(program) as fd:
+            if fd is None:
+                return False
+            seen, script = os.fstat(fd), os.read(fd, 2) == b"#!"
     except OSError:
         return False
-    with os.fdopen(fd, "rb") as file:
-        seen = os.fstat(fd)
-        script = file.read(2) == b"#!"
     return script or (seen.st_dev, seen.st_ino) == (identity.exe_dev, identity.exe_ino)
 
 

@@ -1,1 +1,1 @@
-"""firewall."""
+"""The packet rules of tenants and guests, by nftables."""

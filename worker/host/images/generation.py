@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, cast, get_args
@@ -158,15 +157,18 @@ def _take(source: Path, target: Path) -> None:
     """
     with files.translate_errors(target):
         source.rename(target)
-        fd = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            seen = os.fstat(fd)
-            if not stat.S_ISREG(seen.st_mode) or seen.st_nlink != 1:
-                raise Broken("bad_snapshot", f"{source} is not a regular file with one name")
-            os.fchown(fd, 0, 0)
-            os.fchmod(fd, 0o600)
-        finally:
-            os.close(fd)
+            with files.opened(target) as fd:
+                if fd is None or os.fstat(fd).st_nlink != 1:
+                    raise _not_one_file(source)
+                os.fchown(fd, 0, 0)
+                os.fchmod(fd, 0o600)
+        except files.NotRegularFileError as error:
+            raise _not_one_file(source) from error
+
+
+def _not_one_file(source: Path) -> Broken:
+    return Broken("bad_snapshot", f"{source} is not a regular file with one name")
 
 
 def _copied(source: Path, target: Path) -> FileDigest:

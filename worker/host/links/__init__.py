@@ -1,1 +1,1 @@
-"""links."""
+"""Bridges and TAPs, by rtnetlink."""

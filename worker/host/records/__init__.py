@@ -1,1 +1,1 @@
-"""records."""
+"""The JSON documents and the audit logs below the state directory."""

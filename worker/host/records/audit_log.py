@@ -18,9 +18,7 @@ from worker.linux import files
 
 ROTATE_BYTES: Final = 10 * 1024 * 1024
 TAIL_BYTES: Final = 64 * 1024
-_FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-
-_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FLAGS: Final = os.O_RDWR | os.O_APPEND | files.SAFELY
 
 _rotating = threading.Lock()  # executors of one hostd; the tenant's lock keeps out other processes
 
@@ -68,9 +66,9 @@ def lines(path: Path) -> Iterator[bytes]:
         logs = []
         for one in (path, path.with_name("audit.log.1")):
             with suppress(OSError):
-                fd = os.open(one, _READ)
-                log = opened.enter_context(open(fd, "rb"))  # noqa: PTH123  an open descriptor
-                if stat.S_ISREG(os.fstat(fd).st_mode):
+                fd = opened.enter_context(files.opened(one))
+                if fd is not None:
+                    log = opened.enter_context(os.fdopen(fd, "rb", closefd=False))
                     logs.append((os.fstat(fd).st_ino, log))
         for log in dict(logs[::-1]).values():
             yield from log

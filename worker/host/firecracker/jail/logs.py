@@ -15,13 +15,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from worker.host.firecracker.jail.files import LOG
-from worker.linux import sparse
+from worker.linux import files, sparse
 
 logger = logging.getLogger("hostd")
 JAILER_LOG: Final = "jailer.log"
@@ -51,7 +49,7 @@ def trim(log: Path) -> None:
     Raises:
         OSError: the kernel refused.
     """
-    with _opened(log, os.O_RDWR) as fd:
+    with files.opened(log, os.O_RDWR) as fd:
         if fd is None:
             return
         seen = os.fstat(fd)
@@ -60,21 +58,7 @@ def trim(log: Path) -> None:
 
 
 def _tail(path: Path) -> bytes:
-    with _opened(path, os.O_RDONLY) as fd:
+    with files.opened(path, os.O_RDONLY) as fd:
         if fd is None:
             return b""
         return os.pread(fd, _TAIL_BYTES, max(0, os.fstat(fd).st_size - _TAIL_BYTES))
-
-
-@contextmanager
-def _opened(path: Path, access: int) -> Iterator[int | None]:
-    """A descriptor of the file, closed when the block ends; None if there is no file."""
-    try:
-        fd = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        yield None
-        return
-    try:
-        yield fd
-    finally:
-        os.close(fd)
