@@ -57,9 +57,7 @@ class Asked:
         rig.vmm.pause(rig.ref)
         image = moved(rig.vmm.snapshot(rig.spec), directory)
         rig.vmm.kill(rig.ref, timeout_s=5)
-        rig.vmm.build_jail(rig.spec, image)
-        rig.vmm.spawn(rig.spec, rig.join_files)
-        rig.vmm.load(rig.spec)
+        rig.load(image)
         rig.vmm.resume(rig.ref)
 
 

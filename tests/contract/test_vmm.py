@@ -231,10 +231,7 @@ def test_a_second_snapshot_replaces_the_first(rig: Rig) -> None:
 
 def test_a_guest_runs_on_from_its_image_in_a_new_vmm(rig: Rig, tmp_path: Path) -> None:
     image = slept(rig, tmp_path / "image")
-    rig.vmm.build_jail(rig.spec, image)
-    assert rig.vmm.jail_is_fresh(rig.spec, image)
-    rig.vmm.spawn(rig.spec, rig.join_files)
-    rig.vmm.load(rig.spec)
+    rig.load(image)
     assert rig.vmm.state(rig.ref) is VmmState.PAUSED
     rig.vmm.resume(rig.ref)
     assert rig.vmm.state(rig.ref) is VmmState.RUNNING

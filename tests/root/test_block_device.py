@@ -89,8 +89,6 @@ def test_a_guest_boots_sleeps_and_wakes_on_it(on_device: Rig, tmp_path: Path) ->
     files.vmstate.rename(image.vmstate)
     files.memory.rename(image.memory)
     rig.vmm.kill(rig.ref, timeout_s=5)
-    rig.vmm.build_jail(rig.spec, image)
-    rig.vmm.spawn(rig.spec, rig.join_files)
-    rig.vmm.load(rig.spec)
+    rig.load(image)
     rig.vmm.resume(rig.ref)
     assert rig.vmm.state(rig.ref) is VmmState.RUNNING

@@ -60,9 +60,7 @@ def test_a_state_path_of_over_300_bytes_works_through_a_whole_life(
     deep.vmm.pause(REF)
     image = moved(deep.vmm.snapshot(deep.spec), tmp_path / "image")
     deep.vmm.kill(REF, timeout_s=5)
-    deep.vmm.build_jail(deep.spec, image)
-    deep.vmm.spawn(deep.spec, deep.join_files)
-    deep.vmm.load(deep.spec)
+    deep.load(image)
     deep.vmm.resume(REF)
     assert deep.restarted().state(REF) is VmmState.RUNNING
     deep.vmm.ask_to_stop(REF, timeout_s=0)

@@ -71,7 +71,5 @@ def test_a_guest_without_limiters_has_none(driven_vmm: Rig) -> None:
 
 def test_a_woken_guest_has_the_limiters_that_it_slept_with(limited: Rig, tmp_path: Path) -> None:
     image = slept(limited, tmp_path / "image")
-    limited.vmm.build_jail(limited.spec, image)
-    limited.vmm.spawn(limited.spec, limited.join_files)
-    limited.vmm.load(limited.spec)
+    limited.load(image)
     assert limiters(limited) == EXPECTED
