@@ -16,8 +16,7 @@ from collections.abc import Generator, Iterator
 from enqueue.requests import Ping, describe, op_of
 from enqueue.results import Result
 from worker.errors import Conflict, HostdError, Rejected
-from worker.ledger.entries import LedgerEntry
-from worker.ledger.ledger import DeliveryKind
+from worker.ledger.entries import DeliveryKind, LedgerEntry
 from worker.protocol.delivery import Delivery
 from worker.protocol.events import say
 from worker.protocol.results import refused, replayed
@@ -47,7 +46,7 @@ def story(delivery: Delivery, ctx: Context) -> Iterator[Wait]:
         publish(verified, delivery, answer_ping(verified, delivery, ctx), ctx, request_id=None)
         return
     kind, entry = accept(verified, ctx)
-    if kind is DeliveryKind.UNTOLD:  # another thread may be publishing its result: look again
+    if kind is DeliveryKind.UNPUBLISHED:  # another thread may be publishing its result: look again
         yield ReplyNow()
         ctx.publisher.flush_pending()
         kind, entry = accept(verified, ctx)
@@ -63,7 +62,7 @@ def story(delivery: Delivery, ctx: Context) -> Iterator[Wait]:
                 ctx.executors.submit(publish_story(cancelled, result, ctx))
         case DeliveryKind.IN_FLIGHT:
             log.info("%s is already in flight: this delivery is dropped", delivery.id)
-        case DeliveryKind.UNTOLD | DeliveryKind.REPLAY:
+        case DeliveryKind.UNPUBLISHED | DeliveryKind.REPLAY:
             yield from replay(verified, entry, delivery, ctx)
         case DeliveryKind.REUSED:
             yield from refuse_reused(verified, delivery, ctx)
@@ -74,7 +73,7 @@ def first_run(
 ) -> Iterator[Wait]:
     """Checks the request's times, then carries it out; one that is too late supersedes nothing."""
     try:
-        check_known(verified.body, lost_before_ms=ctx.ledger.lost_before_ms())
+        check_known(verified.body, lost_before_ms=ctx.ledger.meta.lost_before_ms())
         check_times(verified.body, now_ms=ctx.clock.now_ms())
     except Rejected as error:
         yield from refuse(verified, entry, delivery, error, ctx)
@@ -86,9 +85,11 @@ def rerun(
     verified: VerifiedRequest, entry: LedgerEntry, delivery: Delivery, ctx: Context
 ) -> Iterator[Wait]:
     """Runs a failed request again at the caller's wish, unless that would undo a newer decision."""
-    later = ctx.ledger.overtaken(entry)
+    later = ctx.ledger.requests.overtaken(entry)
     if later is None:
-        yield from fulfil(verified, ctx.ledger.renew(entry.request_id), delivery, ctx)
+        yield from fulfil(
+            verified, ctx.ledger.requests.move_to_end(entry.request_id), delivery, ctx
+        )
         return
     error = Conflict(
         "overtaken",
@@ -135,7 +136,7 @@ def carry_out(
         yield ReleaseKeys(tuple(key for key in turn.keys if key not in own))
         turn = Turn(own, turn.in_flight)
     while isinstance(outcome, Backoff):
-        entry = ctx.ledger.entry(entry.request_id)
+        entry = ctx.ledger.requests.entry(entry.request_id)
         if cancellable := may_end(entry, ctx):
             ctx.publisher.mark_postponed(delivery)
         yield outcome
@@ -159,7 +160,7 @@ def wait_for_admission(turn: Turn, ctx: Context) -> Iterator[Wait]:
 def accept(verified: VerifiedRequest, ctx: Context) -> tuple[DeliveryKind, LedgerEntry]:
     """Records the request in the ledger; returns what this delivery of it is."""
     request = verified.body.request
-    return ctx.ledger.accept(
+    return ctx.ledger.requests.accept(
         verified.body.request_id,
         digest=verified.digest,
         call=verified.call,

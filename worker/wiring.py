@@ -126,7 +126,7 @@ def build_parts(config: Config, policy: Policy, calls: Callbacks, opened: ExitSt
     name = f"{config.host}_{machine_id[:8]}"
     publisher = RedisPublisher(redis, ledger, keys, config.worker, worker_name=name, wall=time.time)
     executors = Executors(config.worker.threads, answering=publisher.batch, fatal=calls.fail)
-    rebooted = ledger.noted(BOOT_ID) not in (None, boot_id)
+    rebooted = ledger.meta.get(BOOT_ID) not in (None, boot_id)
     context = build_context(config, policy, calls, host, ledger, publisher, executors)
     taking = connection.connect(config.redis, extra_timeout_s=BLOCK_S)
     opened.callback(taking.close)

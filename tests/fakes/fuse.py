@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from worker.ledger.ledger import Ledger
+from worker.ledger.database import Database
 from worker.ports import Host
 
 T = TypeVar("T")
@@ -89,8 +89,8 @@ def fused(host: Host, fuse: Fuse) -> Host:
     return Host(**cast("dict[str, Any]", ports))
 
 
-class FusedLedger(Ledger):
-    """The real ledger; each durable commit is an effect."""
+class FusedDatabase(Database):
+    """The ledger's real database; each durable commit is an effect."""
 
     fuse: Fuse | None = None
 

@@ -73,11 +73,8 @@ def leave_everything(world: World) -> None:
     volume = world.layout.volumes(GONE) / "data.ext4"
     (world.disks.devices / f"mvm-ghosts-{GHOST}").write_text(str(volume))
     world.images.reserve(GONE, "r", 1)
-    with world.ledger.transaction() as db:
-        for kind, key, owner in (("instance", GHOST, "ghosts/p"), ("quota", GHOST, "ghosts")):
-            db.execute(
-                "INSERT INTO reservations (kind, key, owner) VALUES (?, ?, ?)", (kind, key, owner)
-            )
+    world.ledger.reservations.reserve("instance", GHOST, "ghosts/p")
+    world.ledger.reservations.reserve("quota", GHOST, "ghosts")
 
 
 def bare(world: World) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from tests.fakes.agents import FakeAgents
 from tests.fakes.cgroups import FakeCgroups
 from tests.fakes.disks import FakeDisks
 from tests.fakes.firewall import FakeFirewall
-from tests.fakes.fuse import Fuse, FusedLedger, fused
+from tests.fakes.fuse import Fuse, FusedDatabase, fused
 from tests.fakes.images import FakeImages
 from tests.fakes.links import FakeLinks
 from tests.fakes.records import FakeRecords
@@ -39,6 +39,8 @@ from worker.config import Config, RetryConfig
 from worker.daemon import startup as recover
 from worker.drain.controller import DrainController
 from worker.job import accept, story
+from worker.ledger.ledger import Ledger
+from worker.ledger.requests import Requests
 from worker.model.layout import Layout
 from worker.model.names import InstanceRef
 from worker.plans.settings import Settings
@@ -195,13 +197,13 @@ class MemoryPublisher:
 
     def publish(self, delivery: Delivery, result: Result, *, request_id: str | None) -> None:
         world = self._world
-        events = world.ledger.untold_events()
+        events = world.ledger.outbox.unpublished()
         with world.fuse.effect("publish"):
             world.published.setdefault(delivery.id, []).append(result)
             world.events += [event for event in events if event not in world.events]
             world.inbox = [other for other in world.inbox if other.id != delivery.id]
         upto = events[-1][0] if events else 0
-        world.ledger.told([request_id] if request_id else [], events_upto=upto)
+        world.ledger.mark_published([request_id] if request_id else [], events_upto=upto)
 
     def quarantine(self, delivery: Delivery, result: Result) -> None:
         self.publish(delivery, result, request_id=None)
@@ -213,7 +215,7 @@ class MemoryPublisher:
 class World:
     """One host: its fake machine outlives any number of hostd processes."""
 
-    ledger_type: ClassVar[type[FusedLedger]] = FusedLedger
+    requests_type: ClassVar[type[Requests]] = Requests
     executors_type: ClassVar[type[InlineExecutors]] = InlineExecutors
     fuse_type: ClassVar[type[Fuse]] = Fuse
     vmm_type: ClassVar[type[FakeVmm]] = FakeVmm
@@ -232,7 +234,8 @@ class World:
         self.events: list[tuple[int, bytes]] = []
         self.cancelled: set[str] = set()
         self.now_s = NOW_S
-        self.ledger: FusedLedger
+        self.database: FusedDatabase
+        self.ledger: Ledger
         self.context: Context
         self.start()
 
@@ -280,8 +283,10 @@ class World:
     def start(self) -> None:
         """A new hostd process: nothing of the old one's memory is left."""
         self.vmm, self.disks = self.vmm.restarted(), self.disks.restarted()
-        self.ledger = self.ledger_type(self.directory / "ledger.db")
-        self.ledger.fuse = self.fuse
+        self.database = FusedDatabase.open(self.directory / "ledger.db")
+        self.database.fuse = self.fuse
+        self.ledger = Ledger(self.database)
+        self.ledger.requests = self.requests_type(self.database, self.ledger.journal)
         self.executors = self.executors_type(self)
         settings = Settings(
             layout=self.layout,
@@ -353,7 +358,7 @@ class World:
         delivery = self.enqueue(request, request_id)
         verified = verify(delivery.data, id_=delivery.id, policy=self.context.policy)
         accept(verified, self.context)
-        self.ledger.begin_attempt(request_id, int(self.now_s * 1000))
+        self.ledger.requests.begin_attempt(request_id, int(self.now_s * 1000))
 
     def ask(self, request: Request, request_id: str) -> Result:
         """Carries out one request; its last told result."""
@@ -394,10 +399,9 @@ class World:
         }
 
     def reservations(self) -> list[tuple[str, str, str]]:
-        with self.ledger.transaction() as db:
-            return db.execute(
-                "SELECT kind, key, owner FROM reservations ORDER BY kind, key"
-            ).fetchall()
+        return self.ledger.database.rows(
+            "SELECT kind, key, owner FROM reservations ORDER BY kind, key"
+        )
 
     def close(self) -> None:
         self.ledger.close()

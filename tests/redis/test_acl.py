@@ -32,7 +32,8 @@ from tests.fixtures.dashboard import (
 from tests.fixtures.redis import RedisServer
 from worker.config import RedisConfig, WorkerConfig
 from worker.errors import StartupError
-from worker.ledger.ledger import Change, Ledger
+from worker.ledger.instances import Change
+from worker.ledger.ledger import Ledger
 from worker.protocol.delivery import Delivery
 from worker.queue import connection as redis_host
 from worker.queue.consumer import HostWorker
@@ -149,7 +150,7 @@ def everything(walled: Walled) -> None:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    opened = Ledger(tmp_path / "ledger.db")
+    opened = Ledger.open(tmp_path / "ledger.db")
     yield opened
     opened.close()
 
@@ -189,7 +190,7 @@ def test_every_single_right_is_needed(
         redis_server.client().acl_log_reset()
         rights = {"client": CLIENT, "worker": WORKER}
         rights[whose] = tuple(weaker if one == right else one for one in rights[whose])
-        with closing(Ledger(tmp_path / f"{number}.db")) as ledger:
+        with closing(Ledger.open(tmp_path / f"{number}.db")) as ledger:
             walled = Walled(redis_server, ledger, **rights)
             with closing(walled), suppress(*REFUSALS):
                 everything(walled)

@@ -64,7 +64,8 @@ def cancelled_for_good(hostd: HostdProcess, ticket: Ticket) -> None:
     assert server.zscore(hostd.keys.canceled, ticket.job_id) is not None
     recorded = "SELECT code, state FROM requests WHERE request_id = ?"
     eventually(
-        lambda: hostd.rows(recorded, ticket.request_id) == [("conflict/cancelled", "told")], "told"
+        lambda: hostd.rows(recorded, ticket.request_id) == [("conflict/cancelled", "published")],
+        "published",
     )
     events: Any = server.xrange(hostd.keys.events)
     ended = [one for _, one in events if ticket.request_id.encode() in one[b"event"]]
@@ -155,7 +156,7 @@ def test_rqs_own_cancel_does_not_cut_what_runs_either(hostd: HostdProcess) -> No
         eventually(lambda: server.zcard(hostd.keys.canceled) == 0, "hostd has looked")
     assert done(start).state == "running"
     eventually(lambda: status(server, start) == "finished", "it shows as finished")
-    eventually(lambda: server.llen(hostd.keys.intermediate) == 0, "it is told")
+    eventually(lambda: server.llen(hostd.keys.intermediate) == 0, "it is published")
 
 
 def test_an_ended_request_that_rq_cancels_shows_its_result_again(hostd: HostdProcess) -> None:

@@ -97,7 +97,7 @@ def test_a_request_id_that_names_another_request_is_rejected_and_the_first_resul
     client = hostd.client()
     ticket = client.enqueue(StopInstance(**ids(ref)), host=HOST, request_id="mine")
     done(ticket)
-    eventually(lambda: hostd.state_of("mine") == "told", "it is told")
+    eventually(lambda: hostd.state_of("mine") == "published", "it is published")
     before = hostd.rows("SELECT state, digest, result FROM requests")
     other = client.enqueue(DestroyInstance(**ids(ref), wipe_volumes=True), host=HOST)
     done(other)
@@ -272,7 +272,7 @@ def test_a_worker_killed_in_a_step_ends_the_request_once(hostd: HostdProcess, st
     result = done(ticket)
     assert (result.changed, result.state) == (True, "running")
     assert answers(server, ticket) == 1
-    eventually(lambda: server.llen(hostd.keys.intermediate) == 0, "it is told")
+    eventually(lambda: server.llen(hostd.keys.intermediate) == 0, "it is published")
     assert not done(ask(hostd.client(), StartInstance, ref)).changed
 
 
@@ -289,7 +289,7 @@ def test_a_worker_killed_after_deciding_tells_what_it_decided(hostd: HostdProces
     hostd.start()
     assert not done(ticket).replayed
     assert answers(server, ticket) == 1
-    assert hostd.state_of(ticket.request_id) == "told"
+    assert hostd.state_of(ticket.request_id) == "published"
     assert hostd.rows("SELECT result, attempts FROM requests") == decided
 
 

@@ -169,5 +169,5 @@ def tells_within_s(host: HostInEveryState) -> float:
     """How long it takes until what was done meanwhile is told; the host answers new requests."""
     took_s = host.works_after_s()
     print(f"hostd went on {took_s:.2f} s after Redis was back")
-    eventually(lambda: host.hostd.state_of("up-24") == "told", "what was done meanwhile is told")
+    eventually(lambda: host.hostd.state_of("up-24") == "published", "its result is published")
     return took_s

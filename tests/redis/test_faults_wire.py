@@ -77,7 +77,7 @@ def carried_out(hostd: HostdProcess, client: HostClient, net_id: int) -> None:
     ticket = insisting(ask)
     assert insisting(lambda: done(ticket)).changed
     assert insisting(ask).request_id == name
-    eventually(lambda: hostd.state_of(name) == "told", "it is told")
+    eventually(lambda: hostd.state_of(name) == "published", "it is published")
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])

@@ -90,6 +90,6 @@ def test_a_failover_that_loses_writes_loses_no_request_that_has_a_waiter(
             host.release()
             took_s = host.works_after_s()
             print(f"hostd went on {took_s:.2f} s after the failover")
-            eventually(lambda: hostd.state_of("up-24") == "told", "it is told")
+            eventually(lambda: hostd.state_of("up-24") == "published", "it is published")
             eventually(lambda: host.lost() == ["up-26"], "those who wait have asked again")
             host.assert_all_ended_once()

@@ -22,7 +22,8 @@ from tests.fixtures.sentinel import free_ports, until
 from tests.fixtures.shipped_redis import ShippedRedis, programs
 from worker.config import RedisConfig, WorkerConfig
 from worker.errors import StartupError
-from worker.ledger.ledger import Change, Ledger
+from worker.ledger.instances import Change
+from worker.ledger.ledger import Ledger
 from worker.queue import connection
 from worker.queue.consumer import HostWorker
 from worker.queue.publisher import RedisPublisher
@@ -69,7 +70,7 @@ def carries_out(server: ShippedRedis) -> None:
     config = RedisConfig(url=server.url(f"hostd-{HOST}"))
     with (
         closing(connection.connect(config)) as redis,
-        closing(Ledger(server.directory / "ledger.db")) as ledger,
+        closing(Ledger.open(server.directory / "ledger.db")) as ledger,
     ):
         publisher = RedisPublisher(
             redis, ledger, KEYS, WorkerConfig(), worker_name=f"{HOST}_w", wall=time.time

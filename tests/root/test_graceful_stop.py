@@ -71,7 +71,7 @@ def test_a_sleep_that_writes_its_image_is_let_end(hostd: HostdProcess) -> None:
     later = client.enqueue(StartInstance(**ids(hostd.instance("i-0000000b"))), host=HOST)
     eventually(lambda: hostd.state_of(later.request_id) is not None, "the other is taken")
     stopped(hostd, 60.0)
-    assert counts(hostd, sleep.request_id)[0] == "told"
+    assert counts(hostd, sleep.request_id)[0] == "published"
     assert ended_well(sleep.wait(1.0)).attempts == 1
     assert document(hostd, ref)["status"] == "sleeping"
     hostd.start()

@@ -139,7 +139,7 @@ def test_a_ledger_that_is_damaged_under_a_running_hostd_stops_it(
             file.seek(4096)
             file.write(os.urandom(size - 4096))
         # A commit of another process makes hostd drop the pages that it has in memory.
-        db.execute("PRAGMA user_version = 2")
+        db.execute("PRAGMA user_version = 1")
     hostd.client().enqueue(StopInstance(**ids(ref)), host=HOST, request_id="stop-1")
     eventually(lambda: not hostd.runs(), "hostd stops")
     said = [line for line in hostd.said().splitlines() if line.startswith("hostd: ")]

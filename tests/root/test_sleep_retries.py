@@ -99,7 +99,7 @@ def test_after_a_restart_the_guest_sleeps(way: str, make_hostd: HostdMaker) -> N
     room_made(process, way)
     WAYS[way](process, request_id)
     eventually(lambda: document(process, ref)["status"] == "sleeping", "it sleeps")
-    eventually(lambda: process.state_of(request_id) == "told", "it is told")
+    eventually(lambda: process.state_of(request_id) == "published", "it is published")
     result = client.ticket(request_id, host=HOST).wait(timeout_s=WAIT_S)
     assert isinstance(result, Done), result
     assert (result.state, runs_of(process, request_id)) == ("sleeping", 2)

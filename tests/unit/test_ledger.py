@@ -11,8 +11,9 @@ import pytest
 
 from enqueue.results import Done, Failed, Result
 from worker.errors import StartupError
-from worker.ledger.entries import LedgerEntry
-from worker.ledger.ledger import Change, DeliveryKind, Ledger
+from worker.ledger.entries import DeliveryKind, LedgerEntry
+from worker.ledger.instances import Change
+from worker.ledger.ledger import Ledger
 
 DONE = Done(op="StopInstance", changed=True, state="stopped")
 
@@ -30,7 +31,7 @@ def path(tmp_path: Path) -> Path:
 def accept(
     ledger: Ledger, id_: str = "r1", digest: bytes = b"d", instance: str = "i-1"
 ) -> tuple[DeliveryKind, LedgerEntry]:
-    return ledger.accept(
+    return ledger.requests.accept(
         id_, digest=digest, call=b"[]", op="StopInstance", tenant_id="t", instance_id=instance,
         now_ms=1,
     )  # fmt: skip
@@ -38,16 +39,16 @@ def accept(
 
 def end(ledger: Ledger, result: Result, id_: str = "r1") -> None:
     ledger.decide(id_, result, now_ms=2)
-    ledger.told([id_], events_upto=0)
+    ledger.mark_published([id_], events_upto=0)
 
 
 def test_a_delivery_is_new_then_in_flight_then_untold_then_replayed(path: Path) -> None:
-    ledger = Ledger(path)
+    ledger = Ledger.open(path)
     assert accept(ledger)[0] is DeliveryKind.NEW
     assert accept(ledger)[0] is DeliveryKind.IN_FLIGHT
     ledger.decide("r1", DONE, now_ms=2)
-    assert accept(ledger)[0] is DeliveryKind.UNTOLD
-    ledger.told(["r1"], events_upto=0)
+    assert accept(ledger)[0] is DeliveryKind.UNPUBLISHED
+    ledger.mark_published(["r1"], events_upto=0)
     delivery, entry = accept(ledger)
     assert delivery is DeliveryKind.REPLAY
     assert entry.result == DONE
@@ -69,7 +70,7 @@ def test_a_delivery_is_new_then_in_flight_then_untold_then_replayed(path: Path) 
 def test_only_what_may_succeed_later_runs_again(
     path: Path, code: str, expected: DeliveryKind
 ) -> None:
-    ledger = Ledger(path)
+    ledger = Ledger.open(path)
     accept(ledger)
     end(ledger, failure(code))
     assert accept(ledger)[0] is expected
@@ -77,7 +78,7 @@ def test_only_what_may_succeed_later_runs_again(
 
 
 def test_the_same_id_with_another_digest_is_reused_at_every_state(path: Path) -> None:
-    ledger = Ledger(path)
+    ledger = Ledger.open(path)
     accept(ledger)
     assert accept(ledger, digest=b"other")[0] is DeliveryKind.REUSED
     end(ledger, DONE)
@@ -88,58 +89,58 @@ def test_the_same_id_with_another_digest_is_reused_at_every_state(path: Path) ->
 
 
 def test_a_later_decided_request_of_the_instance_overtakes_an_older_one(path: Path) -> None:
-    ledger = Ledger(path)
+    ledger = Ledger.open(path)
     accept(ledger, "old")
     end(ledger, failure("transient/no_space"), "old")
     accept(ledger, "other-instance", instance="i-2")
     end(ledger, DONE, "other-instance")
     entry = accept(ledger, "old")[1]
-    assert ledger.overtaken(entry) is None
+    assert ledger.requests.overtaken(entry) is None
     accept(ledger, "newer")
-    assert ledger.overtaken(entry) is None
+    assert ledger.requests.overtaken(entry) is None
     end(ledger, DONE, "newer")
-    assert ledger.overtaken(entry) == "newer"
-    assert ledger.overtaken(ledger.renew("old")) is None
+    assert ledger.requests.overtaken(entry) == "newer"
+    assert ledger.requests.overtaken(ledger.requests.move_to_end("old")) is None
     ledger.close()
 
 
 def test_a_failed_transaction_changes_nothing(path: Path) -> None:
-    ledger = Ledger(path)
+    ledger = Ledger.open(path)
     with pytest.raises(RuntimeError), ledger.transaction():  # noqa: PT012  the block is the point
         accept(ledger)
         raise RuntimeError
-    assert ledger.unfinished() == []
+    assert ledger.requests.unfinished() == []
     ledger.close()
 
 
 def test_events_and_status_enter_with_the_result_and_leave_in_order(path: Path) -> None:
-    ledger = Ledger(path)
+    ledger = Ledger.open(path)
     accept(ledger)
     change = Change("i-1", "t", "p", "stopped")
     ledger.decide("r1", DONE, now_ms=2, events=[b"one", b"two"], change=change)
-    rows = ledger.untold_events()
+    rows = ledger.outbox.unpublished()
     assert [event for _, event in rows] == [b"one", b"two"]
-    ledger.told(["r1"], events_upto=rows[0][0])
-    assert [event for _, event in ledger.untold_events()] == [b"two"]
-    assert ledger.statuses() == {"stopped": 1}
+    ledger.mark_published(["r1"], events_upto=rows[0][0])
+    assert [event for _, event in ledger.outbox.unpublished()] == [b"two"]
+    assert ledger.instances.count_by_status() == {"stopped": 1}
     ledger.close()
 
 
 def test_the_journal_remembers_what_began_until_it_is_taken_back(path: Path) -> None:
-    ledger = Ledger(path)
+    ledger = Ledger.open(path)
     accept(ledger)
-    ledger.began("r1", "tap_present", 1)
-    ledger.finished("r1", "tap_present", 2)
-    ledger.began("r1", "cgroup_present", 3)
-    assert ledger.begun_steps("r1") == {"tap_present", "cgroup_present"}
-    assert ledger.journal("r1") == [("tap_present", 1, 2), ("cgroup_present", 3, None)]
-    ledger.undone("r1", ["cgroup_present"])
-    assert ledger.begun_steps("r1") == {"tap_present"}
+    ledger.journal.began("r1", "tap_present", 1)
+    ledger.journal.finished("r1", "tap_present", 2)
+    ledger.journal.began("r1", "cgroup_present", 3)
+    assert ledger.journal.begun_steps("r1") == {"tap_present", "cgroup_present"}
+    assert ledger.journal.steps("r1") == [("tap_present", 1, 2), ("cgroup_present", 3, None)]
+    ledger.journal.undone("r1", ["cgroup_present"])
+    assert ledger.journal.begun_steps("r1") == {"tap_present"}
     ledger.close()
 
 
 def test_pruning_forgets_old_told_requests_and_nothing_else(path: Path) -> None:
-    ledger = Ledger(path)
+    ledger = Ledger.open(path)
     accept(ledger, "old")
     end(ledger, DONE, "old")
     accept(ledger, "open")
@@ -152,23 +153,23 @@ def test_pruning_forgets_old_told_requests_and_nothing_else(path: Path) -> None:
 def test_an_accepted_request_survives_a_kill(path: Path) -> None:
     program = (
         "import os, signal; from pathlib import Path; from worker.ledger.ledger import Ledger;"
-        f"l = Ledger(Path({str(path)!r}));"
-        "l.accept('r1', digest=b'd', call=b'[]', op='Ping', tenant_id=None, instance_id=None,"
-        " now_ms=1); os.kill(os.getpid(), signal.SIGKILL)"
+        f"l = Ledger.open(Path({str(path)!r}));"
+        "l.requests.accept('r1', digest=b'd', call=b'[]', op='Ping', tenant_id=None,"
+        " instance_id=None, now_ms=1); os.kill(os.getpid(), signal.SIGKILL)"
     )
     killed = subprocess.run([sys.executable, "-c", program], check=False)
     assert killed.returncode == -signal.SIGKILL
-    ledger = Ledger(path)
-    assert [entry.request_id for entry in ledger.unfinished()] == ["r1"]
+    ledger = Ledger.open(path)
+    assert [entry.request_id for entry in ledger.requests.unfinished()] == ["r1"]
     ledger.close()
 
 
 def test_a_damaged_ledger_is_refused_with_a_way_out(path: Path) -> None:
     path.write_bytes(b"this is no database at all, not even a little" * 100)
     with pytest.raises(StartupError, match="restore it from a backup"):
-        Ledger(path)
+        Ledger.open(path)
 
 
 def test_the_ledger_is_roots_alone(path: Path) -> None:
-    Ledger(path).close()
+    Ledger.open(path).close()
     assert path.stat().st_mode & 0o777 == 0o600

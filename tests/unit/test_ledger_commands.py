@@ -5,11 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from worker import cli
 from worker.host.records.audit_log import ROTATE_BYTES
 from worker.host.records.records import DiskRecords
 from worker.ledger.checks import faults
+from worker.ledger.readonly import open_readonly
 from worker.model.layout import Layout
 
 NOW_MS = int(NOW_S * 1000)
@@ -72,7 +71,7 @@ def test_stats_count_what_a_running_hostd_has_on_record(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (stats,) = printed(world, capsys, "ledger", "stats")
-    assert stats["by_state"] == {"accepted": 1, "told": 2}
+    assert stats["by_state"] == {"accepted": 1, "published": 2}
     assert stats["by_op"] == {"StartInstance": 3}
     assert stats["by_outcome"] == {"done": 1, "conflict/destroyed": 1}
     assert stats["oldest_ms"] == NOW_MS
@@ -91,7 +90,7 @@ def test_show_has_the_steps_with_their_times_and_the_result(
     applied = {step["name"] for step in shown["result"]["steps"] if step["applied"]}
     assert {step["step"] for step in shown["steps"]} == applied
     assert all(step["finished_at_ms"] >= step["began_at_ms"] for step in shown["steps"])
-    with world.ledger.transaction() as db:
+    with world.ledger.database.transaction() as db:
         query = "SELECT hex(digest) FROM requests WHERE request_id = 'start-1'"
         assert shown["digest"] == db.execute(query).fetchone()[0].lower()
 
@@ -140,7 +139,7 @@ def test_verify_finds_a_whole_ledger_whole_and_says_what_is_wrong_with_another(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert printed(world, capsys, "ledger", "verify") == [{"whole": True, "faults": []}]
-    with world.ledger.transaction() as db:
+    with world.ledger.database.transaction() as db:
         db.execute("UPDATE requests SET digest = x'00' WHERE request_id = 'start-2'")
     (found,) = printed(world, capsys, "ledger", "verify", code=cli.FAILED)
     assert found["faults"] == ["request start-2: its digest is not that of its bytes"]
@@ -165,7 +164,7 @@ def test_a_backup_is_whole_and_roots_alone_while_hostd_writes(world: World) -> N
 
     def writes() -> None:
         while not stop.is_set():
-            world.ledger.put_note("count", str(len(written)))
+            world.ledger.meta.set("count", str(len(written)))
             written.append(1)
 
     writer = threading.Thread(target=writes)
@@ -178,11 +177,11 @@ def test_a_backup_is_whole_and_roots_alone_while_hostd_writes(world: World) -> N
     assert written
     assert target.stat().st_mode & 0o777 == 0o600
     assert sorted(one.name for one in world.directory.glob("copy.db*")) == ["copy.db"]
-    with closing(sqlite3.connect(target)) as copy:
+    with open_readonly(target) as copy:
         assert faults(copy) == []
-        assert copy.execute("SELECT COUNT(*) FROM requests").fetchone() == (3,)
-        assert copy.execute("SELECT 1 FROM notes WHERE key = 'backup_at_ms'").fetchone()
-    assert world.ledger.noted("backup_at_ms") is None
+        assert sum(copy.requests.count_by("state").values()) == 3
+        assert copy.meta.get("backup_at_ms") is not None
+    assert world.ledger.meta.get("backup_at_ms") is None
 
 
 @pytest.mark.parametrize("kind", ["file", "dangling symlink"])
@@ -213,7 +212,7 @@ def test_a_backup_into_no_directory_fails_with_its_name(
 def test_a_whole_ledger_is_not_rebuilt(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert hostd(world, "recover", "--rebuild-ledger") == cli.FAILED
     assert "is whole" in capsys.readouterr().err
-    assert world.ledger.entry("start-1").state == "told"
+    assert world.ledger.requests.entry("start-1").state == "published"
 
 
 def test_a_ledger_is_not_rebuilt_beside_a_running_hostd(
@@ -225,7 +224,7 @@ def test_a_ledger_is_not_rebuilt_beside_a_running_hostd(
         fcntl.flock(held, fcntl.LOCK_EX)
         assert hostd(world, "recover", "--rebuild-ledger", "--force") == cli.FAILED
     assert "hostd runs on this host already" in capsys.readouterr().err
-    assert world.ledger.entry("start-1").state == "told"
+    assert world.ledger.requests.entry("start-1").state == "published"
 
 
 def test_recover_wants_to_be_told_what(world: World) -> None:

@@ -19,8 +19,8 @@ from worker.config import Config, PathsConfig
 from worker.errors import StartupError
 from worker.ledger.backup import backup
 from worker.ledger.checks import faults
-from worker.ledger.database import open_readonly
 from worker.ledger.ledger import Ledger
+from worker.ledger.readonly import open_readonly
 
 PAGE_BYTES = 4096
 REQUESTS = 60
@@ -111,7 +111,7 @@ def test_a_damaged_ledger_is_refused_told_of_and_not_backed_up(
 ) -> None:
     damage(path)
     with pytest.raises(StartupError, match=r"restore it from a backup.*--rebuild-ledger"):
-        Ledger(path)
+        Ledger.open(path)
     config = Config(
         host=HOST,
         paths=PathsConfig(state=path.parent / "state", ledger=path, runtime=path.parent / "run"),
@@ -126,22 +126,22 @@ def test_a_damaged_ledger_is_refused_told_of_and_not_backed_up(
 
 
 def test_a_whole_ledger_is_found_whole(path: Path) -> None:
-    Ledger(path).close()
+    Ledger.open(path).close()
     assert verify(path) == []
     assert is_whole(path)
 
 
 def test_a_damaged_wal_costs_only_what_was_not_in_the_file(path: Path, whole: bytes) -> None:
     """SQLite drops a WAL's frames from the first one on whose checksum is wrong."""
-    ledger = Ledger(path)
-    ledger.put_note("later", "1")
+    ledger = Ledger.open(path)
+    ledger.meta.set("later", "1")
     wal = Path(f"{path}-wal").read_bytes()
     ledger.close()
     path.write_bytes(whole)
     Path(f"{path}-wal").write_bytes(wal[:40] + os.urandom(len(wal) - 40))
-    reopened = Ledger(path)
-    assert reopened.noted("later") is None
-    assert len(reopened.history("i-00000001", limit=1000)) == REQUESTS
+    reopened = Ledger.open(path)
+    assert reopened.meta.get("later") is None
+    assert len(reopened.requests.history("i-00000001", limit=1000)) == REQUESTS
     reopened.close()
 
 
@@ -161,13 +161,14 @@ def test_a_damaged_wal_costs_only_what_was_not_in_the_file(path: Path, whole: by
 def test_what_sqlite_cannot_check_is_checked(path: Path, change: str, said: str) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute(change)
-        found = faults(db)
+    with open_readonly(path) as ledger:
+        found = faults(ledger)
     assert any(said in fault for fault in found), found
 
 
 def test_a_look_changes_nothing_and_makes_no_ledger(path: Path, whole: bytes) -> None:
-    with open_readonly(path) as db, pytest.raises(sqlite3.OperationalError, match="readonly"):
-        db.execute("DELETE FROM requests")
+    with open_readonly(path) as ledger, pytest.raises(sqlite3.OperationalError, match="readonly"):
+        ledger.reservations.clear()
     assert path.read_bytes() == whole
     missing = path.with_name("missing.db")
     with pytest.raises(StartupError, match=r"missing\.db"):

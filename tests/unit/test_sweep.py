@@ -48,7 +48,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def events_of(world: World, kind: str) -> list[dict[str, Any]]:
-    found = [msgspec.json.decode(event) for _, event in world.ledger.untold_events()]
+    found = [msgspec.json.decode(event) for _, event in world.ledger.outbox.unpublished()]
     return [event for event in found if event["event"] == kind]
 
 

@@ -98,7 +98,7 @@ def outcome(guest: Guest, known: Drain) -> str:
 
 
 def _came_back(request_id: str, view: HostView) -> str:
-    entry = view.ledger.entry(request_id)
+    entry = view.ledger.requests.entry(request_id)
     match entry.result:
         case _ if entry.state == "accepted":
             return "under_way"
@@ -112,7 +112,7 @@ def _came_back(request_id: str, view: HostView) -> str:
 
 def _all_back(known: Drain, view: HostView) -> bool:
     asked = [guest.back for guest in known.guests if guest.back is not None]
-    return all(view.ledger.entry(request_id).state != "accepted" for request_id in asked)
+    return all(view.ledger.requests.entry(request_id).state != "accepted" for request_id in asked)
 
 
 def all_came_back(facts: dict[str, Any]) -> bool:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from worker.config import Config
 from worker.errors import StartupError
-from worker.ledger.identity import holds_requests
 from worker.ledger.ledger import Ledger
+from worker.ledger.readonly import holds_requests
 from worker.plans.settings import Settings
 from worker.ports import Host
 from worker.scheduling.locks import Locks
@@ -40,7 +40,7 @@ def open_host(config: Config) -> Iterator[HostView]:
             "configuration; give --config, or start `hostd run`"
         )
     with ExitStack() as opened:
-        ledger = Ledger(config.paths.ledger)
+        ledger = Ledger.open(config.paths.ledger)
         opened.callback(ledger.close)
         yield HostView(
             config=config,

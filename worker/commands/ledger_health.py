@@ -8,8 +8,8 @@ from worker.config import Config
 from worker.errors import StartupError
 from worker.host.records.records import DiskRecords
 from worker.ledger.checks import faults
-from worker.ledger.database import open_readonly
-from worker.ledger.identity import LEDGER_ID, holds_requests, loss, read_marker
+from worker.ledger.identity import LEDGER_ID, loss, read_marker
+from worker.ledger.readonly import holds_requests, open_readonly
 from worker.ledger.rebuild import instances_with_history
 from worker.model.layout import Layout
 
@@ -26,13 +26,13 @@ def health(config: Config) -> tuple[Literal["ok", "fail"], str]:
             return "fail", lost
         if not holds_requests(path):
             return "ok", f"none at {path} yet: the first `hostd run` makes it"
-        with open_readonly(path) as db:
-            if wrong := faults(db):
+        with open_readonly(path) as ledger:
+            if wrong := faults(ledger):
                 return "fail", f"{path} is damaged: {wrong[0]} ({len(wrong)} faults)"
-            count = db.execute("SELECT COUNT(*) FROM requests").fetchone()[0]
-            found = db.execute("SELECT value FROM notes WHERE key = ?", (LEDGER_ID,)).fetchone()
+            count = sum(ledger.requests.count_by("state").values())
+            found = ledger.meta.get(LEDGER_ID)
     except (StartupError, OSError) as error:
         return "fail", str(error)
-    if marker is not None and found is not None and found[0] != marker.ledger_id:
-        return "fail", f"{path} is {found[0]}; this host was served with {marker.ledger_id}"
+    if marker is not None and found not in (None, marker.ledger_id):
+        return "fail", f"{path} is {found}; this host was served with {marker.ledger_id}"
     return "ok", f"{count} requests at {path}, whole"

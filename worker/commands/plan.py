@@ -33,7 +33,7 @@ def preview(view: HostView, request: InstanceRequest | NetworkRequest) -> list[d
 
 def _network(view: HostView, request: NetworkRequest) -> Plan:
     facts = network_facts(request, view.host)
-    with view.ledger.rehearsal():
+    with view.ledger.database.dry_run():
         reserve_network(request, facts, view.ledger, view.settings)
     return network_operation(request).plan(request, facts, view.settings)
 
@@ -42,7 +42,7 @@ def _instance(view: HostView, request: InstanceRequest) -> Plan:
     at = format_iso(time.time() * 1000)
     facts = facts_for(request, view.host, layout=view.settings.layout, at=at)
     action = action_for(request, facts)
-    with view.ledger.rehearsal():
+    with view.ledger.database.dry_run():
         place = reserve_instance(action, facts, view.ledger, view.settings)
     inputs = PlanInputs(facts, place, view.settings, request, "preview")
     return instance_plan(request, action, inputs)

@@ -14,17 +14,16 @@ from enqueue.times import format_iso
 from worker.config import Config
 from worker.errors import HostdError, StartupError
 from worker.ledger.checks import faults
-from worker.ledger.database import open_readonly
 from worker.ledger.identity import (
     LEDGER_ID,
     STARTS,
     LedgerMarker,
     begin_anew,
-    holds_requests,
     read_marker,
     write_marker,
 )
 from worker.ledger.ledger import Ledger
+from worker.ledger.readonly import holds_requests, open_readonly
 from worker.linux import files
 from worker.model.layout import Layout
 from worker.ports import Host
@@ -63,8 +62,8 @@ def is_whole(path: Path) -> bool:
     try:
         if not holds_requests(path):
             return False
-        with open_readonly(path) as db:
-            return not faults(db)
+        with open_readonly(path) as ledger:
+            return not faults(ledger)
     except StartupError:
         return False
 
@@ -84,7 +83,7 @@ def rebuilt(path: Path, host: Host, layout: Layout, *, now_ms: int) -> dict[str,
         marker = read_marker(layout)
     except StartupError:
         marker = None
-    ledger = Ledger(new)
+    ledger = Ledger.open(new)
     try:
         found = _filled(ledger, host, marker, now_ms)
         aside = _moved_aside(path, now_ms)
@@ -97,8 +96,8 @@ def rebuilt(path: Path, host: Host, layout: Layout, *, now_ms: int) -> dict[str,
 
 def _filled(ledger: Ledger, host: Host, marker: LedgerMarker | None, now_ms: int) -> dict[str, Any]:
     with ledger.transaction():
-        ledger.put_note(LEDGER_ID, uuid.uuid4().hex)
-        ledger.put_note(STARTS, str(marker.starts if marker else 0))
+        ledger.meta.set(LEDGER_ID, uuid.uuid4().hex)
+        ledger.meta.set(STARTS, str(marker.starts if marker else 0))
         return dict(msgspec.to_builtins(begin_anew(ledger, host, marker, now_ms=now_ms)))
 
 

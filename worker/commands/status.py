@@ -27,7 +27,7 @@ def _row(view: HostView, ref: InstanceRef) -> dict[str, Any]:
     except HostdError as error:
         row["problem"] = str(error)
     open_requests = [
-        e for e in view.ledger.history(ref.instance_id, limit=20) if e.state == "accepted"
+        e for e in view.ledger.requests.history(ref.instance_id, limit=20) if e.state == "accepted"
     ]
     row["unfinished"] = len(open_requests)
     requests = [trusted(entry.call).body.request for entry in open_requests]

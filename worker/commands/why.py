@@ -43,7 +43,7 @@ def find(view: HostView, instance_id: str) -> InstanceRef:
 def why(view: HostView, instance_id: str) -> dict[str, Any]:
     """The instance on record and on the host, its lock, its requests, and advice."""
     ref = find(view, instance_id)
-    history = view.ledger.history(instance_id, limit=5)
+    history = view.ledger.requests.history(instance_id, limit=5)
     open_requests = [entry for entry in history if entry.state == "accepted"]
     facts = {
         "instance": str(ref),
@@ -80,7 +80,7 @@ def _lock(view: HostView, instance_id: str) -> str:
 
 def _open(view: HostView, entry: LedgerEntry) -> str:
     request = trusted(entry.call).body.request
-    steps = view.ledger.journal(entry.request_id)
+    steps = view.ledger.journal.steps(entry.request_id)
     open_steps = [name for name, _, finished_ms in steps if finished_ms is None]
     where = f"in step {open_steps[-1]}" if open_steps else f"{len(steps)} steps done"
     if not entry.attempts and waits_for_undrain(request, view.ledger):
@@ -125,7 +125,7 @@ def _advice(
         advice.append("it has no usable image: send StopInstance; its disks are kept")
     elif facts["status"] not in ("running", "warm", "sleeping") and alive:
         advice.append("it has a VMM, but the record says that it does not run: send StopInstance")
-    last = view.ledger.history(ref.instance_id, limit=1)
+    last = view.ledger.requests.history(ref.instance_id, limit=1)
     if last and isinstance(last[0].result, Failed):
         failed = last[0].result
         advice.append(f"its last request failed: {failed.hint or failed.message}")

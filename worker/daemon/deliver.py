@@ -46,6 +46,6 @@ def _goes_on(delivery: Delivery, ctx: Context) -> bool:
     """Whether Redis has lost a job that is in flight: the ledger has all that it needs."""
     request_id = delivery.id.removeprefix(job_id(ctx.config.host, ""))
     try:
-        return ctx.ledger.entry(request_id).state == "accepted"
+        return ctx.ledger.requests.entry(request_id).state == "accepted"
     except (KeyError, UnicodeEncodeError):
         return False

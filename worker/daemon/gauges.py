@@ -27,13 +27,13 @@ class Gauges:
         running, waiting = self.executors.counts()
         yield gauge("hostd_requests_in_flight", "Requests that run now.", running)
         yield gauge("hostd_requests_waiting", "Requests that wait: turn, retry.", waiting)
-        oldest_ms = self.ledger.oldest_ms()
+        oldest_ms = self.ledger.requests.oldest_ms()
         age_s = time.time() - oldest_ms / 1000 if oldest_ms else 0.0
         yield gauge(
             "hostd_oldest_request_age_seconds", "Age of the oldest unfinished request.", age_s
         )
         states = GaugeMetricFamily("hostd_instances", "Instances by status.", labels=["state"])
-        for status, number in self.ledger.statuses().items():
+        for status, number in self.ledger.instances.count_by_status().items():
             states.add_metric([status], number)
         yield states
         drain = load(self.ledger)

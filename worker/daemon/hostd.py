@@ -152,7 +152,7 @@ class Hostd:
         """An attempt cut short by a shutdown does not count, and makes no request a suspect."""
         for in_flight in self.executors.running():
             if isinstance(in_flight, InFlight):
-                self.ledger.unattempted(in_flight.entry.request_id)
+                self.ledger.requests.uncount_attempt(in_flight.entry.request_id)
 
     def _thread(self, name: str, run: Callable[[], None]) -> threading.Thread:
         def guarded() -> None:
@@ -185,8 +185,8 @@ class Hostd:
     def _record_boot(self) -> None:
         """Records this boot's id once every instance has been reconciled."""
         boot_id = self.parts.boot_id
-        if not self.context.unreconciled and self.ledger.noted(BOOT_ID) != boot_id:
-            self.ledger.put_note(BOOT_ID, boot_id)
+        if not self.context.unreconciled and self.ledger.meta.get(BOOT_ID) != boot_id:
+            self.ledger.meta.set(BOOT_ID, boot_id)
 
     def _write_marker(self) -> None:
         try:

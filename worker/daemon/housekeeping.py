@@ -60,7 +60,7 @@ class Housekeeping:
                 self.mark()
             if not self.worker.connected.is_set():
                 continue
-            if self.publisher.backlog() or self.ledger.untold_events():
+            if self.publisher.backlog() or self.ledger.outbox.unpublished():
                 self.publisher.flush()
             try:
                 if time.monotonic() >= next_beat:

@@ -24,7 +24,7 @@ log = logging.getLogger("hostd")
 
 def publish_decided(ctx: Context) -> int:
     """Publishes again what was decided but may not have been told; returns how many."""
-    entries = ctx.ledger.untold()
+    entries = ctx.ledger.requests.unpublished()
     for entry in entries:
         verified = trusted(entry.call)
         if entry.result is not None:
@@ -35,7 +35,7 @@ def publish_decided(ctx: Context) -> int:
 
 def resume_unfinished(ctx: Context) -> int:
     """Goes on with every accepted request; returns how many."""
-    again = [(trusted(entry.call), entry) for entry in ctx.ledger.unfinished()]
+    again = [(trusted(entry.call), entry) for entry in ctx.ledger.requests.unfinished()]
     # One that had begun held its turn: nothing before it can be in its way.  What hostd asks of
     # itself was in line before what it had parked.  A sleep that had not begun keeps its place: it
     # may be meant for what an earlier Start or Wake is to make.
@@ -58,18 +58,18 @@ def retry_sleeps(ctx: Context) -> int:
     if not policy.retry_sleeps:
         return 0
     since_ms = ctx.clock.now_ms() - int(policy.retry_age_s * 1000)
-    since_ms = max(since_ms, ctx.ledger.lost_before_ms() or 0)  # what came after is not known
+    since_ms = max(since_ms, ctx.ledger.meta.lost_before_ms() or 0)  # what came after is not known
     failed = [
         entry
         for operation in OPERATIONS.values()
         if operation.retried_at_start
-        for entry in ctx.ledger.failed(operation.name, "transient", since_ms=since_ms)
+        for entry in ctx.ledger.requests.failed(operation.name, "transient", since_ms=since_ms)
     ]
     again = [
         entry
         for entry in failed
         if entry.runs < policy.retry_runs
-        and ctx.ledger.overtaken(entry) is None
+        and ctx.ledger.requests.overtaken(entry) is None
         and not is_own(trusted(entry.call).body)  # a drain looks after its own
     ]
     with ctx.executors.batch():
@@ -77,8 +77,8 @@ def retry_sleeps(ctx: Context) -> int:
             verified = trusted(entry.call)
             log.info("trying %s %s again", entry.request_id, op_of(verified.body.request))
             with ctx.ledger.transaction():  # half of it would put it before what came after it
-                ctx.ledger.run_again(entry.request_id)
-                renewed = ctx.ledger.renew(entry.request_id)
+                ctx.ledger.requests.reopen(entry.request_id)
+                renewed = ctx.ledger.requests.move_to_end(entry.request_id)
             ctx.metrics.recovered.inc()
             ctx.executors.submit(fulfil(verified, renewed, Delivery.of(verified), ctx))
     return len(again)

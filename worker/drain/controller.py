@@ -157,11 +157,11 @@ class DrainController:
             return True
         if self._rebooted:
             return False
-        under_way = [entry for entry in ctx.ledger.unfinished() if not may_end(entry, ctx)]
+        under_way = [entry for entry in ctx.ledger.requests.unfinished() if not may_end(entry, ctx)]
         return any(operation_of(trusted(one.call).body.request).new_work for one in under_way)
 
     def _rate_mib_s(self) -> float:
         """What the disk takes in: as sleeps have shown, else as configured."""
-        sleeps = self._ctx.ledger.done("SleepInstance", limit=MEASURED_SLEEPS)
+        sleeps = self._ctx.ledger.requests.done("SleepInstance", limit=MEASURED_SLEEPS)
         shown = plans.measured(entry.result for entry in sleeps)
         return shown or self._ctx.config.drain.assumed_mib_s

@@ -63,7 +63,7 @@ def with_outcomes(drain: Drain, ctx: Context) -> Drain:
     for guest in drain.guests:
         if guest.request_id is None or not guest.in_flight:
             continue
-        entry = ctx.ledger.entry(guest.request_id)
+        entry = ctx.ledger.requests.entry(guest.request_id)
         if entry.state != "accepted" and entry.result is not None:
             outcome = plans.outcome_of(entry.result)
             drain = with_guest(drain, msgspec.structs.replace(guest, outcome=outcome))
@@ -113,7 +113,7 @@ def _status(guest: Guest, ctx: Context) -> str | None:
 
 def _decided_later(guest: Guest, ctx: Context) -> str | None:
     """A request of somebody else about the instance that is later than the drain's, and true."""
-    for entry in ctx.ledger.history(guest.instance_id, limit=LATER_REQUESTS):
+    for entry in ctx.ledger.requests.history(guest.instance_id, limit=LATER_REQUESTS):
         if entry.seq <= guest.seq:
             return None
         ended_well = entry.state != "accepted" and isinstance(entry.result, Done)

@@ -21,13 +21,13 @@ NOTE: Final = "drain"
 
 def load(ledger: Ledger) -> Drain | None:
     """The drain on record: in force, or the last one."""
-    raw = ledger.noted(NOTE)
+    raw = ledger.meta.get(NOTE)
     return None if raw is None else msgspec.json.decode(raw, type=Drain)
 
 
 def save(drain: Drain, ledger: Ledger) -> None:
     """The drain is on record."""
-    ledger.put_note(NOTE, msgspec.json.encode(drain).decode())
+    ledger.meta.set(NOTE, msgspec.json.encode(drain).decode())
 
 
 def drain(ledger: Ledger, strategy: Strategy, *, deadline_s: float) -> Drain:
@@ -108,4 +108,4 @@ def announce(drain: Drain, ledger: Ledger, *, now_ms: int) -> None:
             event = events.HostUndrained(
                 at_ms=now_ms, drain_id=drain.id, back=back, left=len(drain.guests) - back
             )
-    ledger.note([events.encode(event)], None, now_ms=now_ms)
+    ledger.record_events([events.encode(event)], None, now_ms=now_ms)

@@ -1,21 +1,22 @@
-"""A copy of the ledger, made while hostd runs, that is known to be whole."""
+"""A checked copy of the ledger, made while hostd runs."""
 
 from __future__ import annotations
 
 import os
-import sqlite3
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from worker.errors import StartupError
 from worker.ledger.checks import faults
-from worker.ledger.database import BACKUP_AT, open_readonly
+from worker.ledger.ledger import Ledger
+from worker.ledger.meta import BACKUP_AT
+from worker.ledger.readonly import open_readonly
 
 
 def backup(path: Path, target: Path, *, now_ms: int) -> int:
-    """`target` is a copy of the ledger, durable, 0600, checked; returns its size in bytes.
+    """Makes `target` a copy of the ledger, durable, 0600, checked; returns its size in bytes.
 
-    The copy is marked as one, so that a hostd that is started with it knows what it has missed.
+    The copy is marked as one, so that a hostd that starts with it knows that requests are missing.
 
     Raises:
         StartupError: the ledger is damaged, or `target` exists or cannot be written.
@@ -40,16 +41,11 @@ def backup(path: Path, target: Path, *, now_ms: int) -> int:
 
 
 def _copy(path: Path, partial: Path, now_ms: int) -> None:
-    with (
-        open_readonly(path) as source,
-        closing(sqlite3.connect(partial, isolation_level=None)) as copy,
-    ):
-        source.backup(copy)  # all pages under one read lock, which stops no writer of a WAL
-        copy.execute("PRAGMA journal_mode=DELETE")  # one file
+    with open_readonly(path) as source, source.database.copied_to(partial) as database:
+        copy = Ledger(database)
         if wrong := faults(copy):
             raise StartupError(f"ledger {path} is damaged, no backup was made: {wrong[0]}")
-        note = "INSERT OR REPLACE INTO notes VALUES (?, ?)"
-        copy.execute(note, (BACKUP_AT, str(now_ms)))
+        copy.meta.set(BACKUP_AT, str(now_ms))
 
 
 def _sync(path: Path) -> None:

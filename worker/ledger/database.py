@@ -1,69 +1,25 @@
-"""The ledger's file: opening it, its schema, its transactions."""
+"""The ledger's file: its connection, its transactions and its schema."""
 
 from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Self
 
 from worker.errors import StartupError
+from worker.ledger.schema import MIGRATIONS, SCHEMA, SCHEMA_VERSION
 
-SCHEMA_VERSION: Final = 2
-LOST_BEFORE: Final = "lost_before_ms"  # the note; see `LedgerFile.lost_before_ms`
-BACKUP_AT: Final = "backup_at_ms"  # a note that only copies made by `hostd ledger backup` have
-SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS requests (
-    request_id TEXT PRIMARY KEY,
-    seq INTEGER NOT NULL UNIQUE,          -- order of acceptance; a new run gets a new one
-    digest BLOB NOT NULL,                 -- of issuer and canonical request
-    op TEXT NOT NULL,
-    tenant_id TEXT, instance_id TEXT,
-    call BLOB NOT NULL,                   -- RQ's data, as it came
-    state TEXT NOT NULL CHECK (state IN ('accepted', 'decided', 'told')),
-    runs INTEGER NOT NULL DEFAULT 1,
-    attempts INTEGER NOT NULL DEFAULT 0,  -- of this run
-    accepted_at_ms INTEGER NOT NULL,
-    began_at_ms INTEGER,                  -- first attempt of this run
-    not_before_ms INTEGER NOT NULL DEFAULT 0,
-    code TEXT, result BLOB, decided_at_ms INTEGER,
-    attempting INTEGER NOT NULL DEFAULT 0,  -- worker.ledger.entries.Attempting
-    crashes INTEGER NOT NULL DEFAULT 0);    -- of hostd, while this run was alone in an attempt
-CREATE INDEX IF NOT EXISTS requests_open ON requests (state, seq) WHERE state != 'told';
-CREATE INDEX IF NOT EXISTS requests_instance ON requests (instance_id, seq);
-CREATE TABLE IF NOT EXISTS journal (
-    request_id TEXT NOT NULL, step TEXT NOT NULL,
-    began_at_ms INTEGER NOT NULL, finished_at_ms INTEGER,
-    PRIMARY KEY (request_id, step)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS reservations (
-    kind TEXT NOT NULL, key TEXT NOT NULL, owner TEXT NOT NULL,
-    vcpus INTEGER NOT NULL DEFAULT 0, mem_mib INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (kind, key)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS instances (
-    instance_id TEXT PRIMARY KEY, tenant_id TEXT NOT NULL, pool_id TEXT NOT NULL,
-    status TEXT NOT NULL, changed_at_ms INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS outbox (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, event BLOB NOT NULL,
-    published INTEGER NOT NULL DEFAULT 0);
-CREATE INDEX IF NOT EXISTS outbox_open ON outbox (seq) WHERE published = 0;
-CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-"""
-# From the schema before to each number.
-MIGRATIONS: Final = {
-    2: (
-        "ALTER TABLE requests ADD COLUMN attempting INTEGER NOT NULL DEFAULT 0",
-        "ALTER TABLE requests ADD COLUMN crashes INTEGER NOT NULL DEFAULT 0",
-    )
-}
+_BUSY_TIMEOUT: Final = "PRAGMA busy_timeout=5000"
 
 
 class Durability(Enum):
-    """What a commit outlives; the value is SQLite's `synchronous`.
+    """What a commit survives; the value is SQLite's `synchronous`.
 
-    A journal entry need not outlive a power cut: what it speaks of is gone then too (processes,
+    A journal entry need not survive a power cut: what it records is gone then too (processes,
     devices, control groups) or is found by looking (disks, images).  Not syncing it saves a
     millisecond a step.
     """
@@ -73,70 +29,78 @@ class Durability(Enum):
 
 
 def unusable_ledger(path: Path, error: Exception) -> StartupError:
-    """The error for a ledger that hostd must not go on with."""
+    """The error for a ledger that hostd must not use."""
     return StartupError(
         f"ledger {path}: {error}; restore it from a backup, or make a new one from the disk with "
         "`hostd recover --rebuild-ledger`; see docs/runbook.md#ledger"
     )
 
 
-@contextmanager
-def open_readonly(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that cannot change the ledger, beside a hostd that may be running.
-
-    Raises:
-        StartupError: there is none, or it cannot be read.
-    """
-    try:
-        with closing(
-            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
-        ) as db:
-            db.execute("PRAGMA busy_timeout=5000")
-            yield db
-    except sqlite3.Error as error:
-        raise unusable_ledger(path, error) from error
-
-
 class Database:
-    """One SQLite file, open.  All methods may be called from any thread."""
+    """One open SQLite file.  All methods may be called from any thread."""
 
-    def __init__(self, path: Path) -> None:
-        """Opens or makes the ledger, 0600.
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+        self._lock = threading.RLock()
+        self._batching = 0
+        self._durability = Durability.POWER_CUT
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """The database at `path`, which is made, 0600, if it does not exist.
 
         Raises:
             StartupError: it cannot be opened, is damaged, or is of a newer hostd.
         """
-        self._lock = threading.RLock()
-        self._batching = 0
-        self._synced = Durability.POWER_CUT
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             path.touch(mode=0o600)
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._prepare()
+            database = cls(sqlite3.connect(path, isolation_level=None, check_same_thread=False))
+            database.prepare()
         except (sqlite3.Error, OSError) as error:
             raise unusable_ledger(path, error) from error
+        return database
 
-    def _prepare(self) -> None:
+    @classmethod
+    def open_readonly(cls, path: Path) -> Self:
+        """The database at `path`, unchecked; it cannot be changed.
+
+        Raises:
+            sqlite3.Error: it does not exist, or cannot be read.
+        """
+        uri = f"{path.absolute().as_uri()}?mode=ro"
+        database = cls(sqlite3.connect(uri, uri=True, isolation_level=None))
+        database._db.execute(_BUSY_TIMEOUT)
+        return database
+
+    def prepare(
+        self,
+        schema: str = SCHEMA,
+        version: int = SCHEMA_VERSION,
+        migrations: Mapping[int, Sequence[str]] = MIGRATIONS,
+    ) -> None:
+        """Checks the file and brings its schema to `version`.
+
+        Raises:
+            sqlite3.Error: it is damaged, or of a newer hostd.
+        """
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
-        self._db.execute("PRAGMA busy_timeout=5000")
-        # Not quick_check, which misses an index that disagrees with its table: 8 us a request.
-        verdict = self._db.execute("PRAGMA integrity_check(1)").fetchone()[0]
-        if verdict != "ok":
-            raise sqlite3.DatabaseError(f"damaged: {verdict}")
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            raise sqlite3.DatabaseError(f"of a newer hostd (schema {version})")
-        for number in range(version + 1, SCHEMA_VERSION + 1) if version else ():
-            self._migrate(number)
-        self._db.executescript(SCHEMA)
-        self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        self._db.execute(_BUSY_TIMEOUT)
+        if damage := self.damage(limit=1):
+            raise sqlite3.DatabaseError(f"damaged: {damage[0]}")
+        found = self.schema_version()
+        if found > version:
+            raise sqlite3.DatabaseError(f"of a newer hostd (schema {found})")
+        for number in range(found + 1, version + 1) if found else ():
+            self._migrate(number, migrations[number])
+        self._db.executescript(schema)
+        self._db.execute(f"PRAGMA user_version={version}")
 
-    def _migrate(self, number: int) -> None:
-        """The schema is of that number, or as it was before."""
+    def _migrate(self, number: int, statements: Sequence[str]) -> None:
+        """Brings the schema to `number`, whole or not at all."""
         self._db.execute("BEGIN IMMEDIATE")
-        for statement in MIGRATIONS[number]:
+        for statement in statements:
             self._db.execute(statement)
         self._db.execute(f"PRAGMA user_version={number}")
         self._db.execute("COMMIT")
@@ -146,16 +110,51 @@ class Database:
         with self._lock:
             self._db.close()
 
+    # ------------------------------------------------------------ read
+
+    def rows(self, query: str, *values: object) -> list[Any]:
+        """Every row of the answer."""
+        with self._lock:
+            return self._db.execute(query, values).fetchall()
+
+    def row(self, query: str, *values: object) -> Any:
+        """The first row of the answer; None if there is none."""
+        with self._lock:
+            return self._db.execute(query, values).fetchone()
+
+    def each(self, query: str, *values: object) -> Iterator[Any]:
+        """The rows, one by one: for a connection, or a transaction, of the caller's own."""
+        yield from self._db.execute(query, values)
+
+    def has_table(self, name: str) -> bool:
+        """Whether the file has that table."""
+        return self.row("SELECT 1 FROM sqlite_master WHERE name = ?", name) is not None
+
+    def schema_version(self) -> int:
+        """The number of the file's schema; 0 if it has none yet."""
+        return int(self.row("PRAGMA user_version")[0])
+
+    def damage(self, *, limit: int) -> list[str]:
+        """What SQLite finds wrong, at most `limit` lines.
+
+        Not by `quick_check`, which misses an index that disagrees with its table.  Takes 8 us a
+        request.
+        """
+        found = [row[0] for row in self.rows(f"PRAGMA integrity_check({limit})")]
+        return [] if found == ["ok"] else found
+
+    # ------------------------------------------------------------ write
+
     @contextmanager
     def transaction(
-        self, *, survives: Durability = Durability.POWER_CUT
+        self, *, durability: Durability = Durability.POWER_CUT
     ) -> Iterator[sqlite3.Connection]:
-        """One durable commit; nested uses join the outermost."""
+        """One commit; a transaction within another joins it."""
         with self._lock:
             if self._batching:
                 yield self._db
                 return
-            self._demand(survives)
+            self._set_synchronous(durability)
             self._db.execute("BEGIN IMMEDIATE")
             self._batching += 1
             try:
@@ -168,31 +167,27 @@ class Database:
             finally:
                 self._batching -= 1
 
-    def _demand(self, survives: Durability) -> None:
-        """A commit is synced, or only written: SQLite looks at this when a transaction begins."""
-        if survives is not self._synced:
-            self._db.execute(f"PRAGMA synchronous={survives.value}")
-            self._synced = survives
+    def write(
+        self, statement: str, *values: object, durability: Durability = Durability.POWER_CUT
+    ) -> int:
+        """One statement in a transaction; returns how many rows it changed."""
+        with self.transaction(durability=durability) as db:
+            return db.execute(statement, values).rowcount
 
-    def noted(self, key: str) -> str | None:
-        """What was noted under that key."""
-        with self._lock:
-            row = self._db.execute("SELECT value FROM notes WHERE key = ?", (key,)).fetchone()
-            return None if row is None else str(row[0])
-
-    def put_note(self, key: str, value: str) -> None:
-        """The key has this value."""
+    def write_many(self, statement: str, rows: Iterable[Sequence[object]]) -> None:
+        """One statement for each row, in one transaction."""
         with self.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (key, value))
+            db.executemany(statement, rows)
 
-    def lost_before_ms(self) -> int | None:
-        """Until when requests may have been forgotten (Unix milliseconds); None if none were."""
-        noted = self.noted(LOST_BEFORE)
-        return None if noted is None else int(noted)
+    def _set_synchronous(self, durability: Durability) -> None:
+        """SQLite looks at `synchronous` when a transaction begins."""
+        if durability is not self._durability:
+            self._db.execute(f"PRAGMA synchronous={durability.value}")
+            self._durability = durability
 
     @contextmanager
-    def rehearsal(self) -> Iterator[None]:
-        """What is written within is taken back: for questions of the form "what if"."""
+    def dry_run(self) -> Iterator[None]:
+        """Whatever is written within is rolled back at the end."""
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             self._batching += 1
@@ -201,6 +196,18 @@ class Database:
             finally:
                 self._batching -= 1
                 self._db.execute("ROLLBACK")
+
+    def freeze(self) -> None:
+        """All later reads of this connection see the file as it is now."""
+        self._db.execute("BEGIN")
+
+    @contextmanager
+    def copied_to(self, path: Path) -> Iterator[Database]:
+        """A copy of this database in the empty file `path`, which needs no WAL."""
+        with closing(sqlite3.connect(path, isolation_level=None)) as copy:
+            self._db.backup(copy)  # all pages under one read lock, which stops no writer of a WAL
+            copy.execute("PRAGMA journal_mode=DELETE")
+            yield Database(copy)
 
     def _commit(self) -> None:
         """The one place where something becomes durable."""

@@ -1,14 +1,26 @@
-"""What the ledger says of requests: its rows, read."""
+"""What the ledger says about a request, and about a delivery of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
-from typing import Any
+from enum import Enum, IntEnum
+from typing import Any, Final, NamedTuple
 
-from enqueue.results import Result, decode_result
-from worker.ledger.journal import Journal
+from enqueue.results import Failed, Result, decode_result
+
+_FINAL_CODES: Final = ("conflict/superseded", "conflict/cancelled", "conflict/overtaken")
+
+
+class DeliveryKind(Enum):
+    """What a delivery of a request id turned out to be."""
+
+    NEW = "new"
+    RERUN = "rerun"  # published, and failed in a way that may be tried again
+    IN_FLIGHT = "in_flight"
+    UNPUBLISHED = "unpublished"  # decided; its result is to be published again
+    REPLAY = "replay"  # published and final: the first result again
+    REUSED = "reused"  # the id names another request
 
 
 class Attempting(IntEnum):
@@ -43,109 +55,54 @@ class LedgerEntry:
         return self.began_at_ms is not None
 
 
-class EntriesTable(Journal):
-    """The reading part of the ledger."""
-
-    def entry(self, request_id: str) -> LedgerEntry:
-        """The request.
-
-        Raises:
-            KeyError: unknown.
-        """
-        found = self._entries("WHERE request_id = ?", request_id)
-        if not found:
-            raise KeyError(request_id)
-        return found[0]
-
-    def unfinished(self) -> list[LedgerEntry]:
-        """Accepted and undecided requests, in order of acceptance."""
-        return self._entries("WHERE state = 'accepted' ORDER BY seq")
-
-    def untold(self) -> list[LedgerEntry]:
-        """Decided requests whose result may not stand in Redis, in order."""
-        return self._entries("WHERE state = 'decided' ORDER BY seq")
-
-    def failed(self, op: str, failure_class: str, *, since_ms: int) -> list[LedgerEntry]:
-        """Requests of that operation decided as failed, in that class, since then, in order."""
-        return self._entries(
-            "WHERE state != 'accepted' AND op = ? AND code LIKE ? AND decided_at_ms >= ?"
-            " ORDER BY seq",
-            op,
-            f"{failure_class}/%",
-            since_ms,
-        )
-
-    def done(self, op: str, *, limit: int) -> list[LedgerEntry]:
-        """The latest requests of that operation that ended well, newest first."""
-        return self._entries(
-            "WHERE state != 'accepted' AND op = ? AND code IS NULL ORDER BY seq DESC LIMIT ?",
-            op,
-            limit,
-        )
-
-    def history(self, instance_id: str, *, limit: int = 20) -> list[LedgerEntry]:
-        """The latest requests of an instance, newest first."""
-        return self._entries("WHERE instance_id = ? ORDER BY seq DESC LIMIT ?", instance_id, limit)
-
-    def _entries(self, where: str, *values: object) -> list[LedgerEntry]:
-        with self._lock:
-            rows = self._db.execute(
-                "SELECT request_id, seq, call, state, runs, attempts, accepted_at_ms, began_at_ms,"  # noqa: S608  `where` is a constant of this module
-                f" not_before_ms, crashes, attempting, result FROM requests {where}",
-                values,
-            ).fetchall()
-        return [_entry(row) for row in rows]
-
-    def busy(self, *, since_row: int | None = None) -> tuple[frozenset[str], frozenset[str]]:
-        """The instances, and the tenants, that an unfinished request is about, or with `since_row`
-        any request that came after that `last_row`."""
-        wanted = "state = 'accepted' AND rowid > ?" if since_row is None else "rowid > ?"
-        with self._lock:
-            rows = self._db.execute(
-                f"SELECT DISTINCT instance_id, tenant_id FROM requests WHERE {wanted}",  # noqa: S608  constant text
-                (since_row or 0,),
-            ).fetchall()
-        instances, tenants = ({row[n] for row in rows if row[n]} for n in (0, 1))
-        return frozenset(instances), frozenset(tenants)
-
-    def last_row(self) -> int:
-        """The number of the latest request; those to come have higher ones."""
-        with self._lock:
-            row = self._db.execute("SELECT COALESCE(MAX(rowid), 0) FROM requests").fetchone()
-            return int(row[0])
-
-    def reservations(self) -> list[tuple[str, str, str]]:
-        """What is held: (kind, key, owner); see `worker.request.reserve`."""
-        with self._lock:
-            return self._db.execute("SELECT kind, key, owner FROM reservations").fetchall()
-
-    def oldest_ms(self) -> int | None:
-        """When the oldest unfinished request was accepted, in Unix milliseconds."""
-        with self._lock:
-            row = self._db.execute(
-                "SELECT MIN(accepted_at_ms) FROM requests WHERE state = 'accepted'"
-            ).fetchone()
-        return None if row[0] is None else int(row[0])
-
-    def status(self, instance_id: str) -> str | None:
-        """The instance's status as it was last told of; None if it never was."""
-        with self._lock:
-            row = self._db.execute(
-                "SELECT status FROM instances WHERE instance_id = ?", (instance_id,)
-            ).fetchone()
-        return None if row is None else str(row[0])
-
-    def statuses(self) -> dict[str, int]:
-        """How many instances stand at each status."""
-        with self._lock:
-            return dict(
-                self._db.execute(
-                    "SELECT status, COUNT(*) FROM instances GROUP BY status"
-                ).fetchall()
-            )
+COLUMNS: Final = (
+    "request_id, seq, call, state, runs, attempts, accepted_at_ms, began_at_ms, not_before_ms,"
+    " crashes, attempting, result"
+)
 
 
-def _entry(row: Sequence[Any]) -> LedgerEntry:
+def entry_of(row: Sequence[Any]) -> LedgerEntry:
+    """The entry in a row of `COLUMNS`."""
     attempting, raw = row[-2:]
     values = (*row[:-2], Attempting(attempting), decode_result(raw) if raw else None)
     return LedgerEntry(*values)
+
+
+class RawRequest(NamedTuple):
+    """A row of the table `requests`, undecoded: for checks and exports."""
+
+    request_id: str
+    seq: int
+    op: str
+    tenant_id: str | None
+    instance_id: str | None
+    state: str
+    code: str | None
+    runs: int
+    attempts: int
+    crashes: int
+    accepted_at_ms: int
+    began_at_ms: int | None
+    not_before_ms: int
+    decided_at_ms: int | None
+    digest: bytes
+    call: bytes
+    result: bytes | None
+
+
+def kind_of(known: RawRequest, digest: bytes) -> DeliveryKind:
+    """What a delivery with that digest is, where its id is on record."""
+    if known.digest != digest:
+        return DeliveryKind.REUSED
+    if known.state == "accepted":
+        return DeliveryKind.IN_FLIGHT
+    if known.state == "decided" or known.result is None:
+        return DeliveryKind.UNPUBLISHED
+    return DeliveryKind.REPLAY if is_final(decode_result(known.result)) else DeliveryKind.RERUN
+
+
+def is_final(result: Result) -> bool:
+    """Whether a later delivery gets this result again instead of a new run."""
+    if not isinstance(result, Failed):
+        return True
+    return result.failure_class in ("rejected", "lost") or result.code in _FINAL_CODES

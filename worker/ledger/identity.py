@@ -19,9 +19,11 @@ import msgspec
 from enqueue.requests import op_of
 from worker.errors import HostdError, Rejected, StartupError
 from worker.ledger.checks import unfinished_faults
-from worker.ledger.database import BACKUP_AT, LOST_BEFORE, open_readonly, unusable_ledger
+from worker.ledger.database import unusable_ledger
 from worker.ledger.entries import LedgerEntry
 from worker.ledger.ledger import Ledger
+from worker.ledger.meta import BACKUP_AT, LOST_BEFORE
+from worker.ledger.readonly import holds_requests
 from worker.ledger.rebuild import Rebuilt, rebuild_from_host, traces_of_earlier_run
 from worker.linux import files
 from worker.model.layout import Layout
@@ -34,7 +36,8 @@ log = logging.getLogger("hostd")
 
 LEDGER_ID: Final = "ledger_id"
 STARTS: Final = "starts"
-EVENTS_GAP: Final = 1_000_000  # more events than there can be since the marker was written
+# More events than there can be since the marker was written: a follower sees the gap.
+EVENTS_GAP: Final = 1_000_000
 _SHOWN: Final = 5
 _LIMIT_BYTES: Final = 4096
 
@@ -77,9 +80,9 @@ def write_marker(ledger: Ledger, layout: Layout) -> None:
         Broken: `io_error`.
     """
     marker = LedgerMarker(
-        ledger_id=ledger.noted(LEDGER_ID) or "",
-        starts=int(ledger.noted(STARTS) or 0),
-        events=_events(ledger),
+        ledger_id=ledger.meta.get(LEDGER_ID) or "",
+        starts=int(ledger.meta.get(STARTS) or 0),
+        events=ledger.outbox.last_number(),
     )
     path, content = marker_path(layout), msgspec.json.encode(marker) + b"\n"
     with suppress(OSError, ValueError):
@@ -98,7 +101,7 @@ def open_ledger(path: Path, host: Host, layout: Layout, *, now_ms: int) -> Ledge
     lost = loss(path, marker, lambda: traces_of_earlier_run(host))
     if lost is not None:
         raise StartupError(lost)
-    ledger = Ledger(path)
+    ledger = Ledger.open(path)
     try:
         _identify(ledger, path, host, marker, now_ms)
         write_marker(ledger, layout)
@@ -136,49 +139,37 @@ def loss(
     )
 
 
-def holds_requests(path: Path) -> bool:
-    """Whether there is a ledger, be it empty: an empty file is none.
-
-    Raises:
-        StartupError: something is there that cannot be read.
-    """
-    if not path.exists() or not path.stat().st_size:
-        return False
-    with open_readonly(path) as db:
-        return bool(db.execute("SELECT 1 FROM sqlite_master WHERE name = 'requests'").fetchone())
-
-
 def _identify(
     ledger: Ledger, path: Path, host: Host, marker: LedgerMarker | None, now_ms: int
 ) -> None:
-    known, starts = ledger.noted(LEDGER_ID), int(ledger.noted(STARTS) or 0)
+    known, starts = ledger.meta.get(LEDGER_ID), int(ledger.meta.get(STARTS) or 0)
     if marker is not None and known not in (None, marker.ledger_id):
         raise StartupError(
             f"ledger {path} is {known}, but this state directory was served with "
             f"{marker.ledger_id}: put that one back, or make a new one from the disk with "
             "`hostd recover --rebuild-ledger --force`; see docs/runbook.md#ledger"
         )
-    with ledger.transaction() as db:
-        if wrong := unfinished_faults(db):
+    with ledger.transaction():
+        if wrong := unfinished_faults(ledger):
             raise unusable_ledger(path, sqlite3.DatabaseError(f"damaged: {wrong[0]}"))
         if known is None:
-            ledger.put_note(LEDGER_ID, marker.ledger_id if marker else uuid.uuid4().hex)
+            ledger.meta.set(LEDGER_ID, marker.ledger_id if marker else uuid.uuid4().hex)
         if _is_older(ledger, known, starts, marker):
             stock = begin_anew(ledger, host, marker, now_ms=now_ms)
             log.warning(
                 "the ledger is an older copy, as from a backup: requests that it does not know and "
                 "that were issued before now are refused; taken from the disk: %s", stock,
             )  # fmt: skip
-        ledger.put_note(STARTS, str(max(starts, marker.starts if marker else 0) + 1))
+        ledger.meta.set(STARTS, str(max(starts, marker.starts if marker else 0) + 1))
 
 
 def _is_older(ledger: Ledger, known: str | None, starts: int, marker: LedgerMarker | None) -> bool:
     """Whether this copy has missed something."""
-    if ledger.noted(BACKUP_AT) is not None:
+    if ledger.meta.get(BACKUP_AT) is not None:
         return True
     if marker is None:
         return False
-    return known is None or starts < marker.starts or _events(ledger) < marker.events
+    return known is None or starts < marker.starts or ledger.outbox.last_number() < marker.events
 
 
 def begin_anew(ledger: Ledger, host: Host, marker: LedgerMarker | None, *, now_ms: int) -> Rebuilt:
@@ -186,11 +177,12 @@ def begin_anew(ledger: Ledger, host: Host, marker: LedgerMarker | None, *, now_m
 
     What it holds as unfinished ends: it may have been done, and undone by a later request.
     """
-    with ledger.transaction() as db:
-        _skip_events(db, marker.events if marker else now_ms // 1000)
-        db.execute("DELETE FROM notes WHERE key = ?", (BACKUP_AT,))
-        ledger.put_note(LOST_BEFORE, str(now_ms))
-        for entry in ledger.unfinished():
+    with ledger.transaction():
+        known = marker.events if marker else now_ms // 1000
+        ledger.outbox.skip_to(max(known, ledger.outbox.last_number()) + EVENTS_GAP)
+        ledger.meta.delete(BACKUP_AT)
+        ledger.meta.set(LOST_BEFORE, str(now_ms))
+        for entry in ledger.requests.unfinished():
             _end(ledger, entry, now_ms)
         return rebuild_from_host(host, ledger, now_ms=now_ms)
 
@@ -217,19 +209,3 @@ def _end(ledger: Ledger, entry: LedgerEntry, now_ms: int) -> None:
         instance_id=getattr(request, "instance_id", None),
     )
     ledger.decide(entry.request_id, result, now_ms=now_ms, events=[events.encode(ended)])
-
-
-def _skip_events(db: sqlite3.Connection, known: int) -> None:
-    """The next event's number is none that a follower has seen, and leaves a gap that it sees."""
-    row = db.execute("SELECT MAX(seq) FROM sqlite_sequence WHERE name = 'outbox'").fetchone()
-    db.execute("DELETE FROM sqlite_sequence WHERE name = 'outbox'")
-    db.execute(
-        "INSERT INTO sqlite_sequence (name, seq) VALUES ('outbox', ?)",
-        (max(known, row[0] or 0) + EVENTS_GAP,),
-    )
-
-
-def _events(ledger: Ledger) -> int:
-    with ledger.transaction() as db:
-        row = db.execute("SELECT MAX(seq) FROM sqlite_sequence WHERE name = 'outbox'").fetchone()
-        return int(row[0] or 0)

@@ -6,7 +6,6 @@ Net ids, subnets, addresses, instance ids and quota are normally the ledger's to
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,9 @@ from typing import Final
 from enqueue.documents import InstanceDoc, InstanceNet, is_up
 from enqueue.requests import TenantNet
 from worker.errors import HostdError
+from worker.ledger.instances import Change
 from worker.ledger.ledger import Ledger
+from worker.ledger.reservations import Kind
 from worker.model.names import OWNER_PREFIX, InstanceRef, parse_bridge, parse_tap
 from worker.ports import Host, Records
 
@@ -59,21 +60,21 @@ def _is_touched(host: Host, ref: InstanceRef) -> bool:
 
 def rebuild_from_host(host: Host, ledger: Ledger, *, now_ms: int) -> Rebuilt:
     """The ledger's instances and reservations are those of the machine, and no others."""
-    with ledger.transaction() as db:
-        db.execute("DELETE FROM reservations")
-        db.execute("DELETE FROM instances")
-        taking = _Taking(db, host, now_ms)
+    with ledger.transaction():
+        ledger.reservations.clear()
+        ledger.instances.clear()
+        rebuild = _Rebuild(ledger, host, now_ms)
         for name, mark in sorted(host.links.owned().items()):
-            taking.bridge(name, mark)
+            rebuild.bridge(name, mark)
         for ref in host.records.instances():
-            taking.instance(ref)
-        held = db.execute("SELECT kind, COUNT(*) FROM reservations GROUP BY kind").fetchall()
-    return Rebuilt(dict(taking.statuses), dict(held), tuple(taking.problems))
+            rebuild.instance(ref)
+        reserved = ledger.reservations.count_by_kind()
+    return Rebuilt(dict(rebuild.statuses), reserved, tuple(rebuild.problems))
 
 
 @dataclass(slots=True)
-class _Taking:
-    db: sqlite3.Connection
+class _Rebuild:
+    ledger: Ledger
     host: Host
     now_ms: int
     statuses: Counter[str] = field(default_factory=Counter)
@@ -86,9 +87,9 @@ class _Taking:
         if bridge is None:
             return
         tenant = mark.removeprefix(OWNER_PREFIX)
-        self._hold("net", str(net_id), tenant)
+        self._reserve("net", str(net_id), tenant)
         for address in bridge.addresses:
-            self._hold("subnet", str(IPv4Interface(address).network), tenant)
+            self._reserve("subnet", str(IPv4Interface(address).network), tenant)
 
     def instance(self, ref: InstanceRef) -> None:
         """What the instance has according to its record, and according to its VMM."""
@@ -101,7 +102,7 @@ class _Taking:
             self._note_status(ref, doc)
         if not _is_touched(self.host, ref):
             return
-        self._hold("instance", ref.instance_id, f"{ref.tenant_id}/{ref.pool_id}")
+        self._reserve("instance", ref.instance_id, f"{ref.tenant_id}/{ref.pool_id}")
         self._place(ref, doc.fields.net if doc else None)
         lives = self.host.vmm.pid(ref) is not None
         if lives or (doc is not None and is_up(doc.fields.status)):
@@ -109,10 +110,8 @@ class _Taking:
 
     def _note_status(self, ref: InstanceRef, doc: InstanceDoc) -> None:
         self.statuses[doc.fields.status] += 1
-        self.db.execute(
-            "INSERT OR REPLACE INTO instances VALUES (?, ?, ?, ?, ?)",
-            (ref.instance_id, ref.tenant_id, ref.pool_id, doc.fields.status, self.now_ms),
-        )
+        change = Change(ref.instance_id, ref.tenant_id, ref.pool_id, doc.fields.status)
+        self.ledger.instances.put(change, now_ms=self.now_ms)
 
     def _place(self, ref: InstanceRef, recorded: InstanceNet | None) -> None:
         """Its address, and the tenant's network: as recorded, else as its VMM was built."""
@@ -121,15 +120,15 @@ class _Taking:
         found = parse_tap(tap) if tap else None
         net = self._tenant_net(ref)
         if found is not None:
-            self._hold("net", str(found[0]), ref.tenant_id)
-            self._hold("offset", f"{found[0]}/{found[1]}", ref.instance_id)
+            self._reserve("net", str(found[0]), ref.tenant_id)
+            self._reserve("offset", f"{found[0]}/{found[1]}", ref.instance_id)
             if recorded is not None:
                 subnet = IPv4Interface(f"{recorded.guest_ip}/{recorded.cidr}").network
-                self._hold("subnet", str(subnet), ref.tenant_id)
+                self._reserve("subnet", str(subnet), ref.tenant_id)
                 return
         if net is not None:
-            self._hold("net", str(net.tenant_net_id), ref.tenant_id)
-            self._hold("subnet", net.ipv4_subnet, ref.tenant_id)
+            self._reserve("net", str(net.tenant_net_id), ref.tenant_id)
+            self._reserve("subnet", net.ipv4_subnet, ref.tenant_id)
 
     def _tenant_net(self, ref: InstanceRef) -> TenantNet | None:
         try:
@@ -143,7 +142,7 @@ class _Taking:
         """What the guest was built with; the pool may have changed since."""
         spec = self.host.vmm.spec(ref)
         if spec is not None:
-            self._hold("quota", ref.instance_id, ref.tenant_id, spec.vcpus, spec.mem_mib)
+            self._reserve("quota", ref.instance_id, ref.tenant_id, spec.vcpus, spec.mem_mib)
             return
         try:
             pool = self.host.records.pool(ref.tenant_id, ref.pool_id)
@@ -152,15 +151,9 @@ class _Taking:
             pool = None
         wanted = pool.instance_resources if pool else None
         vcpus, mem_mib = (wanted.vcpus, wanted.mem_mib) if wanted else (0, 0)
-        self._hold("quota", ref.instance_id, ref.tenant_id, vcpus, mem_mib)
+        self._reserve("quota", ref.instance_id, ref.tenant_id, vcpus, mem_mib)
 
-    def _hold(self, kind: str, key: str, owner: str, vcpus: int = 0, mem_mib: int = 0) -> None:
-        self.db.execute(
-            "INSERT OR IGNORE INTO reservations VALUES (?, ?, ?, ?, ?)",
-            (kind, key, owner, vcpus, mem_mib),
-        )
-        (holder,) = self.db.execute(
-            "SELECT owner FROM reservations WHERE kind = ? AND key = ?", (kind, key)
-        ).fetchone()
-        if holder != owner:
-            self.problems.append(f"{kind} {key} is held by {holder}, and {owner} claims it too")
+    def _reserve(self, kind: Kind, key: str, owner: str, vcpus: int = 0, mem_mib: int = 0) -> None:
+        known = self.ledger.reservations.reserve(kind, key, owner, vcpus=vcpus, mem_mib=mem_mib)
+        if known != owner:
+            self.problems.append(f"{kind} {key} is held by {known}, and {owner} claims it too")

@@ -175,7 +175,7 @@ class RedisPublisher:
                 return False
             with self._pending_lock:
                 tellings, self._pending = self._pending, []
-            events = self._ledger.untold_events()
+            events = self._ledger.outbox.unpublished()
             if not tellings and not events:
                 self._away = False
                 return True  # another thread took ours along
@@ -190,7 +190,7 @@ class RedisPublisher:
             self._away = False
             ids = [telling.request_id for telling in tellings if telling.request_id]
             if ids or events:
-                self._ledger.told(ids, events_upto=events[-1][0] if events else 0)
+                self._ledger.mark_published(ids, events_upto=events[-1][0] if events else 0)
             return True
 
     def _send(self, tellings: list[_Telling], events: list[tuple[int, bytes]]) -> None:

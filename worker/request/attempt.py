@@ -59,7 +59,7 @@ def attempt(verified: VerifiedRequest, entry: LedgerEntry, ctx: Context) -> Resu
     never too late.
     """
     begun, in_time, alone = entry.begun, entry.begun or entry.runs > 1, is_suspect(entry)
-    entry = ctx.ledger.begin_attempt(entry.request_id, ctx.clock.now_ms(), alone=alone)
+    entry = ctx.ledger.requests.begin_attempt(entry.request_id, ctx.clock.now_ms(), alone=alone)
     planned = Planned(Plan((), ""))
     try:
         if not in_time:
@@ -131,7 +131,7 @@ def _builds_network(request: InstanceRequest, request_id: str, ctx: Context) -> 
     if tenant is None:
         return False
     steps = network_steps(request.tenant_id, tenant.net, ctx.settings)
-    begun = ctx.ledger.begun_steps(request_id)
+    begun = ctx.ledger.journal.begun_steps(request_id)
     return any(step.name in begun or not step.done(ctx.host) for step in steps)
 
 
@@ -169,7 +169,7 @@ def _executed(verified: VerifiedRequest, planned: Planned, ctx: Context) -> Outc
     outcome = execute(
         planned.plan.steps,
         host=ctx.host,
-        journal=ctx.ledger,
+        journal=ctx.ledger.journal,
         request_id=verified.body.request_id,
         clock=ctx.clock,
         deadline_s=ctx.clock.monotonic() + ctx.config.worker.request_timeout_s,
@@ -190,7 +190,7 @@ def _concluded(
         entry,
         outcome,
         planned.plan.state,
-        changed=outcome.changed or bool(ctx.ledger.begun_steps(entry.request_id)),
+        changed=outcome.changed or bool(ctx.ledger.journal.begun_steps(entry.request_id)),
         issued_at_ms=verified.body.issued_at_ms,
         now_ms=ctx.clock.now_ms(),
     )
@@ -204,7 +204,7 @@ def _look_after(ref: InstanceRef, entry: LedgerEntry, outcome: Outcome, ctx: Con
     """A VMM that lives is watched.  One that ended in a request which could not be taken back whole
     leaves an instance that nobody looks at again by itself: it is settled next."""
     ctx.watch(ref)
-    if outcome.error is None or not ctx.ledger.begun_steps(entry.request_id):
+    if outcome.error is None or not ctx.ledger.journal.begun_steps(entry.request_id):
         return
     if ctx.host.vmm.pid(ref) is None:
         reconcile_one(ref, "unknown", ctx)
@@ -217,7 +217,7 @@ def _put_off(
     retry = ctx.config.retry
     ceiling_s = min(retry.cap_s, retry.first_s * 2 ** (entry.attempts - 1))
     delay_s = ceiling_s * (0.5 + ctx.random() / 2)
-    ctx.ledger.back_off(entry.request_id, ctx.clock.now_ms() + int(delay_s * 1000))
+    ctx.ledger.requests.back_off(entry.request_id, ctx.clock.now_ms() + int(delay_s * 1000))
     op = op_of(verified.body.request)
     ctx.metrics.retries.labels(op, error.code).inc()
     log.warning(

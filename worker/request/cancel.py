@@ -32,12 +32,12 @@ def may_end(entry: LedgerEntry, ctx: Context) -> bool:
     """
     if entry.attempting is not Attempting.NO:
         return False
-    return not (entry.begun and ctx.ledger.begun_steps(entry.request_id))
+    return not (entry.begun and ctx.ledger.journal.begun_steps(entry.request_id))
 
 
 def cancel(verified: VerifiedRequest, ctx: Context) -> Result:
     """The request ends, decided, without another attempt."""
-    entry = ctx.ledger.entry(verified.body.request_id)
+    entry = ctx.ledger.requests.entry(verified.body.request_id)
     result = refused(op_of(verified.body.request), CANCELLED)
     return decide(verified, msgspec.structs.replace(result, attempts=entry.attempts), ctx)
 
@@ -59,7 +59,7 @@ def end_waiting(
     with ctx.ledger.transaction():  # no attempt begins or ends within
         ids = {
             entry.request_id
-            for entry in ctx.ledger.unfinished()
+            for entry in ctx.ledger.requests.unfinished()
             if wanted(entry) and may_end(entry, ctx)
         }
         victims = ctx.executors.withdraw(

@@ -9,12 +9,11 @@ from enqueue.requests import InstanceRequest, NetworkRequest, Ping, Request, op_
 from enqueue.results import Done, Failed, Result
 from worker.errors import HostdError
 from worker.ledger.entries import LedgerEntry
-from worker.ledger.ledger import Change
+from worker.ledger.instances import Change
 from worker.model.names import InstanceRef
 from worker.protocol import events
 from worker.protocol.verification import VerifiedRequest
 from worker.request.context import Context
-from worker.request.reserve import release_network, settle_instance
 from worker.steps.engine import Outcome
 from worker.steps.record import RECORDED
 
@@ -74,7 +73,7 @@ def decide(
         change = None
         if isinstance(request, NetworkRequest):
             if ctx.host.links.bridge(request.net.bridge_name) is None and _was_holder(result):
-                release_network(ctx.ledger, request.net)
+                ctx.ledger.reservations.release_network(request.net)
         elif not isinstance(request, Ping):
             change, moved = _status_now(request, verified, ctx, before)
             news = [*moved, ended]
@@ -103,15 +102,15 @@ def _status_now(
     except HostdError:
         return None, []  # an unreadable record says nothing: what it holds stays held
     if doc is None:
-        settle_instance(ctx.ledger, ref, "destroyed" if before is not None else None)
+        ctx.ledger.reservations.release_unneeded(ref, "destroyed" if before is not None else None)
         return None, []
     after = doc.fields.status
-    settle_instance(ctx.ledger, ref, after)
+    ctx.ledger.reservations.release_unneeded(ref, after)
     if before is None:
         return None, []  # it has changed nothing: what is untold stays for who settles to tell
     change = Change(ref.instance_id, ref.tenant_id, ref.pool_id, after)
-    told = ctx.ledger.status(ref.instance_id)
-    wrote = before == after and RECORDED in ctx.ledger.begun_steps(verified.body.request_id)
+    told = ctx.ledger.instances.status(ref.instance_id)
+    wrote = before == after and RECORDED in ctx.ledger.journal.begun_steps(verified.body.request_id)
     if wrote or told in ("running", "warm", "sleeping"):
         before = told  # a killed attempt, or settlement, wrote the record and said nothing
     if before == after:

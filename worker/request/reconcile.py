@@ -13,7 +13,7 @@ from typing import Final, assert_never
 from enqueue.documents import is_up
 from enqueue.times import format_iso
 from worker.errors import HostdError
-from worker.ledger.ledger import Change
+from worker.ledger.instances import Change
 from worker.model.names import InstanceRef
 from worker.plans.action import UNCHANGED
 from worker.plans.facts import InstanceFacts, instance_facts
@@ -25,7 +25,7 @@ from worker.plans.wake import FINISH_WAKE
 from worker.ports import VmmState
 from worker.protocol import events
 from worker.request.context import Context
-from worker.request.reserve import reserve_instance, settle_instance
+from worker.request.reserve import reserve_instance
 from worker.scheduling.turns import EXCLUSIVE, SHARED
 from worker.scheduling.unreconciled import Why
 from worker.scheduling.waits import Turn, Wait
@@ -85,7 +85,7 @@ def reconcile(ref: InstanceRef, ctx: Context) -> Finding:
     if why is None:
         return Finding.NOTHING
     facts = _facts(ref, ctx)
-    settled, before = _due(facts, ctx.ledger.status(ref.instance_id))
+    settled, before = _due(facts, ctx.ledger.instances.status(ref.instance_id))
     if settled is not Finding.NOTHING:
         outcome = _carried_out(settled, facts, ctx)
         if outcome.error is not None:
@@ -183,8 +183,8 @@ def _announce(
     change = Change(ref.instance_id, ref.tenant_id, ref.pool_id, after) if doc else None
     with ctx.ledger.transaction():
         if doc is not None:
-            settle_instance(ctx.ledger, ref, after)
-        ctx.ledger.note([events.encode(event) for event in news], change, now_ms=now_ms)
+            ctx.ledger.reservations.release_unneeded(ref, after)
+        ctx.ledger.record_events([events.encode(event) for event in news], change, now_ms=now_ms)
     ctx.metrics.reconciled.labels(settled.value).inc()
     ended = f"; its VMM had ended: {why.ended}" if why.ended else ""
     log.info("settled %s: %s, %s -> %s (%s)%s", ref, settled.value, before, after, reason, ended)

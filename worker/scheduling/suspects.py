@@ -47,27 +47,10 @@ class CrashSuspects:
 
 def suspects_at_start(ledger: Ledger) -> CrashSuspects:
     """Counts the crash, if the last hostd ended by one, against whoever ran alone."""
-    with ledger.transaction() as db:
-        under_way = db.execute(
-            "SELECT request_id, attempting FROM requests"
-            " WHERE state = 'accepted' AND attempting IN (?, ?)",
-            (Attempting.YES, Attempting.ALONE),
-        ).fetchall()
-        if [row[1] for row in under_way] == [Attempting.ALONE]:
-            db.execute(
-                "UPDATE requests SET crashes = crashes + 1 WHERE request_id = ?",
-                (under_way[0][0],),
-            )
-        db.execute(
-            "UPDATE requests SET attempting = ? WHERE state = 'accepted' AND attempting IN (?, ?)",
-            (Attempting.SUSPECT, Attempting.YES, Attempting.ALONE),
-        )
-        suspects = db.execute(
-            "SELECT COUNT(*) FROM requests WHERE state = 'accepted' AND attempting = ?",
-            (Attempting.SUSPECT,),
-        ).fetchone()[0]
-        unclean = int(ledger.noted(_UNCLEAN) or 0) + 1 if under_way else 0
-        ledger.put_note(_UNCLEAN, str(unclean))
+    with ledger.transaction():
+        interrupted, suspects = ledger.requests.mark_suspects()
+        unclean = int(ledger.meta.get(_UNCLEAN) or 0) + 1 if interrupted else 0
+        ledger.meta.set(_UNCLEAN, str(unclean))
     return CrashSuspects(strict=unclean > 1, untried=suspects)
 
 

@@ -51,7 +51,7 @@ def take_inventory(
     Raises:
         HostdError, OSError: something cannot be listed.
     """
-    began_at, busy_before = ledger.last_row(), ledger.busy()
+    began_at, busy_before = ledger.requests.last_row(), ledger.requests.busy()
     skipped = frozenset(map(InstanceId, busy_before[0])) | frozenset(unreconciled)
     marks, guests, groups = host.links.owned(), host.firewall.guests(), host.cgroups.instances()
     jails, held = host.vmm.jails(), _held(ledger)
@@ -60,7 +60,7 @@ def take_inventory(
     seen = _Snapshot(marks, guests, groups, jails, skipped)
     instances = {ref.instance_id: _status(ref, host, seen) for ref in host.records.instances()}
     # What a request worked on during the listing may have been listed half before, half after.
-    busy, busy_tenants = map(frozenset.union, busy_before, ledger.busy(since_row=began_at))
+    busy, busy_tenants = map(frozenset.union, busy_before, ledger.requests.busy(since_row=began_at))
     records = Records(
         instances=instances,
         # A network set up before its tenant's document was written is reserved in the ledger.
@@ -213,11 +213,11 @@ def _reserved(held: _Reserved) -> Iterator[Resource]:
 
 
 def _held(ledger: Ledger) -> _Reserved:
-    rows = ledger.reservations()
+    owners = ledger.reservations.owners
     return _Reserved(
-        {InstanceId(key): owner for kind, key, owner in rows if kind == "instance"},
-        {_tap(key): InstanceId(owner) for kind, key, owner in rows if kind == "offset"},
-        {int(key): TenantId(owner) for kind, key, owner in rows if kind == "net"},
+        {InstanceId(key): owner for key, owner in owners("instance").items()},
+        {_tap(key): InstanceId(owner) for key, owner in owners("offset").items()},
+        {int(key): TenantId(owner) for key, owner in owners("net").items()},
     )
 
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, assert_never
 
-from enqueue.requests import InstanceId
+from enqueue.requests import InstanceId, PoolId, TenantId
 from worker.errors import HostdError
 from worker.ledger.ledger import Ledger
 from worker.model.names import InstanceRef, mapper_name
@@ -16,7 +16,6 @@ from worker.plans.settings import Settings
 from worker.ports import Host
 from worker.protocol import events
 from worker.protocol.events import Kind
-from worker.request.reserve import settle_instance
 from worker.scheduling.locks import Locks
 from worker.sweep.inventory import take_inventory
 from worker.sweep.orphans import Orphan, Resource, orphans
@@ -110,7 +109,7 @@ def _remove_wanted(
     removed = [one for one in found if one.key not in left]
     if removed:
         news = [events.encode(event) for event in _swept_events(removed, due, context)]
-        context.ledger.note(news, None, now_ms=context.now_ms())
+        context.ledger.record_events(news, None, now_ms=context.now_ms())
     return removed, problems
 
 
@@ -151,11 +150,11 @@ def _release(resource: Resource, found: list[Orphan], context: SweepContext) -> 
     keys = {one.key for one in found if one.resource.kind is not Kind.RESERVATION}
     if any(one.key in keys for one in context.orphans()):
         return
-    for kind, key, owner in context.ledger.reservations():
-        if (kind, key) == ("instance", instance):
-            tenant, _, pool = owner.partition("/")
-            ref = InstanceRef(tenant, pool, instance)  # type: ignore[arg-type]  # as it was reserved
-            settle_instance(context.ledger, ref, "destroyed")
+    reservations = context.ledger.reservations
+    if (owner := reservations.owner("instance", instance)) is not None:
+        tenant, _, pool = owner.partition("/")
+        ref = InstanceRef(TenantId(tenant), PoolId(pool), instance)
+        reservations.release_unneeded(ref, "destroyed")
 
 
 def _swept_events(

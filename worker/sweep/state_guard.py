@@ -20,7 +20,7 @@ def is_same_state(ledger: Ledger, layout: Layout, *, boot_id: str) -> bool:
     Raises:
         OSError: it does not exist.
     """
-    now, known = _identity(layout, boot_id), ledger.noted(_NOTE)
+    now, known = _identity(layout, boot_id), ledger.meta.get(_NOTE)
     if known is None or known.partition(" ")[0] != boot_id:
         accept_state(ledger, layout, boot_id=boot_id)
         return True
@@ -33,7 +33,7 @@ def accept_state(ledger: Ledger, layout: Layout, *, boot_id: str) -> None:
     Raises:
         OSError: it does not exist.
     """
-    ledger.put_note(_NOTE, _identity(layout, boot_id))
+    ledger.meta.set(_NOTE, _identity(layout, boot_id))
 
 
 def _identity(layout: Layout, boot_id: str) -> str:

@@ -124,7 +124,7 @@ class Sweeper:
                 at_ms=ctx.clock.now_ms(), tenant_id=ref.tenant_id, pool_id=ref.pool_id,
                 instance_id=ref.instance_id, lacks=missing,
             )  # fmt: skip
-            ctx.ledger.note([events.encode(event)], None, now_ms=ctx.clock.now_ms())
+            ctx.ledger.record_events([events.encode(event)], None, now_ms=ctx.clock.now_ms())
         self._unconfined = found
 
     def _restore_rules(self, seen: Inventory) -> None:
@@ -201,4 +201,4 @@ def _restore_rules_story(tenant: TenantId, net: TenantNet, ctx: Context) -> Iter
         return
     log.warning("the packet rules of tenant %s were missing and have been restored", tenant)
     event = events.RulesPutBack(at_ms=ctx.clock.now_ms(), tenant_id=tenant)
-    ctx.ledger.note([events.encode(event)], None, now_ms=ctx.clock.now_ms())
+    ctx.ledger.record_events([events.encode(event)], None, now_ms=ctx.clock.now_ms())

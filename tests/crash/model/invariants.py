@@ -23,7 +23,7 @@ def faults(host: ModelHost) -> Iterator[str]:
     yield from (f"out of order: {jumped}" for jumped in host.history.jumped)
     yield from _twice(host)
     yield from _changed_answers(host)
-    busy, _ = host.ledger.busy()
+    busy, _ = host.ledger.requests.busy()
     for ref in host.records.docs:
         if ref.instance_id not in busy:
             yield from (f"{ref}: {fault}" for fault in _of(ref, host))
@@ -100,23 +100,20 @@ def _parts(ref: InstanceRef, host: ModelHost) -> Counter[str]:
 
 def _record(ref: InstanceRef, status: str, host: ModelHost) -> Iterator[str]:
     """Where the ledger disagrees with instance.json or, if nothing came since, the last result."""
-    with host.ledger.transaction() as db:
-        noted = db.execute(
-            "SELECT status FROM instances WHERE instance_id = ?", (ref.instance_id,)
-        ).fetchone()
-    recreated = noted == ("destroyed",) and status == "created"  # agentd used the id again
-    if noted is not None and noted[0] != status and not recreated:
-        yield f"{status}, and {noted[0]} in the ledger"
+    known = host.ledger.instances.status(ref.instance_id)
+    recreated = known == "destroyed" and status == "created"  # agentd used the id again
+    if known is not None and known != status and not recreated:
+        yield f"{status}, and {known} in the ledger"
     if ref.instance_id in host.history.disturbed:
         return
-    for entry in host.ledger.history(ref.instance_id, limit=1):
+    for entry in host.ledger.requests.history(ref.instance_id, limit=1):
         if isinstance(entry.result, Done) and entry.result.state != status:
             yield f"{status}, and {entry.request_id} has left it {entry.result.state}"
 
 
 def _events(ref: InstanceRef, status: str, host: ModelHost) -> Iterator[str]:
     """Events whose statuses leave a gap, or do not end at the current one."""
-    numbered = dict([*host.events, *host.ledger.untold_events()])
+    numbered = dict([*host.events, *host.ledger.outbox.unpublished()])
     news = [json.loads(numbered[number]) for number in sorted(numbered)]
     mine = [e for e in news if e["event"] == "instance" and e["instance_id"] == ref.instance_id]
     told = "created"

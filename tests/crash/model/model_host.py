@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from enqueue.requests import InstanceId
-from tests.fakes.fuse import Fuse, FusedLedger, KilledError
+from tests.fakes.fuse import Fuse, KilledError
 from tests.fakes.vmm import FakeVmm, Guest
 from tests.fakes.world import NOW_S, InlineExecutors, World
 from worker.ledger.entries import LedgerEntry
+from worker.ledger.requests import Requests
 from worker.model.names import InstanceRef
 from worker.ports import VmmState, VmSpec
 from worker.request.reconcile import reconcile_one
@@ -61,14 +62,14 @@ class History:
         self.boots.setdefault(ref, []).append(None)
 
 
-class PlayedLedger(FusedLedger):
-    """The ledger; it records attempts, and whether another request should have been first."""
+class PlayedRequests(Requests):
+    """The requests; records attempts, and whether another request should have been first."""
 
     played: ClassVar[History]
 
     def begin_attempt(self, request_id: str, now_ms: int, *, alone: bool = False) -> LedgerEntry:
         entry = super().begin_attempt(request_id, now_ms, alone=alone)
-        with self.transaction() as db:
+        with self._database.transaction() as db:
             instance = db.execute(
                 "SELECT instance_id FROM requests WHERE request_id = ?", (request_id,)
             ).fetchone()[0]
@@ -139,7 +140,7 @@ class PlayedFuse(Fuse):
 class ModelHost(World):
     """A host, its mishaps, and its Redis, which can lose what the clients still know."""
 
-    ledger_type = PlayedLedger
+    requests_type = PlayedRequests
     executors_type = PatientExecutors
     fuse_type = PlayedFuse
     vmm_type = PlayedVmm
@@ -151,7 +152,7 @@ class ModelHost(World):
         super().__init__(directory)
 
     def start(self) -> None:
-        PlayedVmm.played = PlayedLedger.played = self.history
+        PlayedVmm.played = PlayedRequests.played = self.history
         super().start()
 
     def works(self, work: Callable[[], None], kills: list[Kill]) -> None:

@@ -14,7 +14,7 @@ from enqueue.requests import InstanceRequest
 from enqueue.results import Done, Failed
 from tests.fakes.scenarios import SLEEP, START, STOP, WAKE
 from tests.fakes.world import World
-from worker.ledger.ledger import Change
+from worker.ledger.instances import Change
 from worker.model.names import InstanceRef
 from worker.plans.image_manifest import spec_to_builtins
 from worker.ports import VmmState
@@ -64,7 +64,7 @@ def arrange(world: World, case: Case) -> InstanceRef:
     document = msgspec.json.decode(world.records.docs[ref])
     world.records.docs[ref] = msgspec.json.encode({**document, "status": case.status})
     told = Change(ref.instance_id, ref.tenant_id, ref.pool_id, case.status)
-    world.ledger.note((), told, now_ms=int(world.now_s * 1000))
+    world.ledger.record_events((), told, now_ms=int(world.now_s * 1000))
     if case.rebooted:
         world.links.devices.clear()
         world.firewall.rules.clear()
@@ -106,7 +106,7 @@ def outcome(world: World, ref: InstanceRef, case: Case) -> str:
     if case.interrupted != "none":
         result = world.published["h1_r"][-1]
         return f"`{result.code}`, {status}" if isinstance(result, Failed) else status
-    for _, event in [*world.events, *world.ledger.untold_events()]:
+    for _, event in [*world.events, *world.ledger.outbox.unpublished()]:
         found = msgspec.json.decode(event)
         if found["event"] == "reconciled":
             same = f"{found['finding']}: {found['after']}"

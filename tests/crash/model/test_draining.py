@@ -27,6 +27,7 @@ from worker.drain import policy as plans
 from worker.drain import store as drain_note
 from worker.drain.policy import Drain, Strategy
 from worker.ledger.entries import LedgerEntry
+from worker.ledger.requests import Requests
 
 NAMES = ("i-0000000a", "i-0000000b", "i-0000000c")
 IDLE = "i-0000000d"
@@ -191,20 +192,22 @@ def test_no_client_can_send_a_request_as_a_drain(world: World) -> None:
 def test_a_request_that_waits_for_its_retry_when_the_drain_begins_waits_on(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin_attempt = world.ledger.begin_attempt
+    begin_attempt = Requests.begin_attempt
     attempts: list[str] = []
 
-    def attempted(request_id: str, now_ms: int, *, alone: bool = False) -> LedgerEntry:
+    def attempted(
+        requests: Requests, request_id: str, now_ms: int, *, alone: bool = False
+    ) -> LedgerEntry:
         attempts.append(request_id)
         drain(world, look=False)
         world.draining.resume()  # as the housekeeping does, while the attempt runs
-        return begin_attempt(request_id, now_ms, alone=alone)
+        return begin_attempt(requests, request_id, now_ms, alone=alone)
 
     with (
         monkeypatch.context() as patched,
         world.context.locks.instance("acme", IDLE, request_id="somebody else"),
     ):
-        patched.setattr(world.ledger, "begin_attempt", attempted)
+        patched.setattr(Requests, "begin_attempt", attempted)
         world.enqueue(about(StartInstance, IDLE), "start")
         world.deliver()
     assert attempts == ["start"], "its lock was held, and it is not tried again"

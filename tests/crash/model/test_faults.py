@@ -44,7 +44,7 @@ def failing_at_each_effect(
         world = worlds()
         prepare(world, prelude)
         before = world.seen()
-        world.ledger.fuse = None  # only the machine fails here
+        world.database.fuse = None  # only the machine fails here
         world.fuse.rearm(at)
         world.fuse.error = Broken("test", "this effect fails")
         result = world.ask(request, "r")

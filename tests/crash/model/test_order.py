@@ -53,7 +53,7 @@ def test_a_retried_sleep_never_mixes_with_a_later_request(host: ModelHost, at: i
     with pytest.raises(KilledError):
         host.restart()
     host.fuse.rearm()
-    sleep, later = host.ledger.entry("sleep"), host.ledger.entry("later")
+    sleep, later = host.ledger.requests.entry("sleep"), host.ledger.requests.entry("later")
     assert sleep.state != "accepted" or sleep.seq > later.seq
     host.restart()
     assert host.history.jumped == []

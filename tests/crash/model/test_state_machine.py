@@ -124,7 +124,7 @@ class HostGame(RuleBasedStateMachine):
     @rule(ref=REFS)
     def recreated(self, ref: InstanceRef) -> None:
         """agentd uses the id of a destroyed instance again."""
-        busy, _ = self.host.ledger.busy()
+        busy, _ = self.host.ledger.requests.busy()
         status = json.loads(self.host.records.docs[ref])["status"]
         if status == "destroyed" and ref.instance_id not in busy:
             self.host.instance(ref.tenant_id, ref.instance_id)
@@ -228,7 +228,7 @@ class HostGame(RuleBasedStateMachine):
             self.time_passes(seconds=DAY_S, kills=[])
         untold = [r for r in self.sent if job_id(HOST, r) not in self.host.published]
         assert untold == []
-        assert self.host.ledger.unfinished() == []
+        assert self.host.ledger.requests.unfinished() == []
         self.nothing_is_wrong()
         self.no_guest_forgets()
 

@@ -75,17 +75,17 @@ def test_a_request_that_only_ran_beside_is_not_quarantined(world: World) -> None
     for _ in range(5):
         world.begin(SLEEP, "busy")  # two in an attempt: neither was alone
         world.restart()
-        world.ledger.run_again("busy")
+        world.ledger.requests.reopen("busy")
     assert isinstance(result(world, "innocent"), Done)
     crashes = "SELECT request_id, crashes FROM requests WHERE crashes > 0"
-    with world.ledger.transaction() as db:
+    with world.ledger.database.transaction() as db:
         assert db.execute(crashes).fetchall() == []
 
 
 def test_a_shutdown_uses_no_attempt_and_makes_no_suspect(world: World) -> None:
     prepare(world, [])
     world.begin(START, "r")
-    world.ledger.unattempted("r")
+    world.ledger.requests.uncount_attempt("r")
     world.restart()
     done = result(world, "r")
     assert isinstance(done, Done)
@@ -96,7 +96,7 @@ def test_a_shutdown_uses_no_attempt_and_makes_no_suspect(world: World) -> None:
 def test_a_request_interrupted_by_a_shutdown_never_expires(world: World) -> None:
     prepare(world, [])
     world.begin(START, "r")
-    world.ledger.unattempted("r")
+    world.ledger.requests.uncount_attempt("r")
     world.now_s += 30 * 86_400
     world.restart()
     assert isinstance(result(world, "r"), Done)

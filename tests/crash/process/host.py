@@ -142,7 +142,7 @@ class Machine:
         shown = self.hostd.get("/metrics").splitlines()
         busy = ("hostd_requests_in_flight ", "hostd_requests_waiting ")
         counts = [float(line.split()[1]) for line in shown if line.startswith(busy)]
-        open_ = "SELECT 1 FROM requests WHERE state != 'told' UNION SELECT 1 FROM outbox WHERE"
+        open_ = "SELECT 1 FROM requests WHERE state != 'published' UNION SELECT 1 FROM outbox WHERE"
         return counts == [0, 0] and not self.hostd.rows(f"{open_} published = 0")
 
     def instance(self, number: int) -> InstanceRef:

@@ -46,7 +46,7 @@ class MachineOnDisk(Machine):
         shutil.rmtree(self.hostd.runtime, ignore_errors=True)
         self._forget_network()
         # A boot id cannot be changed without a reboot, but hostd's record of it can.
-        self.hostd.change("UPDATE notes SET value = 'an earlier boot' WHERE key = 'boot_id'")
+        self.hostd.change("UPDATE meta SET value = 'an earlier boot' WHERE key = 'boot_id'")
 
     def _powered(self) -> bool:
         try:

@@ -119,7 +119,7 @@ def ledger(host: HostdProcess, ref: InstanceRef) -> dict[str, Any]:
     """The ledger, except the results of requests."""
     of = host.rows
     return {
-        "open": of("SELECT request_id, state FROM requests WHERE state != 'told'"),
+        "open": of("SELECT request_id, state FROM requests WHERE state != 'published'"),
         "attempting": of("SELECT request_id FROM requests WHERE attempting != 0"),
         "status": of("SELECT status FROM instances WHERE instance_id = ?", ref.instance_id),
         "reserved": [

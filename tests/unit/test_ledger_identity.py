@@ -103,8 +103,8 @@ def test_a_fresh_host_gets_a_ledger_and_a_marker_that_names_it(tmp_path: Path) -
     with closing(reopened(world)) as ledger:
         marker = read_marker(world.layout)
         assert marker is not None
-        assert marker.ledger_id == ledger.noted("ledger_id")
-        assert ledger.lost_before_ms() is None
+        assert marker.ledger_id == ledger.meta.get("ledger_id")
+        assert ledger.meta.lost_before_ms() is None
 
 
 @pytest.mark.parametrize("empty", [False, True], ids=["missing", "truncated to nothing"])
@@ -130,8 +130,8 @@ def test_a_damaged_marker_is_no_marker_to_guess_by(world: World) -> None:
 
 def test_another_hosts_ledger_is_refused(world: World) -> None:
     gone(world)
-    with closing(Ledger(path_of(world))) as other:
-        other.put_note("ledger_id", "of another host")
+    with closing(Ledger.open(path_of(world))) as other:
+        other.meta.set("ledger_id", "of another host")
     with pytest.raises(StartupError, match="is of another host, but"):
         reopened(world)
 
@@ -151,7 +151,7 @@ def rebuilt_world(world: World) -> World:
 def test_a_rebuilt_ledger_opens_as_this_hosts_own(rebuilt_world: World) -> None:
     rebuilt_world.ledger.close()
     with closing(reopened(rebuilt_world, NOW_MS + 99_000)) as ledger:
-        assert ledger.lost_before_ms() == NOW_MS + 60_000
+        assert ledger.meta.lost_before_ms() == NOW_MS + 60_000
 
 
 def test_after_a_rebuild_a_request_issued_before_it_is_refused(rebuilt_world: World) -> None:
@@ -291,8 +291,8 @@ def test_a_restored_backup_refuses_what_it_may_have_missed(world: World) -> None
     world.ledger.close()
     restored(world, copy)
     with closing(reopened(world, NOW_MS + 5000)) as ledger:
-        assert ledger.lost_before_ms() == NOW_MS + 5000
-        assert ledger.noted("backup_at_ms") is None
+        assert ledger.meta.lost_before_ms() == NOW_MS + 5000
+        assert ledger.meta.get("backup_at_ms") is None
     world.start()
     assert offsets(world) == {"7/3": ONE, "7/4": TWO}, "taken from the disk, not from the backup"
     two = instance(world, TWO)
@@ -310,7 +310,7 @@ def test_a_copy_without_hostds_mark_is_noticed_by_its_events(world: World) -> No
     world.ledger.close()
     restored(world, copy)
     with closing(reopened(world)) as ledger:
-        assert ledger.lost_before_ms() == NOW_MS
+        assert ledger.meta.lost_before_ms() == NOW_MS
 
 
 def test_a_copy_without_hostds_mark_is_noticed_by_a_start_that_it_has_missed(world: World) -> None:
@@ -318,13 +318,13 @@ def test_a_copy_without_hostds_mark_is_noticed_by_a_start_that_it_has_missed(wor
     reopened(world).close()
     restored(world, copy)
     with closing(reopened(world)) as ledger:
-        assert ledger.lost_before_ms() == NOW_MS
+        assert ledger.meta.lost_before_ms() == NOW_MS
 
 
 def test_the_latest_ledger_is_not_taken_for_an_old_one(world: World) -> None:
     for _ in range(3):
         with closing(reopened(world)) as ledger:
-            assert ledger.lost_before_ms() is None
+            assert ledger.meta.lost_before_ms() is None
 
 
 def test_what_a_backup_holds_as_unfinished_is_not_run_again(world: World) -> None:
@@ -339,8 +339,8 @@ def test_what_a_backup_holds_as_unfinished_is_not_run_again(world: World) -> Non
     restored(world, copy)
     reopened(world).close()
     world.start()
-    assert world.ledger.unfinished() == []
-    result = world.ledger.entry("sleep-1").result
+    assert world.ledger.requests.unfinished() == []
+    result = world.ledger.requests.entry("sleep-1").result
     assert isinstance(result, Failed)
     assert result.code == "rejected/ledger_lost"
 
@@ -348,7 +348,7 @@ def test_what_a_backup_holds_as_unfinished_is_not_run_again(world: World) -> Non
 def test_an_unfinished_request_whose_bytes_have_changed_is_not_carried_out(world: World) -> None:
     world.start()
     world.begin(SleepInstance(**ids(instance(world, ONE))), "sleep-1")
-    with world.ledger.transaction() as db:
+    with world.ledger.database.transaction() as db:
         (call,) = db.execute("SELECT call FROM requests WHERE request_id = 'sleep-1'").fetchone()
         changed = call.replace(ONE.encode(), TWO.encode())
         db.execute("UPDATE requests SET call = ? WHERE request_id = 'sleep-1'", (changed,))
