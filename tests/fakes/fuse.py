@@ -33,7 +33,7 @@ EFFECTS = {
 
 
 class KilledError(BaseException):
-    """Stands for SIGKILL: nothing in hostd may catch it and go on."""
+    """Represents SIGKILL: nothing in hostd may catch it and continue."""
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Fuse:
             raise self.error or KilledError(name)
 
     def rearm(self, at: int | None = None, *, after: bool = False) -> None:
-        """Counts anew."""
+        """Starts counting again."""
         self.at, self.after, self.error, self.seen = at, after, None, []
 
 

@@ -52,7 +52,7 @@ class Sweeps:
 
 
 def leave_everything(world: World) -> None:
-    """One leftover of each kind, of an instance and a tenant that nobody knows."""
+    """One leftover of each kind, of an instance and a tenant without documents."""
     world.links.devices["tn99i3"] = Tap("tn99i3", True, 1, None, f"hostd:{GHOST}")
     world.links.devices["br-tenant-99"] = Bridge(
         "br-tenant-99", True, frozenset(), "02:fc:00:63:00:01", "hostd:ghosts", True

@@ -33,7 +33,11 @@ class FakeLinks:
 
     def put_bridge(self, name: str, *, address: str, mac: str, owner_tag: str) -> None:
         there = self.bridge(name)
-        if there is not None and there.owner_tag != owner_tag and not self._is_newborn(there, mac):
+        if (
+            there is not None
+            and there.owner_tag != owner_tag
+            and not self._is_unfinished(there, mac)
+        ):
             raise _foreign(name)
         self.devices[name] = Bridge(name, True, frozenset({address}), mac, owner_tag, True)
 
@@ -55,8 +59,8 @@ class FakeLinks:
         device = self.devices.get(name)
         if device is None:
             return
-        newborn = isinstance(device, Bridge) and self._is_newborn(device, _birth_mac(name))
-        if not device.owner_tag.startswith("hostd:") and not newborn:
+        unfinished = isinstance(device, Bridge) and self._is_unfinished(device, _tenant_mac(name))
+        if not device.owner_tag.startswith("hostd:") and not unfinished:
             raise _foreign(name)
         del self.devices[name]
         for port in self.ports(name):
@@ -78,12 +82,12 @@ class FakeLinks:
     def enable_forwarding(self) -> None:
         self._forwarding = True
 
-    def _is_newborn(self, bridge: Bridge, mac: str | None) -> bool:
+    def _is_unfinished(self, bridge: Bridge, mac: str | None) -> bool:
         bare = not (bridge.owner_tag or bridge.up or bridge.addresses or self.ports(bridge.name))
         return bare and bridge.mac == mac
 
 
-def _birth_mac(name: str) -> str | None:
+def _tenant_mac(name: str) -> str | None:
     net_id = parse_bridge(name)
     return None if net_id is None else guest_mac(net_id, 1)
 

@@ -1,7 +1,7 @@
 """A VMM in memory, with what steps and images see of the real one in small real files.
 
-The guest's memory is one number that grows with each look while the guest runs, so a test sees
-whether a woken guest went on or began anew.
+The guest's memory is one number that grows with each read while the guest runs, so a test sees
+whether a woken guest continued or was booted.
 """
 
 from __future__ import annotations

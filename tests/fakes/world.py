@@ -128,7 +128,7 @@ class InlineExecutors:
         return [self._subjects[self._running]] if self._running in self._subjects else []
 
     def run(self) -> None:
-        """Until nothing can go on."""
+        """Runs stories until all wait or ended."""
         while self._ready:
             number = min(self._ready, key=self._behind.__contains__)
             self._ready.remove(number)
@@ -184,7 +184,7 @@ class InlineExecutors:
 
 
 class MemoryPublisher:
-    """Redis as the world sees it: what is told leaves the inbox."""
+    """Redis as the world sees it: a published request leaves the inbox."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -258,7 +258,7 @@ class World:
         self.records.pools[tenant, "p"] = msgspec.json.encode(pool)
 
     def change_pool(self, tenant: str, **fields: object) -> None:
-        """agentd writes the pool's document anew."""
+        """agentd rewrites the pool's document."""
         pool = msgspec.json.decode(self.records.pools[tenant, "p"])
         self.records.pools[tenant, "p"] = msgspec.json.encode(pool | fields)
 
@@ -281,7 +281,7 @@ class World:
     # ------------------------------------------------------------ hostd's processes
 
     def start(self) -> None:
-        """A new hostd process: nothing of the old one's memory is left."""
+        """A new hostd process: it has nothing of the old one's memory."""
         self.vmm, self.disks = self.vmm.restarted(), self.disks.restarted()
         self.database = FusedDatabase.open(self.directory / "ledger.db")
         self.database.fuse = self.fuse
@@ -361,7 +361,7 @@ class World:
         self.ledger.requests.begin_attempt(request_id, int(self.now_s * 1000))
 
     def ask(self, request: Request, request_id: str) -> Result:
-        """Carries out one request; its last told result."""
+        """Carries out one request; its last published result."""
         delivery = self.enqueue(request, request_id)
         self.deliver()
         return self.published[delivery.id][-1]

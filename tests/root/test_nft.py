@@ -15,7 +15,7 @@ from tests.contract.test_firewall import guest, rules
 from tests.fixtures.netns import nft
 from worker.errors import Broken, StartupError, Transient
 from worker.host.firewall import firewall as adapter
-from worker.host.firewall import lock as nft_turn
+from worker.host.firewall import lock as firewall_lock
 from worker.host.firewall.firewall import Nft
 from worker.host.firewall.reader import NftReader
 from worker.host.firewall.ruleset import BASE_RULESET
@@ -156,7 +156,7 @@ def test_a_missing_guest_is_seen_and_put_back(kernel: Nft) -> None:
     ],
 )
 def test_what_is_no_guest_never_reaches_nftables(kernel: Nft, wrong: GuestRules) -> None:
-    with pytest.raises(ValueError, match=r"is no name|is no MAC|Only decimal digits"):
+    with pytest.raises(ValueError, match=r"not a valid (name|MAC)|Only decimal digits"):
         kernel.put_guest(wrong)
     assert nft("list ruleset") == ""
 
@@ -280,7 +280,7 @@ def test_many_tenants_are_read_whole(kernel: Nft) -> None:
 
 
 def test_a_name_that_is_no_device_never_reaches_nftables(kernel: Nft) -> None:
-    with pytest.raises(ValueError, match="no name of a network device"):
+    with pytest.raises(ValueError, match="not a valid name of a network device"):
         kernel.put(replace(rules(), uplink='x" }; flush ruleset #'))
     assert nft("list ruleset") == ""
 
@@ -316,7 +316,7 @@ def test_an_adapter_stays_in_the_namespace_it_was_made_in(kernel: Nft) -> None:
 def test_a_turn_that_does_not_come_is_told(
     kernel: Nft, netns: NetworkNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nft_turn, "_TURN_WITHIN_S", 0.05)
+    monkeypatch.setattr(firewall_lock, "_TIMEOUT_S", 0.05)
     with netns.path.open() as other_process:
         fcntl.flock(other_process, fcntl.LOCK_EX)
         with pytest.raises(Transient) as refused:
@@ -392,7 +392,7 @@ def test_our_own_change_of_elements_needs_no_second_look_at_the_frame(
     def unasked(_: NftReader) -> bytes | None:
         raise AssertionError("the whole frame was read again")
 
-    monkeypatch.setattr(NftReader, "frame_digest", unasked)
+    monkeypatch.setattr(NftReader, "base_digest", unasked)
     assert kernel.guest_is_current(guest())
     kernel.remove_guest("tn5i3")
     assert kernel.is_current(rules())

@@ -1,7 +1,7 @@
 """The devices of the device mapper, as sysfs shows them, by their names.
 
-`cryptsetup status` says the same in words and takes a process; this is exact, also while udev has
-not made the node yet.  Files are those of the kernel's Documentation/ABI/testing/sysfs-block-dm.
+`cryptsetup status` reports the same as text and takes a process; sysfs is exact, also before udev
+has made the node.  Files are those of the kernel's Documentation/ABI/testing/sysfs-block-dm.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Mapped:
 
 
 def mapped(name: str) -> Mapped | None:
-    """The device of that name; None if there is none, or no device mapper at all.
+    """The device of that name; None without one, or without a device mapper.
 
     Raises:
         OSError: the kernel refused.

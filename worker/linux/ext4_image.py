@@ -1,4 +1,4 @@
-"""Small read-only ext4 images, written byte by byte: a tool's start would take longer.
+"""Writes small read-only ext4 images byte by byte: starting a tool would take longer.
 
 One block group without journal, its blocks in this order: superblock, group descriptor, both
 bitmaps, inode table, root, lost+found, then each file in one extent.  Names, offsets and values are
@@ -36,7 +36,7 @@ class NoRoomError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Inode:
-    """What an inode says; `start` is the first of its blocks, all in a row."""
+    """An inode; `start` is the first of its blocks, which are contiguous."""
 
     number: int
     mode: int
@@ -59,11 +59,11 @@ class _Inode:
 
 
 def write(fd: int, label: str, files: Files, uuid: UUID) -> None:
-    """The empty sparse file, of its size, is an ext4 filesystem with these files in its root.
+    """Makes the empty sparse file an ext4 filesystem of its size with these files in its root.
 
     Raises:
         NoRoomError: it is too small or too large for one block group, or the names are too many.
-        ValueError: a name is none of a file in a root directory.
+        ValueError: not a valid name of a file in a root directory.
         OSError: the kernel refused; ENOSPC where there is no room.
     """
     for at, content in _image(os.fstat(fd).st_size, label, files, uuid):
@@ -84,7 +84,7 @@ def is_written(fd: int, label: str, files: Files, uuid: UUID) -> bool:
 
 
 def _image(size_bytes: int, label: str, files: Files, uuid: UUID) -> Iterator[tuple[int, bytes]]:
-    """What is in the image besides zeros: (offset, bytes), the superblock last."""
+    """The parts of the image that are not zeros: (offset, bytes), the superblock last."""
     total = size_bytes // BLOCK_BYTES
     table_blocks = -(-(_FIRST_FILE - 1 + len(files)) // _INODES_A_BLOCK)
     root_at = _INODE_TABLE + table_blocks
@@ -128,13 +128,13 @@ def _root(files: Files) -> bytes:
     entries.append((_LOST_FOUND, _IS_DIRECTORY, b"lost+found"))
     for number, name in enumerate(files, _FIRST_FILE):
         if name in ("", ".", "..", "lost+found") or "/" in name:
-            raise ValueError(f"{name!r} is no name in a root directory")
+            raise ValueError(f"{name!r} is not a valid name in a root directory")
         entries.append((number, _IS_FILE, name.encode()))
     return _directory(entries)
 
 
 def _directory(entries: Sequence[tuple[int, int, bytes]]) -> bytes:
-    """One block of entries, the last of which takes up what is left."""
+    """One block of entries, the last of which fills the block."""
     block = b""
     for place, (inode, kind, name) in enumerate(entries, 1):
         size = _ENTRY.size + -(-len(name) // 4) * 4

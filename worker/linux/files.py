@@ -1,8 +1,8 @@
-"""Files and directories that are still there, whole, after a power cut.
+"""Files and directories that survive a power cut, complete.
 
-A rename is durable only once the directory that holds the name was fsynced.  A failed fsync is
-final: the kernel has dropped the dirty pages and would report success the next time (fsync(2)),
-so what was being written is thrown away.
+A rename is durable only once the directory with the name was fsynced.  A failed fsync is final: the
+kernel has dropped the dirty pages and would report success the next time (fsync(2)), so the new
+file is deleted.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _RENAME_EXCHANGE: Final = 2  # linux/fs.h
 
 @contextmanager
 def translate_errors(path: Path) -> Iterator[None]:
-    """The kernel's errors about `path`, as hostd's.
+    """Translates the kernel's errors about `path`.
 
     Raises:
         Transient: `no_space`, the filesystem or a quota is full.
@@ -46,7 +46,7 @@ def translate_errors(path: Path) -> Iterator[None]:
                 raise Broken(
                     "io_error",
                     f"the device under {path} failed: {error.strerror}",
-                    hint="look at the kernel's log; replace the disk",
+                    hint="read the kernel's log; replace the disk",
                 ) from error
             case _:
                 raise
@@ -61,7 +61,7 @@ def no_space(path: Path, **facts: object) -> Transient:
 
 @contextmanager
 def reserving_space(path: Path, size_bytes: int) -> Iterator[None]:
-    """A full filesystem under `path`, while that many bytes are allocated, as hostd's error.
+    """Translates the error of a full filesystem, while that many bytes are allocated at `path`.
 
     Raises:
         Transient: `no_space`, with the bytes needed and free.
@@ -76,19 +76,19 @@ def reserving_space(path: Path, size_bytes: int) -> Iterator[None]:
 
 
 def free(path: Path) -> int:
-    """The bytes that are free on the filesystem of `path`, which need not be there yet."""
+    """The free bytes on the filesystem of `path`, which need not exist yet."""
     above = next(one for one in (path, *path.parents) if one.is_dir())
     seen = os.statvfs(above)
     return seen.f_bavail * seen.f_frsize
 
 
 def aside(path: Path) -> Path:
-    """Where `path` is built: beside it, under a name that a later attempt finds and replaces."""
+    """The path beside `path` where it is built; a later attempt finds and replaces it."""
     return path.with_name(f".{path.name}.new")
 
 
 class NotRegularFileError(OSError, ValueError):
-    """Something else than a regular file is there; `errno` is ELOOP for a symlink."""
+    """Not a regular file; `errno` is ELOOP for a symlink, EISDIR for a directory."""
 
     def __str__(self) -> str:
         return str(self.strerror)
@@ -96,10 +96,11 @@ class NotRegularFileError(OSError, ValueError):
 
 @contextmanager
 def opened(path: Path, access: int = os.O_RDONLY) -> Iterator[int | None]:
-    """A descriptor of the regular file at `path`, until the block ends; None if nothing is there.
+    """A descriptor of the regular file at `path`, until the block ends; None if nothing
+    is there.
 
     Raises:
-        NotRegularFileError: something else is there.
+        NotRegularFileError: not a regular file.
         OSError: the kernel refused.
     """
     try:
@@ -139,9 +140,9 @@ def read(path: Path, *, limit_bytes: int) -> bytes | None:
 
 
 def write(path: Path, content: bytes, *, mode: int = 0o600) -> None:
-    """The file at `path` is `content`, durably, or still what it was.
+    """Writes the file at `path` durably; after an error it is unchanged.
 
-    A regular file that it replaces hands on its owner and mode; else it is the caller's, `mode`.
+    It keeps the owner and mode of a regular file that it replaces; else the caller's, and `mode`.
 
     Raises:
         Transient: `no_space`.
@@ -156,16 +157,16 @@ def write(path: Path, content: bytes, *, mode: int = 0o600) -> None:
 
 @contextmanager
 def built(path: Path, *, mode: int, durably: bool = True) -> Iterator[int]:
-    """A new file, open for writing, that takes the place of `path` durably when the block ends.
+    """A new file, open for writing, that durably replaces `path` when the block ends.
 
-    If not `durably`, a power cut may leave the old one, or the new one with holes.
+    If not `durably`, a power cut may leave the old file, or the new one with holes.
 
     Raises:
         Transient: `no_space`.
         Broken: `io_error`.
     """
     new = aside(path)
-    with translate_errors(path), _thrown_away(new):
+    with translate_errors(path), _deleted_on_error(new):
         new.unlink(missing_ok=True)
         fd = os.open(new, _NEW, 0o600)
         try:
@@ -182,7 +183,7 @@ def built(path: Path, *, mode: int, durably: bool = True) -> Iterator[int]:
 
 
 def rename(source: Path, target: Path) -> None:
-    """What was `source` is `target`, durably; what was at `target` is gone.
+    """Renames `source` to `target` durably, replacing it.
 
     Raises:
         Transient: `no_space`.
@@ -196,7 +197,7 @@ def rename(source: Path, target: Path) -> None:
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Each has the other's name, durably and at one instant (renameat2(2), RENAME_EXCHANGE).
+    """Exchanges the two names, durably and atomically (renameat2(2), RENAME_EXCHANGE).
 
     Raises:
         Broken: `io_error`.
@@ -210,19 +211,19 @@ def exchange(one: Path, other: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Nothing is at `path`, a file or a tree, durably.  Symlinks are removed, never followed.
+    """Removes the file or tree at `path`, if any, durably.  Symlinks are removed, never followed.
 
     Raises:
         Broken: `io_error`.
     """
     delete(path)
     with translate_errors(path):
-        if path.parent.is_dir():  # also for a killed attempt that removed but did not sync
+        if path.parent.is_dir():  # a killed attempt may have removed, but not synced
             sync_directory(path.parent)
 
 
 def delete(path: Path) -> None:
-    """As `remove`, but a power cut may bring it back.
+    """Like `remove`, but a power cut may bring it back.
 
     Raises:
         Broken: `io_error`.
@@ -238,7 +239,7 @@ def delete(path: Path) -> None:
 
 
 def make_directory(path: Path, *, mode: int = 0o755) -> None:
-    """The directory at `path` exists, durably; those made above it have the same mode.
+    """Makes the directory at `path` durably, and its missing parents with the same mode.
 
     Raises:
         Transient: `no_space`.
@@ -253,17 +254,17 @@ def make_directory(path: Path, *, mode: int = 0o755) -> None:
 
 
 def sync(path: Path) -> None:
-    """The bytes of the file at `path` are durable.
+    """Makes the bytes of the file at `path` durable.
 
     Raises:
-        Transient: `no_space`, room that was promised for delayed writes is not there.
+        Transient: `no_space`, a delayed write found no room.
         Broken: `io_error`.
     """
     _sync(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def sync_directory(path: Path) -> None:
-    """The names in the directory at `path` are durable.
+    """Makes the names in the directory at `path` durable.
 
     Raises:
         Transient: `no_space`.
@@ -292,8 +293,8 @@ def _inherit(path: Path, fd: int) -> None:
 
 
 @contextmanager
-def _thrown_away(path: Path) -> Iterator[None]:
-    """A failure leaves nothing at `path`.  A kill does: the next attempt replaces that."""
+def _deleted_on_error(path: Path) -> Iterator[None]:
+    """Deletes `path` after an error.  What a kill leaves there is replaced by the next attempt."""
     try:
         yield
     except Exception:

@@ -31,7 +31,7 @@ _FD_SETSIZE: Final = 1024
 
 
 class NftError(Exception):
-    """The kernel or the library refused; nothing of the text was done.  It says why."""
+    """The kernel or the library refused; no command was executed.  The message says why."""
 
 
 class Libnftables:
@@ -57,16 +57,16 @@ class Libnftables:
         self._lock = threading.Lock()
         self._context: int | None = self._library.nft_ctx_new(0)
         if self._context is None:
-            raise StartupError("libnftables has no context for us: out of memory or descriptors")
+            raise StartupError("libnftables gives no context: out of memory or descriptors")
         self._library.nft_ctx_buffer_output(self._context)
         self._library.nft_ctx_buffer_error(self._context)
         self._library.nft_ctx_output_set_flags(self._context, _TERSE)
 
     def run(self, text: str) -> str:
-        """What `nft -t -f` would print; all commands of `text` are one transaction.
+        """The output of `nft -t -f`; all commands of `text` are one transaction.
 
         Raises:
-            NftError: refused as a whole.
+            NftError: refused; nothing was changed.
         """
         with self._lock:
             failed = self._library.nft_run_cmd_from_buffer(self._context, text.encode())
@@ -78,7 +78,7 @@ class Libnftables:
         return str(output.decode())
 
     def close(self) -> None:
-        """The context and its socket are gone."""
+        """Frees the context and its socket."""
         with self._lock:
             if self._context is not None:
                 self._library.nft_ctx_free(self._context)
@@ -86,7 +86,7 @@ class Libnftables:
 
 
 def _next_descriptor() -> int:
-    """The descriptor that whatever is opened next gets: the lowest that is free (open(2))."""
+    """The descriptor that the next open(2) returns: the lowest that is free."""
     fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
     os.close(fd)
     return fd

@@ -1,4 +1,4 @@
-"""The header of a LUKS2 container, read without cryptsetup: an erasure is checked by other means.
+"""Reads the header of a LUKS2 container without cryptsetup, to check what cryptsetup erased.
 
 Offsets are those of the LUKS2 On-Disk Format Specification, version 1.1.0: two copies of a binary
 header of 4096 bytes and its JSON, each with a checksum; then the keyslots, then the data.
@@ -25,7 +25,7 @@ _VERSION: Final = 2
 _BINARY_BYTES: Final = 4096
 _CHECKSUM_AT: Final = 448
 _CHECKSUM_BYTES: Final = 64
-# Where the second copy may lie: directly behind a first one of any size that is allowed.
+# Offsets of the second copy: directly behind the first one, whose size is one of these.
 _SIZES_BYTES: Final = tuple(1 << power for power in range(14, 23))
 
 
@@ -41,7 +41,7 @@ class _Json(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What hostd reads of a container: the data begin at `data_at_bytes`."""
+    """The header of a container; its data begin at `data_at_bytes`."""
 
     label: str
     uuid: str
@@ -50,22 +50,22 @@ class Header:
 
 
 def read_header(path: Path) -> Header | None:
-    """The header of the container at `path`, from its first whole copy; None if there is none."""
+    """The header of the container at `path`, from its first valid copy; None without one."""
     return next((found for _, found in _copies(path) if found is not None), None)
 
 
 def has_magic(path: Path) -> bool:
-    """Whether the file bears the magic of a container, whole or not: it may hold keyslots."""
+    """Whether the file has the magic of a container, valid or not: it may have keyslots."""
     return any(True for _ in _copies(path))
 
 
 def keyslots_left(path: Path) -> int:
-    """How many keyslots any whole copy of the header still names; 0 without one."""
+    """The number of keyslots that a valid copy of the header lists; 0 without a valid copy."""
     return max((found.keyslots for _, found in _copies(path) if found is not None), default=0)
 
 
 def _copies(path: Path) -> Iterator[tuple[int, Header | None]]:
-    """Where a magic was found, and the header there if its checksum holds."""
+    """The offset of each magic that was found, and the header there if its checksum is right."""
     try:
         with files.opened(path) as fd:
             if fd is None:
@@ -86,23 +86,23 @@ def _parsed(fd: int, at: int) -> Header | None:
     (own_at,) = struct.unpack_from(">Q", binary, 256)
     if version != _VERSION or size_bytes not in _SIZES_BYTES or own_at != at:
         return None
-    whole = bytearray(binary + os.pread(fd, size_bytes - _BINARY_BYTES, at + _BINARY_BYTES))
-    checksum = bytes(whole[_CHECKSUM_AT : _CHECKSUM_AT + _CHECKSUM_BYTES])
-    whole[_CHECKSUM_AT : _CHECKSUM_AT + _CHECKSUM_BYTES] = bytes(_CHECKSUM_BYTES)
-    if _text(binary, 72, 32) != "sha256" or checksum[:32] != hashlib.sha256(whole).digest():
+    header = bytearray(binary + os.pread(fd, size_bytes - _BINARY_BYTES, at + _BINARY_BYTES))
+    checksum = bytes(header[_CHECKSUM_AT : _CHECKSUM_AT + _CHECKSUM_BYTES])
+    header[_CHECKSUM_AT : _CHECKSUM_AT + _CHECKSUM_BYTES] = bytes(_CHECKSUM_BYTES)
+    if _text(binary, 72, 32) != "sha256" or checksum[:32] != hashlib.sha256(header).digest():
         return None
-    return _header(binary, bytes(whole[_BINARY_BYTES:]))
+    return _header(binary, bytes(header[_BINARY_BYTES:]))
 
 
 def _header(binary: bytes, json: bytes) -> Header | None:
     try:
-        said = msgspec.json.decode(json.split(b"\0")[0], type=_Json)
-        starts = [int(one.offset) for one in said.segments.values() if one.type == "crypt"]
+        parsed = msgspec.json.decode(json.split(b"\0")[0], type=_Json)
+        starts = [int(one.offset) for one in parsed.segments.values() if one.type == "crypt"]
     except (msgspec.DecodeError, ValueError):
         return None
     if not starts:
         return None
-    return Header(_text(binary, 24, 48), _text(binary, 168, 40), len(said.keyslots), min(starts))
+    return Header(_text(binary, 24, 48), _text(binary, 168, 40), len(parsed.keyslots), min(starts))
 
 
 def _text(binary: bytes, at: int, length: int) -> str:

@@ -26,7 +26,7 @@ _STEPPING: Final = ("stepping", "CPU variant")
 
 
 def boot_id() -> str:
-    """A new one with each boot: proc_sys_kernel(5)."""
+    """The id of this boot (proc_sys_kernel(5))."""
     return _once(BOOT_ID)
 
 
@@ -37,7 +37,7 @@ def _once(path: Path) -> str:
 
 
 def machine_id() -> str:
-    """The machine's, or the boot's where the machine has none: machine-id(5)."""
+    """The machine's id (machine-id(5)); the boot's if the machine has none."""
     try:
         return MACHINE_ID.read_text().strip() or boot_id()
     except OSError:
@@ -63,7 +63,7 @@ def clock_is_synchronized() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Processor:
-    """The first processor; empty strings for what the kernel does not say."""
+    """The first processor; empty strings for what the kernel does not report."""
 
     vendor: str
     family: str
@@ -73,12 +73,12 @@ class Processor:
 
 @cache
 def processor(cpuinfo: Path = CPUINFO) -> Processor:
-    """The machine's processor, which stays the same as long as a process lives."""
+    """The machine's processor."""
     first = cpuinfo.read_text().strip().partition("\n\n")[0]
     pairs = (line.partition(":") for line in first.splitlines())
-    said = {key.strip(): value.strip() for key, _, value in pairs}
+    fields = {key.strip(): value.strip() for key, _, value in pairs}
 
     def one(names: tuple[str, ...]) -> str:
-        return next((said[name] for name in names if name in said), "")
+        return next((fields[name] for name in names if name in fields), "")
 
     return Processor(one(_VENDOR), one(_FAMILY), one(_MODEL), one(_STEPPING))

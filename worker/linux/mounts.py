@@ -17,7 +17,7 @@ _HARDENED: Final = _NOSUID | _NODEV | _NOEXEC
 
 
 def bind_file(source: Path, target: Path, *, read_only: bool) -> None:
-    """The file `source` shows at `target`, which is made.
+    """Binds the file `source` to `target`, which it makes.
 
     Raises:
         OSError: the kernel refused.
@@ -40,7 +40,7 @@ def below(directory: Path) -> list[Path]:
 
 
 def unmount(point: Path) -> None:
-    """Nothing is mounted there any more; not being a mount point is success."""
+    """Unmounts `point`; succeeds if nothing is mounted there."""
     try:
         libc.call("umount2", os.fsencode(point), _DETACH | _UMOUNT_NOFOLLOW, path=point)
     except OSError as error:

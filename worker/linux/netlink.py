@@ -1,8 +1,8 @@
 """A blocking netlink socket: one request at a time, every reply awaited, errors as OSError.
 
 pyroute2's `IPRoute` runs an event loop for each call and opens a socket for each thread, in the
-namespace that thread happens to be in.  hostd asks from many threads and must ask one namespace,
-cheaply; so the socket is its own and pyroute2 gives the message formats.
+namespace of that thread.  Here many threads ask one namespace, cheaply, by one socket; pyroute2 is
+used only for message formats.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def attributes(raw: bytes, start: int = 0) -> list[tuple[int, bytes]]:
 
 
 class _Interrupted(Exception):
-    """What was being dumped changed meanwhile (NLM_F_DUMP_INTR): the answer may have gaps."""
+    """The dumped objects changed meanwhile (NLM_F_DUMP_INTR): the answer may be incomplete."""
 
 
 class NetlinkSocket:
@@ -81,10 +81,10 @@ class NetlinkSocket:
         self._socket.bind((0, 0))
 
     def ask(self, type_: int, flags: int, body: bytes) -> list[Reply]:
-        """What the kernel answers; a dump is whole, or asked for again.
+        """The kernel's answer; an interrupted dump is requested again.
 
         Raises:
-            OSError: the kernel's errno, with its own words where it has some.
+            OSError: the kernel's errno, with its message if it sends one.
             TimeoutError: no answer in time.
         """
         for _ in range(_ATTEMPTS):
@@ -139,7 +139,7 @@ class NetlinkSocket:
 
 
 def _check(raw: bytes, flags: int) -> None:
-    """Nothing, if the end of an answer says success; NLMSG_DONE carries an errno as well."""
+    """Raises the error in the end of an answer, if any; NLMSG_DONE carries an errno as well."""
     (code,) = struct.unpack_from("=i", raw, _HEADER.size) if len(raw) >= 20 else (0,)
     if code == 0:
         return

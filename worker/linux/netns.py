@@ -1,4 +1,4 @@
-"""Network namespaces, held by a file descriptor and entered by one thread at a time.
+"""Network namespaces, kept by a file descriptor and entered by one thread at a time.
 
 Python 3.11 has no `os.setns`; both calls are libc's.  Sockets, devices and processes made by a
 thread while it is inside belong to the namespace; new threads start where their maker is.
@@ -22,7 +22,7 @@ def _current() -> int:
 
 
 class NetworkNamespace:
-    """A fresh network namespace; it goes when it is closed and nothing lives in it any more."""
+    """A new network namespace; it ends when it is closed and no process is in it."""
 
     def __init__(self) -> None:
         before = _current()

@@ -1,7 +1,7 @@
-"""Processes, addressed so that a recycled pid can never be mistaken for the one meant.
+"""Processes, identified so that a reused pid is never mistaken for the process of before.
 
-Identity is (boot id, pid, start time, executable).  Whoever acts on a process first opens a pidfd,
-then compares the identity, then uses the pidfd alone: from there on the kernel guards the name.
+Identity is (boot id, pid, start time, executable).  To act on a process: open a pidfd, then compare
+the identity, then use only the pidfd, which always means the same process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NAME_BYTES: Final = 15  # TASK_COMM_LEN, less its NUL
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What tells one process from every other that this machine has run or will run.
+    """Identifies a process among all that this machine has run or will run.
 
     `start_ticks` is field 22 of /proc/<pid>/stat, clock ticks since boot (proc_pid_stat(5)).
     """
@@ -42,7 +42,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """The fields of /proc/<pid>/stat that hostd reads; `state` is `Z` for a zombie.
+    """Some fields of /proc/<pid>/stat; `state` is `Z` for a zombie.
 
     `name` is the first 15 bytes of its program's name, which a zombie keeps.
     """
@@ -56,7 +56,7 @@ class Stat:
 
 
 def stat(pid: int) -> Stat | None:
-    """The kernel's view of the process; None if there is none."""
+    """The process's fields; None if there is no such process."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -67,7 +67,7 @@ def stat(pid: int) -> Stat | None:
         return None
     finally:
         os.close(fd)
-    # The command name (field 2) may itself hold blanks and parentheses: split after the last one.
+    # The command name (field 2) may contain blanks and parentheses: split after the last one.
     end = text.rindex(")")
     fields = text[end + 2 :].split()
     parent, group, session = map(int, fields[1:4])
@@ -76,7 +76,7 @@ def stat(pid: int) -> Stat | None:
 
 
 class Process:
-    """A process held by its pidfd; use it as a context manager, or close it."""
+    """A process and its pidfd; use it as a context manager, or close it."""
 
     def __init__(self, pid: int, pidfd: int) -> None:
         self.pid = pid
@@ -94,11 +94,11 @@ class Process:
         self.close()
 
     def close(self) -> None:
-        """The pidfd is closed; the process goes on."""
+        """Closes the pidfd; the process keeps running."""
         os.close(self._pidfd)
 
     def fileno(self) -> int:
-        """The pidfd: readable from the process's death on, even before it is reaped."""
+        """The pidfd: readable once the process ended, even before it is reaped."""
         return self._pidfd
 
     def alive(self) -> bool:
@@ -119,7 +119,7 @@ class Process:
         return Identity(boot_id(), self.pid, seen.start_ticks, exe.st_dev, exe.st_ino)
 
     def signal(self, number: signal.Signals) -> None:
-        """The signal was sent; nothing happens if the process has ended."""
+        """Sends the signal; does nothing if the process has ended."""
         try:
             signal.pidfd_send_signal(self._pidfd, number)
         except ProcessLookupError:
@@ -150,14 +150,14 @@ class Process:
 
 
 def listener_of(connection: socket.socket) -> int:
-    """The pid, as seen from here, of whoever called listen(2) on the other end (unix(7))."""
+    """The pid, in this pid namespace, of the process that called listen(2) (unix(7))."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     pid, _, _ = _UCRED.unpack(raw)
     return int(pid)
 
 
 def open_pidfd(pid: int) -> Process | None:
-    """The process that has this pid now, whichever it is; None if there is none."""
+    """The process that has this pid now; None if there is none."""
     try:
         return Process(pid, os.pidfd_open(pid))
     except (ProcessLookupError, OverflowError):
@@ -183,12 +183,12 @@ def find(identity: Identity) -> Process | None:
 
 
 def adopt_orphans() -> None:
-    """Orphaned descendants become children of this process, so that it learns how they ended."""
+    """Orphaned descendants become children of this process, so that it gets their exit codes."""
     libc.call("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def reap_group(group: int) -> None:
-    """No zombie child of this process is left in that process group."""
+    """Reaps the zombie children of this process in that process group."""
     if group in (0, os.getpgrp()):
         return
     try:
@@ -199,9 +199,9 @@ def reap_group(group: int) -> None:
 
 
 def reap_strays(program: str) -> None:
-    """No zombie child of this process, in a session of its own, is left of that program.
+    """Reaps zombie children of that program that are in a session of their own.
 
-    For orphans that nobody knows by their pids: they died before they could be looked for.
+    For orphans whose pids are unknown: they ended before they could be found.
     """
     own = os.getsid(0)
     for pid in _pids():

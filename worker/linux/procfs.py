@@ -1,7 +1,7 @@
-"""Small files, the kernel's among them, with as few system calls as it takes.
+"""Reads and writes small files, such as the kernel's, with as few system calls as possible.
 
-Python's own `open` asks in addition what kind of file it has, whether it is a terminal and where it
-stands: half a dozen calls a file, and a Start looks into sixty.
+Python's `open` also checks the kind of file, whether it is a terminal, and the offset: half a dozen
+calls a file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _CHUNK_BYTES: Final = 1 << 16
 
 
 def read(path: Path) -> bytes:
-    """All that is in the file.
+    """The content of the file.
 
     Raises:
         OSError: the kernel refused.
@@ -22,7 +22,7 @@ def read(path: Path) -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         content = chunk = os.read(fd, _CHUNK_BYTES)
-        while chunk:  # a file of the kernel's may give less than there is
+        while chunk:  # a file of the kernel may return less than it has
             chunk = os.read(fd, _CHUNK_BYTES)
             content += chunk
     finally:
@@ -31,7 +31,7 @@ def read(path: Path) -> bytes:
 
 
 def text(path: Path) -> str:
-    """What the file says, without white space around it.
+    """The text of the file, without white space around it.
 
     Raises:
         OSError: the kernel refused.
@@ -40,7 +40,7 @@ def text(path: Path) -> str:
 
 
 def write(path: Path, content: bytes) -> None:
-    """The file, made if it is missing, has this content: in one call, as the kernel's want it.
+    """Writes the file, which is made if missing, in one call, as the kernel's files need it.
 
     Raises:
         OSError: the kernel refused.

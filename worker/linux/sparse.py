@@ -46,7 +46,7 @@ def copy(source: int, target: int) -> None:
 
 
 def allocate(fd: int, size_bytes: int) -> bool:
-    """The file has that size, and blocks for all of it; False if its filesystem cannot promise.
+    """Gives the file that size and blocks for all of it; False if its filesystem cannot.
 
     Raises:
         OSError: the kernel refused; ENOSPC where there is no room.
@@ -63,7 +63,7 @@ def allocate(fd: int, size_bytes: int) -> bool:
 
 def digest(fd: int) -> str:
     """SHA-256, in hex, over offset (8 bytes, little-endian) and bytes of each block of 4 KiB that
-    is not all zeros: what is a hole does not count, and takes no time."""
+    is not all zeros.  Holes do not count and take no time."""
     sum_ = hashlib.sha256()
     for at in _blocks(fd):
         block = os.pread(fd, _BLOCK_BYTES, at)
@@ -81,7 +81,7 @@ def same(one: int, other: int) -> bool:
 
 
 def punch(fd: int, *, keep_bytes: int = 0) -> bool:
-    """All of the file but its last bytes is one hole; its size stays.
+    """Makes all of the file but its last bytes one hole; its size stays.
 
     False if its filesystem cannot do that.
 
@@ -100,7 +100,7 @@ def punch(fd: int, *, keep_bytes: int = 0) -> bool:
 
 
 def overwrite(fd: int, upto: int | None = None) -> None:
-    """Every byte of the file, or of its first `upto`, that is not in a hole is zero."""
+    """Overwrites the file, or its first `upto` bytes, with zeros, except for holes."""
     last = os.fstat(fd).st_size if upto is None else upto
     for start, stop in extents(fd):
         end = min(stop, last)

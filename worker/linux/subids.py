@@ -1,6 +1,6 @@
-"""Which uids and gids are other people's: nobody's, and those that user namespaces are given.
+"""Uid and gid ranges that jails must not use: user `nobody`, and those in /etc/subuid and subgid.
 
-A jail whose uid fell into such a range could be reached by the user whom the range was given to.
+A process with a uid of such a range can be reached by the user that the range is assigned to.
 """
 
 from __future__ import annotations
@@ -15,41 +15,41 @@ SUBORDINATE_FILES: Final = (Path("/etc/subuid"), Path("/etc/subgid"))
 
 @dataclass(frozen=True, slots=True)
 class IdRange:
-    """Ids from `first` to `last` are `whose`."""
+    """The ids from `first` to `last`; `owner` says who uses them."""
 
     first: int
     last: int
-    whose: str
+    owner: str
 
     def __str__(self) -> str:
-        return f"{self.first}..{self.last}, {self.whose}"
+        return f"{self.first}..{self.last}, {self.owner}"
 
 
-# Taken even where no file says so yet: useradd may give the default range out at any time.
+# Used even if no file says so yet: useradd may assign the default range at any time.
 ALWAYS: Final = (
     IdRange(65_534, 65_535, "nobody"),
-    IdRange(100_000, 165_535, "the first range that useradd gives out (login.defs(5))"),
+    IdRange(100_000, 165_535, "the first range that useradd assigns (login.defs(5))"),
 )
 
 
 def first_overlap(first: int, last: int, files: Sequence[Path]) -> IdRange | None:
-    """The first range of others that the ids from `first` to `last` meet; None if there is none.
+    """The first such range that overlaps the ids from `first` to `last`; None without one.
 
-    The files are read now: a user may have been given a range since the last look.
+    Reads the files each time: a user may have been assigned a range since.
 
     Raises:
-        OSError: a file is there, but cannot be read.
+        OSError: a file exists, but cannot be read.
     """
-    for taken in (*(each for file in files for each in subid_ranges(file)), *ALWAYS):
-        if first <= taken.last and last >= taken.first:
-            return taken
+    for used in (*(each for file in files for each in subid_ranges(file)), *ALWAYS):
+        if first <= used.last and last >= used.first:
+            return used
     return None
 
 
 def subid_ranges(file: Path) -> Iterator[IdRange]:
-    """The ranges in a file of subuid(5) or subgid(5); none if there is no file.
+    """The ranges in a file of subuid(5) or subgid(5); empty without the file.
 
-    Lines that are no `name:first:count` give nothing out, as for newuidmap(1).
+    Lines that are not `name:first:count` are ignored, as by newuidmap(1).
     """
     try:
         text = file.read_text(errors="replace")

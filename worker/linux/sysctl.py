@@ -17,14 +17,14 @@ def forwards_ipv4() -> bool:
 
 
 def forward_ipv4() -> None:
-    """The namespace forwards IPv4."""
+    """Makes the namespace forward IPv4."""
     # Writing it sets every device's own switch again, so only a change is written.
     if not forwards_ipv4():
         small_files.write(_IP_FORWARD, b"1")
 
 
 def set_device(family: str, device: str, key: str, value: str) -> None:
-    """The device's switch has that value; nothing, if the kernel has no such switch."""
+    """Sets the device's switch, if the kernel has it."""
     path = _NET / family / "conf" / device / key
     if path.exists():  # no IPv6 in the kernel: no file
         small_files.write(path, value.encode())

@@ -1,8 +1,8 @@
-"""A file goes to the disk while somebody else still writes it, so that its fsync finds little left.
+"""Writes a file back to disk while it is still being written, so its fsync has little to do.
 
-A kernel begins to write dirty pages only after some seconds or some share of the memory
-(vm.dirty_* in the kernel's admin-guide); a snapshot is written in less, and then waits for all of
-it at once while its guest stands still.
+The kernel starts writing dirty pages only after some seconds or some share of the memory
+(vm.dirty_* in the kernel's admin-guide); a snapshot takes less, and its paused guest would then
+wait for all.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _PAUSE_S: Final = 0.01
 
 @contextmanager
 def writing_back(fd: int) -> Iterator[None]:
-    """Within, the pages that anybody dirties in the file are sent to the disk.
+    """While inside, dirty pages of the file are written to the disk.
 
-    It makes nothing durable: an fsync must follow, and reports what went wrong here.
+    It makes nothing durable: an fsync must follow, and reports errors of these writes.
     """
     over = threading.Event()
 

@@ -17,7 +17,7 @@ _OWNED: Final = (  # an instance's directory, part by part
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where things lie under the state directory (`[paths] state`)."""
+    """The paths below the state directory (`[paths] state`)."""
 
     state: Path
 
@@ -38,7 +38,7 @@ class Layout:
         return self.pool(tenant_id, pool_id) / "artifacts"
 
     def disk_key(self, tenant_id: str) -> Path:
-        """The key of the tenant's data disks; there is one only where they are encrypted."""
+        """The key of the tenant's data disks; it exists only if they are encrypted."""
         return self.state / "keys" / f"{tenant_id}.key"
 
     def volumes(self, ref: InstanceRef) -> Path:
@@ -46,7 +46,7 @@ class Layout:
         return self.instance(ref) / "volumes"
 
     def runtime(self, ref: InstanceRef) -> Path:
-        """What lives only as long as a VMM."""
+        """Files that exist only as long as the VMM."""
         return self.instance(ref) / "runtime"
 
     def jail_base(self, ref: InstanceRef) -> Path:
@@ -54,11 +54,11 @@ class Layout:
         return self.instance(ref) / "jail"
 
     def images(self, ref: InstanceRef) -> Path:
-        """Where sleep images lie: `sleep/` published, `partial-*` in the making."""
+        """The sleep images: `sleep/` is published, `partial-*` are unfinished."""
         return self.instance(ref) / "snapshots"
 
     def owner(self, path: Path) -> InstanceRef | None:
-        """The instance in whose directory `path` lies; None if in none's."""
+        """The instance whose directory contains `path`; None if there is none."""
         try:
             parts = path.relative_to(self.state).parts
         except ValueError:

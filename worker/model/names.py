@@ -1,6 +1,6 @@
 """Names and addresses on the host, all functions of ids: a retry finds what a killed attempt made.
 
-The forms are those of the system whose place hostd takes, so that its directories stay readable.
+The forms are those of the system that hostd replaces, whose directories must stay readable.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ def parse_bridge(name: str) -> int | None:
 
 
 def net_id_of(tap: str) -> int | None:
-    """The network that a TAP of that name is in; None if hostd gives no such name."""
+    """The net id of a TAP's name; None if `tap_name` gives no such name."""
     parsed = parse_tap(tap)
     return parsed[0] if parsed else None
 
 
 def owner_tag(owner: str) -> str:
-    """The alias of a device that is an instance's, or a tenant's: what makes it hostd's."""
+    """The alias of a device of an instance or a tenant; only hostd's own devices have one."""
     return OWNER_PREFIX + owner
 
 
@@ -89,6 +89,6 @@ def jail_uid(base: int, tenant_net_id: int, offset: int) -> int:
 
 
 def mapper_name(ref: InstanceRef) -> str:
-    """What the instance's encrypted disk is opened as; an instance id has one form, so no two
+    """The device name of the instance's encrypted disk; instance ids have one form, so no two
     instances share a name."""
     return f"{MAPPER_PREFIX}{ref.tenant_id}-{ref.instance_id}"

@@ -1,6 +1,6 @@
 """What hostd needs from the machine, as small protocols.
 
-Steps see only these.  The adapters that touch the kernel are in `worker.host`; each has a fake in
+Steps use only these.  The adapters that touch the kernel are in `worker.host`; each has a fake in
 `tests.fakes`, and both pass the port's contract suite in `tests/contract`.  An adapter speaks the
 domain, translates errno at its edge, and treats "already gone" on removal as success.  Methods
 that change something are idempotent where the docstring does not say otherwise.

@@ -19,33 +19,33 @@ class Limits:
 
 
 class Cgroups(Protocol):
-    """One control group an instance, below hostd's parent."""
+    """One control group per instance, below hostd's parent group."""
 
     def limits(self, instance: InstanceId) -> Limits | None:
-        """The limits in force, read back from the kernel; None without a complete group."""
+        """The limits in force, read from the kernel; None without a complete group."""
 
     def put(self, instance: InstanceId, limits: Limits) -> None:
-        """The group exists with these limits.
+        """Makes the group, with these limits.
 
         Raises:
-            Broken: `cgroup`, the kernel did not take a limit; facts name the file.
+            Broken: `cgroup`, the kernel refused a limit; facts name the file.
         """
 
     def join_files(self, instance: InstanceId) -> tuple[Path, ...]:
-        """The `cgroup.procs` files that a process writes its pid to, to be in the group."""
+        """The `cgroup.procs` files to which a process writes its pid to join the group."""
 
     def pids(self, instance: InstanceId) -> frozenset[int]:
-        """Members of the group, in hostd's pid namespace; none without a group."""
+        """Members of the group, in hostd's pid namespace; empty without a group."""
 
     def kill(self, instance: InstanceId, *, timeout_s: float) -> None:
-        """No process of the group is left.
+        """Kills every process of the group and waits until they ended.
 
         Raises:
-            Transient: `cgroup_busy`, some outlived the timeout; facts name them.
+            Transient: `cgroup_busy`, some still run after the timeout; facts name them.
         """
 
     def remove(self, instance: InstanceId) -> None:
-        """The (empty) group is gone from every hierarchy.
+        """Removes the (empty) group from every hierarchy.
 
         Raises:
             Transient: `cgroup_busy`, it still has members.

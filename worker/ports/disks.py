@@ -37,76 +37,77 @@ class Disks(Protocol):
     """ext4 images, encrypted ones among them, and the memory-backed directory for secrets."""
 
     def label(self, path: Path) -> str | None:
-        """The label of the ext4 image at `path`; None if there is no whole ext4 image."""
+        """The label of the ext4 image at `path`; None if it is not a complete ext4 image."""
 
     def matches(self, spec: DiskSpec) -> bool:
-        """Whether the image at `spec.path` has this size, label and these files, all of it read; of
-        one without files, which is the guest's to fill, only size and label."""
+        """Whether the image at `spec.path` has this size, label and these files, byte by byte.
+
+        For an image without files, which its guest fills, compares only size and label.
+        """
 
     def same(self, source: Path, target: Path) -> bool:
-        """Whether both are there with the same bytes."""
+        """Whether both exist with the same bytes."""
 
     def make(self, spec: DiskSpec) -> None:
-        """A new image is at `spec.path`, whole or not at all (built aside, renamed).
+        """Makes a new image at `spec.path`, atomically (built aside, renamed).
 
-        It replaces what is there: the caller looks first.  One without files is durable; of one
-        with files a power cut may leave less, which `matches` finds out.
+        It replaces what is there: the caller checks first.  An image without files is durable;
+        after a power cut one with files may be incomplete, which `matches` detects.
 
         Raises:
             Transient: `no_space`.
-            Broken: `mke2fs`, the tool failed; the message carries what it said.
+            Broken: `mke2fs`, the tool failed; the message has its output.
         """
 
     def begin(self, spec: DiskSpec) -> None:
-        """An image without files is being made aside: `make` of the same spec awaits it.
+        """Starts making an image without files, aside: `make` with the same spec waits for it.
 
-        It is this process's alone: a restarted hostd knows nothing of it, and makes another.
+        It belongs to this process: a restarted hostd makes another.
 
         Raises:
             Transient: `no_space`.
-            Broken: `mke2fs`, the tool is not there.
+            Broken: `mke2fs`, the tool is not installed.
         """
 
     def is_begun(self, spec: DiskSpec) -> bool:
         """Whether `begin` was called, and neither `make` nor `abandon` since."""
 
     def abandon(self, spec: DiskSpec) -> None:
-        """Nothing that was begun for `spec` is left."""
+        """Stops and removes what was begun for `spec`."""
 
     def crypt_label(self, path: Path) -> str | None:
-        """The label of the LUKS2 container at `path`; None if there is no whole header of one."""
+        """The label of the LUKS2 container at `path`; None without a valid header."""
 
     def make_crypt(self, spec: CryptSpec, *, size_mib: int, label: str) -> None:
-        """A new container is at `spec.path`, durable, closed, whole or not at all; mode 0600.
+        """Makes a new container at `spec.path`, durably and atomically; mode 0600; not open.
 
-        The container and the filesystem inside have the label, the filesystem the size.  What is
-        at `spec.path` is never replaced.
+        The container and the filesystem inside get the label, the filesystem the size.  What is at
+        `spec.path` is never replaced.
 
         Raises:
-            Conflict: `foreign_disk`, something is there; `no_key`, `bad_key`.
+            Conflict: `foreign_disk`, something is there already; `no_key`, `bad_key`.
             Transient: `no_space`, `mapper_busy`.
             Broken: `cryptsetup`, `no_device_mapper`, `mke2fs`.
         """
 
     def crypt_open(self, spec: CryptSpec) -> bool:
-        """Whether the device `spec.mapper` is there and is this very container, opened."""
+        """Whether the device `spec.mapper` is this container."""
 
     def open_crypt(self, spec: CryptSpec) -> None:
-        """The container is open as `spec.mapper`.
+        """Opens the container as `spec.mapper`.
 
         Raises:
             Conflict: `missing_file`, there is no container; `no_key`, `bad_key`, `wrong_key`;
-                `foreign_mapper`, the device is there, but is another.
+                `foreign_mapper`, the device is not this container.
             Transient: `mapper_busy`.
             Broken: `cryptsetup`, `no_device_mapper`.
         """
 
     def mapped(self, mapper: str) -> bool:
-        """Whether a device of that name is there, or the one under which a killed attempt was
-        making the container."""
+        """Whether the device exists, or that of a killed attempt to make the container."""
 
     def close_crypt(self, mapper: str) -> None:
-        """Neither of the two is there.
+        """Closes both devices, if they exist.
 
         Raises:
             Transient: `mapper_busy`.
@@ -114,34 +115,37 @@ class Disks(Protocol):
         """
 
     def secrets_path(self, instance: InstanceId) -> Path:
-        """Where the instance's secrets disk lies while its guest runs: on a tmpfs."""
+        """The path of the instance's secrets disk while its guest runs: on a tmpfs."""
 
     def secrets(self) -> frozenset[InstanceId]:
-        """Every instance of which a secrets disk, whole or in part, is in memory."""
+        """Every instance with a secrets disk, complete or not, in memory."""
 
     def open_containers(self) -> Mapping[str, Path]:
-        """Every device that is an opened container of hostd's: its name as a `mapper`, and where
-        the container lies; the one under which a killed attempt was making it counts too."""
+        """Every open container of hostd's: the `mapper` of its device, and its path.
+
+        The device of a killed attempt to make the container is included.
+        """
 
     def copy(self, source: Path, target: Path) -> None:
-        """`target` has the bytes of `source`, durable, whole or not at all; mode 0600.
+        """Copies `source` to `target`, durably and atomically; mode 0600.
 
         Raises:
             Transient: `no_space`.
         """
 
     def remove(self, path: Path) -> None:
-        """Nothing is at `path` (a file or a directory tree), durably."""
+        """Removes the file or directory tree at `path` durably."""
 
     def wipe(self, path: Path) -> Mapping[str, Any]:
-        """The blocks of the file, or of every file below the directory, are discarded, a closed
-        container's keyslots before, then it is removed, durably.
+        """Discards the blocks of the file, or of every file below it, then removes it durably.
+
+        Erases the keyslots of a (closed) container before.
 
         Returns a receipt `{"bytes", "files", "method", "disks"}`; `disks` has for each file
         `{"file", "bytes", "method"}`, and `"keyslots_left"`, as read back, for a container.
 
         Raises:
-            Broken: `keyslots_left`, they could not be erased; the disk is still there.
+            Broken: `keyslots_left`, they could not be erased; the disk was not removed.
         """
 
     def exists(self, path: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """A bridge as the kernel shows it.  `owner_tag` is its alias, `hostd:<tenant>` on ours."""
+    """A bridge as the kernel shows it.  `owner_tag` is its alias, `hostd:<tenant>` on hostd's."""
 
     name: str
     up: bool
@@ -37,50 +37,50 @@ class Links(Protocol):
         """The bridge of that name.
 
         Raises:
-            Conflict: `foreign_device`, a device of that name is no bridge.
+            Conflict: `foreign_device`, a device of that name is not a bridge.
         """
 
     def put_bridge(self, name: str, *, address: str, mac: str, owner_tag: str) -> None:
-        """The bridge exists, is up and forwards IPv4; it has this MAC, this owner tag and no IPv4
-        address but this one (`a.b.c.d/24`).
+        """Makes or repairs the bridge: it is up, forwards IPv4, and has this MAC, this owner tag
+        and only this IPv4 address (`a.b.c.d/24`).
 
         Raises:
-            Conflict: `foreign_device`, the name is taken by something without this owner tag.
+            Conflict: `foreign_device`, a device of that name has another owner tag.
         """
 
     def tap(self, name: str) -> Tap | None:
         """The TAP of that name.
 
         Raises:
-            Conflict: `foreign_device`, a device of that name is no TAP.
+            Conflict: `foreign_device`, a device of that name is not a TAP.
         """
 
     def put_tap(self, name: str, *, owner_uid: int, bridge: str, owner_tag: str) -> None:
-        """The persistent TAP exists, is up, belongs to the uid and is a port of the bridge.
+        """Makes or repairs the persistent TAP: it is up, of that owner, and a port of the bridge.
 
-        A TAP of ours with another owner is made anew.
+        A TAP with this owner tag and another owner is replaced.
 
         Raises:
-            Conflict: `foreign_device`, the name is taken by something without this owner tag.
+            Conflict: `foreign_device`, a device of that name has another owner tag.
             Conflict: `no_bridge`, there is no bridge of that name.
         """
 
     def delete(self, name: str) -> None:
-        """No device of that name is left; waits, bounded, until it is really gone.
+        """Deletes the device and waits, bounded, until it is gone.
 
         Raises:
-            Conflict: `foreign_device`, the device carries no owner tag of hostd's.
+            Conflict: `foreign_device`, the device has no owner tag of hostd.
             Transient: `device_busy`, it was still there after 5 s.
         """
 
     def ports(self, bridge: str) -> frozenset[str]:
-        """Names of the devices attached to the bridge; none if there is no such bridge."""
+        """Names of the devices attached to the bridge; empty without such a bridge."""
 
     def owned(self) -> Mapping[str, str]:
-        """Every device with a mark of hostd's: name to mark."""
+        """Every device with an owner tag of hostd: name to tag."""
 
     def forwarding(self) -> bool:
         """Whether the namespace forwards IPv4 (`net.ipv4.ip_forward`)."""
 
     def enable_forwarding(self) -> None:
-        """The namespace forwards IPv4."""
+        """Makes the namespace forward IPv4."""

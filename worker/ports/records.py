@@ -46,7 +46,7 @@ class Records(Protocol):
         """
 
     def put_instance(self, ref: InstanceRef, doc: InstanceDoc) -> None:
-        """instance.json is `doc`, durable, whole or as it was.
+        """Writes instance.json, durably and atomically.
 
         Raises:
             Transient: `no_space`.
@@ -59,13 +59,14 @@ class Records(Protocol):
         """Every tenant with a document on this host."""
 
     def artifacts(self, tenant_id: str, pool_id: str) -> Artifacts | None:
-        """The pool's current revision; None if `artifacts/current` is no symlink to a whole one."""
+        """The pool's current revision; None if `artifacts/current` is not a symlink to a
+        complete one."""
 
     def audited(self, tenant_id: str, request_id: str) -> bool:
-        """Whether the tenant's audit log speaks of the request in its latest lines."""
+        """Whether the latest lines of the tenant's audit log name the request."""
 
     def audit(self, tenant_id: str, entry: Mapping[str, Any]) -> None:
-        """The entry is the last line of the tenant's audit log, durably.
+        """Appends the entry to the tenant's audit log, durably.
 
         Raises:
             Transient: `no_space`.
@@ -75,5 +76,5 @@ class Records(Protocol):
         """The bytes of secrets.json; `{}` if there is none.
 
         Raises:
-            Conflict: `bad_document`, it is no regular file, or larger than 8 MiB.
+            Conflict: `bad_document`, not a regular file, or larger than 8 MiB.
         """

@@ -44,7 +44,7 @@ class KernelCgroups:
         return Limits(memory, cpu, pids)
 
     def put(self, instance: InstanceId, limits: Limits) -> None:
-        """Memory is limited to whole pages, rounded down."""
+        """Rounds memory down to pages."""
         self._make(instance)
         values = (limits.memory_max_bytes, limits.cpu_quota_us, limits.pids_max)
         for (controller, directory, v2), value in zip(
@@ -54,21 +54,21 @@ class KernelCgroups:
         memory_bytes = cgroup_limits.rounded(limits.memory_max_bytes)
         wanted = Limits(memory_bytes, limits.cpu_quota_us, limits.pids_max)
         if (found := self.limits(instance)) != wanted:
-            raise Broken("cgroup", f"{instance} has other limits than were set", found=found)
+            raise Broken("cgroup", f"{instance} has other limits than hostd wrote", found=found)
 
     def join_files(self, instance: InstanceId) -> tuple[Path, ...]:
-        """The hierarchy that tracks and kills comes first."""
+        """The hierarchy that tracks and kills is first."""
         return tuple(path / "cgroup.procs" for path in self._directories(instance))
 
     def pids(self, instance: InstanceId) -> frozenset[int]:
-        """Whoever has joined one hierarchy is a member."""
+        """A process that has joined one hierarchy is a member."""
         return members(self._directories(instance))
 
     def kill(self, instance: InstanceId, *, timeout_s: float) -> None:
         directories = self._directories(instance)
         deadline = time.monotonic() + timeout_s
         while members(directories):
-            # Again each time round: a process may have forked past the last look.
+            # Repeated: a process may have forked since members were read.
             signal_all(directories)
             wait_for_end(directories, until=deadline)
             if time.monotonic() >= deadline and (left := members(directories)):
@@ -175,6 +175,6 @@ def _busy(instance: InstanceId, pids: frozenset[int]) -> Transient:
     return Transient(
         "cgroup_busy",
         f"the control group of {instance} still has processes",
-        hint="a process in state D waits for a device: look at /proc/<pid>/stack",
+        hint="a process in state D waits for a device: read /proc/<pid>/stack",
         pids=sorted(pids),
     )

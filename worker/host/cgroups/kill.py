@@ -23,10 +23,10 @@ _ROUND_S: Final = 0.2
 def members(directories: tuple[Path, ...]) -> frozenset[int]:
     """Processes that have joined the group in any hierarchy, in this pid namespace.
 
-    Zombies are no members (css_task_iter, Linux 5.2).
+    Zombies are not members (css_task_iter, Linux 5.2).
     """
     listed = (read(directory / "cgroup.procs") or "" for directory in directories)
-    # 0 stands for a process of another pid namespace, which cannot be named from here.
+    # 0 is a process of another pid namespace, which has no pid here.
     return frozenset(int(pid) for text in listed for pid in text.split() if pid != "0")
 
 
@@ -48,15 +48,15 @@ def signal_all(directories: tuple[Path, ...]) -> None:
 def wait_for_end(directories: tuple[Path, ...], *, until: float) -> None:
     """Something ended, or a round or the time (monotonic, seconds) is over."""
     timeout_s = max(0.0, min(_ROUND_S, until - time.monotonic()))
-    with ExitStack() as held:
+    with ExitStack() as stack:
         poll = select.poll()
         for directory in directories:
             if (events := _events(directory)) is not None:
-                held.callback(os.close, events)
+                stack.callback(os.close, events)
                 poll.register(events, select.POLLPRI)
         for pid in members(directories):
             if (process := processes.open_pidfd(pid)) is not None:
-                poll.register(held.enter_context(process).fileno(), select.POLLIN)
+                poll.register(stack.enter_context(process).fileno(), select.POLLIN)
         poll.poll(timeout_s * 1000)
 
 
@@ -79,7 +79,7 @@ def kill_and_reap(directories: tuple[Path, ...], *, timeout_s: float) -> None:
 
 @contextmanager
 def _frozen(directories: tuple[Path, ...]) -> Iterator[None]:
-    """What is in the v1 freezer does not fork while it is looked through (freezer-subsystem.rst).
+    """Freezes the group by v1's freezer: it does not fork meanwhile (freezer-subsystem.rst).
 
     A frozen process takes even SIGKILL only once it is thawed.
     """

@@ -1,4 +1,4 @@
-"""How v1 and v2 spell a group's limits (Documentation/admin-guide/cgroup-v1, cgroup-v2.rst).
+"""How v1 and v2 write a group's limits (Documentation/admin-guide/cgroup-v1, cgroup-v2.rst).
 
 Each controller's limits are written to, and read back from, its directory of the group.
 """
@@ -18,15 +18,15 @@ PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 def rounded(memory_bytes: int) -> int:
-    """The limit that the kernel makes of this one: whole pages."""
+    """The limit, rounded down to pages as the kernel does."""
     return memory_bytes - memory_bytes % PAGE_BYTES
 
 
 def put(directory: Path, controller: str, value: int, *, v2: bool) -> None:
-    """The controller limits the group to `value` (bytes, microseconds per 100 ms, or tasks).
+    """Limits the group to `value` (bytes, microseconds per 100 ms, or tasks).
 
     Raises:
-        Broken: `cgroup`, the kernel did not take it; facts name the file.
+        Broken: `cgroup`, the kernel refused it; facts name the file.
     """
     match controller, v2:
         case "memory", True:
@@ -60,10 +60,10 @@ def get(directory: Path, controller: str, *, v2: bool) -> int | None:
 
 
 def write(file: Path, text: str) -> None:
-    """The kernel took `text`.
+    """Writes `text`.
 
     Raises:
-        Broken: `cgroup`, it did not.
+        Broken: `cgroup`, the kernel refused it.
     """
     try:
         small_files.write(file, text.encode())
@@ -72,7 +72,7 @@ def write(file: Path, text: str) -> None:
 
 
 def read(file: Path) -> str | None:
-    """What the kernel says; None if the file or its group is gone."""
+    """The text of the file; None if it or its group is gone."""
     try:
         return small_files.text(file)
     except OSError as error:
@@ -82,11 +82,11 @@ def read(file: Path) -> str | None:
 
 
 def refused(file: Path, text: str, error: OSError) -> Broken:
-    """The error for what the kernel did not take."""
+    """The error for a write that the kernel refused."""
     return Broken(
         "cgroup",
-        f"the kernel did not take {text!r}: {error.strerror}",
-        hint="`hostd doctor` shows what this host's control groups lack",
+        f"the kernel refused {text!r}: {error.strerror}",
+        hint="`hostd doctor` shows what is missing in this host's control groups",
         file=file,
     )
 
@@ -107,7 +107,7 @@ def _memory_v2(directory: Path) -> int | None:
 
 def _put_memory_v1(directory: Path, value: int) -> None:
     both = directory / "memory.memsw.limit_in_bytes"
-    # Memory and swap together may never be limited below memory: first out of the way, last set.
+    # The limit of memory and swap may never be below that of memory: lifted first, set last.
     if both.exists():
         write(both, "-1")
     write(directory / "memory.limit_in_bytes", str(value))

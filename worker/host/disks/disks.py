@@ -1,9 +1,7 @@
-"""An instance's disks: ext4 images, built beside their place and renamed into it.
+"""An instance's disks: ext4 images and LUKS2 containers, built aside and then renamed.
 
-An encrypted one is a LUKS2 container: made, like the others, before it has its name.
-
-What fills an image is written into it and lies nowhere else, so the secrets of an image in memory
-are never on a disk.
+Files for an image are written directly into it, so secrets of an image in memory are never on a
+disk.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from enqueue.requests import InstanceId
 from worker.errors import Conflict
 from worker.host.disks import ext4, luks
 from worker.host.disks import wipe as wiping
-from worker.host.disks.format import MIB, Making, full_if_no_room
+from worker.host.disks.format import MIB, UnfinishedDisk, no_space_if_full
 from worker.host.disks.secrets_tmpfs import SecretsTmpfs
 from worker.linux import device_mapper, files, luks_header, sparse
 from worker.model.names import MAPPER_PREFIX
@@ -34,10 +32,10 @@ class Ext4Disks:
 
     def __init__(self, runtime: Path, *, secrets_size_mib: int = 512) -> None:
         self._memory = SecretsTmpfs(runtime / "secrets", size_mib=secrets_size_mib)
-        self._begun: dict[Path, Making] = {}
+        self._begun: dict[Path, UnfinishedDisk] = {}
 
     def close(self) -> None:
-        """Every secrets disk is gone, and the tmpfs made for them unmounted: no guest may run."""
+        """Unmounts the tmpfs with all secrets disks: no guest may run."""
         self._memory.close()
 
     def label(self, path: Path) -> str | None:
@@ -65,7 +63,7 @@ class Ext4Disks:
             self._begun.pop(spec.path).finish()
             return
         self._prepare(spec.path)
-        # `matches` reads all of it: what a power cut leaves of it is found out, and made anew.
+        # Not durable: `matches` reads all of it, and finds what a power cut damaged.
         with files.built(spec.path, mode=spec.mode, durably=False) as fd:
             os.ftruncate(fd, spec.size_mib * MIB)
             ext4.make_filled(fd, spec.label, spec.files)
@@ -73,7 +71,7 @@ class Ext4Disks:
     def begin(self, spec: DiskSpec) -> None:
         self.abandon(spec)
         self._prepare(spec.path)
-        self._begun[spec.path] = Making(spec)
+        self._begun[spec.path] = UnfinishedDisk(spec)
 
     def is_begun(self, spec: DiskSpec) -> bool:
         begun = self._begun.get(spec.path)
@@ -97,7 +95,7 @@ class Ext4Disks:
         with files.built(spec.path, mode=0o600) as fd:
             os.ftruncate(fd, luks.DATA_AT_BYTES + size_mib * MIB)
             new = files.aside(spec.path)
-            with full_if_no_room(spec.path):
+            with no_space_if_full(spec.path):
                 luks.format_new(new, label, secret)
                 with luks.opened(new, temporary, secret) as device:
                     ext4.make_empty(device, label, zeroed=False)
@@ -117,7 +115,7 @@ class Ext4Disks:
         if device_mapper.mapped(spec.mapper) is not None:
             raise Conflict(
                 "foreign_mapper",
-                f"{device_mapper.DIRECTORY / spec.mapper} is there, but is not {spec.path}",
+                f"{device_mapper.DIRECTORY / spec.mapper} exists, but is not {spec.path}",
                 hint="`cryptsetup status` says what it is; close it if nothing needs it",
             )
         luks.open_device(spec.path, spec.mapper, luks.read_key(spec.key))
@@ -142,7 +140,7 @@ class Ext4Disks:
         return frozenset(InstanceId(match[1]) for match in found if match)
 
     def open_containers(self) -> Mapping[str, Path]:
-        """The uuid says that cryptsetup opened it, by this name."""
+        """A container's uuid proves that cryptsetup opened it by this name."""
         found: dict[str, Path] = {}
         for device in device_mapper.devices():
             name = device.name
@@ -160,15 +158,15 @@ class Ext4Disks:
             sparse.copy(reader.fileno(), fd)
 
     def remove(self, path: Path) -> None:
-        """What a killed attempt left beside it goes too."""
+        """Removes what a killed attempt left beside it, too."""
         files.remove(files.aside(path))
         files.remove(path)
 
     def wipe(self, path: Path) -> Mapping[str, Any]:
-        """`method` says how: `luks_erase` overwrote keyslots and header (`luks_overwrite`: a header
-        that cryptsetup could not read), `punch_hole` frees the blocks (they are discarded on the
-        device where its filesystem is mounted so), `overwrite` writes zeros over them, `none` met
-        no file.  None reaches copies that a copy-on-write filesystem or a device keeps by itself.
+        """`method`: `luks_erase` overwrote keyslots and header (`luks_overwrite`: a header that
+        cryptsetup could not read), `punch_hole` freed the blocks (discarded on the device if its
+        filesystem is mounted so), `overwrite` wrote zeros over them, `none` found no file.  No
+        method reaches copies that a copy-on-write filesystem or a device keeps.
         """
         base = path if path.is_dir() else path.parent
         disks: list[dict[str, Any]] = []
@@ -184,7 +182,7 @@ class Ext4Disks:
         }
 
     def exists(self, path: Path) -> bool:
-        """In memory, what a killed attempt left of a secret counts."""
+        """In memory, what a killed attempt left of a secrets disk counts, too."""
         paths = [path]
         if path.parent == self._memory.path:
             paths.append(files.aside(path))
@@ -198,5 +196,5 @@ class Ext4Disks:
 
 
 def _unfinished(mapper_name: str) -> str:
-    """The device's name while its container is made; no instance's, since ids have no dots."""
+    """The device's name while its container is made; ids have no dots, so no instance has it."""
     return f"{mapper_name}{_UNFINISHED}"

@@ -1,4 +1,4 @@
-"""ext4 images: made without mounting, recognised by their superblock.
+"""ext4 images: made without mounting, recognized by their superblock.
 
 Offsets and values are those of the kernel's Documentation/filesystems/ext4/super.rst.
 """
@@ -38,7 +38,7 @@ _FEATURES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Superblock:
-    """What hostd reads of an ext4 superblock."""
+    """An ext4 superblock."""
 
     label: str
     uuid: UUID
@@ -46,9 +46,9 @@ class Superblock:
 
 
 def superblock(path: Path) -> Superblock | None:
-    """The superblock of the image at `path`; None if it is no ext4 image, or not all of it.
+    """The superblock of the image at `path`; None if it is not a complete ext4 image.
 
-    A dirty journal or errors seen by a guest are no reason: its next mount or check mends them.
+    A dirty journal or errors that a guest found are accepted: its next mount or check repairs them.
     """
     try:
         with files.opened(path) as fd:
@@ -65,7 +65,7 @@ def superblock(path: Path) -> Superblock | None:
 
 
 def content_uuid(named: Files) -> UUID:
-    """A name for exactly these files: their names, modes and bytes."""
+    """A uuid computed from the files' names, modes and bytes."""
     digest = hashlib.sha256()
     for name, (content, mode) in sorted(named.items()):
         digest.update(struct.pack("<III", len(name), len(content), mode))
@@ -74,18 +74,18 @@ def content_uuid(named: Files) -> UUID:
 
 
 def make_empty(path: Path, label: str, *, zeroed: bool = True) -> None:
-    """The file or device at `path` is an ext4 filesystem for a guest to write to.
+    """Makes the file or device at `path` an ext4 filesystem for a guest to write to.
 
-    `zeroed`: what was never written reads as zeros.
+    `zeroed`: unwritten blocks read as zeros.
 
     Raises:
         Broken: `mke2fs`.
     """
-    Formatting(path, label, zeroed=zeroed).finish()
+    Mke2fs(path, label, zeroed=zeroed).finish()
 
 
 def is_filled(path: Path, label: str, content: Files) -> bool:
-    """Whether the file at `path` is what `make_filled` makes, byte by byte."""
+    """Whether the file at `path` is equal to what `make_filled` makes."""
     try:
         with files.opened(path) as fd:
             return fd is not None and ext4_image.is_written(
@@ -96,7 +96,7 @@ def is_filled(path: Path, label: str, content: Files) -> bool:
 
 
 def make_filled(fd: int, label: str, content: Files) -> None:
-    """The empty sparse file is an ext4 filesystem with these files, to be read.
+    """Makes the empty sparse file a read-only ext4 filesystem with these files.
 
     Raises:
         Broken: `mke2fs`, they do not fit.
@@ -124,14 +124,14 @@ def _parse(raw: bytes) -> Superblock | None:
     return Superblock(label, uuid, blocks * (1024 << log_block))
 
 
-class Formatting:
-    """The file or device at `path` is on its way to be an empty filesystem, by another process.
+class Mke2fs:
+    """Another process that makes the file or device at `path` an empty filesystem.
 
-    With `fd` it is that open file, whatever becomes of its name: a tool that outlives its hostd
-    must not write into what the next one builds under the same name.
+    With `fd` it writes to that open file: a tool that outlives its hostd must not write to a file
+    that the next hostd builds under the same name.
 
     Raises:
-        Broken: `mke2fs`, it is not there.
+        Broken: `mke2fs`, it is not installed.
     """
 
     def __init__(
@@ -157,28 +157,28 @@ class Formatting:
                 env=environ,
             )
         except FileNotFoundError as error:
-            raise Broken("mke2fs", "mke2fs is not there", hint="install e2fsprogs") from error
+            raise Broken("mke2fs", "mke2fs is not installed", hint="install e2fsprogs") from error
 
     def finish(self) -> None:
-        """It is a filesystem.
+        """Waits until the filesystem is made.
 
         Raises:
             Broken: `mke2fs`.
         """
         with self._tool as tool:
-            # Popen.wait(timeout) polls with growing pauses; a pidfd does not.  What mke2fs
-            # complains of fits into the pipe's 64 KiB.
+            # Popen.wait(timeout) polls with growing pauses; a pidfd does not.  mke2fs's
+            # messages fit into the pipe's 64 KiB.
             with Process(tool.pid, os.pidfd_open(tool.pid)) as process:
                 if not process.wait(timeout_s=_TIMEOUT_S):
                     tool.kill()
                     why = f"mke2fs of {self._path} took longer than {_TIMEOUT_S} s"
                     raise Broken("mke2fs", why)
-            said = tool.communicate()[1].strip() or "nothing"
+            output = tool.communicate()[1].strip() or "nothing"
         if tool.returncode != 0:
-            why = f"mke2fs of {self._path} said: {said}"
+            why = f"mke2fs of {self._path} printed: {output}"
             raise Broken("mke2fs", why, exit_code=tool.returncode)
 
     def abandon(self) -> None:
-        """Nobody formats it any more."""
+        """Kills the process."""
         with self._tool as tool:
             tool.kill()

@@ -1,4 +1,4 @@
-"""An empty ext4 image on its way: formatted by another process, beside its place."""
+"""Makes an empty ext4 image aside, formatted by another process."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from worker.linux import files
 from worker.ports import DiskSpec
 
 MIB: Final = 1 << 20
-# What mke2fs writes at the least; a filesystem with less left is full, whatever the tool said.
+# mke2fs writes at least this; a filesystem with less free is full, whatever mke2fs reported.
 _LEAST_FREE_BYTES: Final = 1 << 20
 
 
-class Making:
-    """An empty image that another process is formatting, aside.
+class UnfinishedDisk:
+    """An empty image that another process formats, aside.
 
     Raises:
         Transient: `no_space`.
@@ -31,28 +31,28 @@ class Making:
         with ExitStack() as building:
             fd = building.enter_context(files.built(spec.path, mode=spec.mode))
             os.ftruncate(fd, spec.size_mib * MIB)
-            self._formatting = ext4.Formatting(files.aside(spec.path), spec.label, fd=fd)
+            self._mke2fs = ext4.Mke2fs(files.aside(spec.path), spec.label, fd=fd)
             self._building = building.pop_all()
 
     def finish(self) -> None:
-        """It is whole, and has its name."""
-        with self._building, full_if_no_room(self.spec.path):
-            self._formatting.finish()
+        """Waits until the image is complete, and renames it."""
+        with self._building, no_space_if_full(self.spec.path):
+            self._mke2fs.finish()
 
     def abandon(self) -> None:
-        """Nothing of it is left."""
+        """Stops the process and removes the image."""
         with suppress(_AbandonedError), self._building:
-            self._formatting.abandon()
+            self._mke2fs.abandon()
             raise _AbandonedError
 
 
 class _AbandonedError(Exception):
-    """Ends the building of a file without giving it its name."""
+    """Ends `files.built` without the rename."""
 
 
 @contextmanager
-def full_if_no_room(path: Path) -> Iterator[None]:
-    """mke2fs reports a full filesystem as any other failure: the filesystem itself is asked."""
+def no_space_if_full(path: Path) -> Iterator[None]:
+    """Raises `no_space` if mke2fs failed on a full filesystem: it does not report that itself."""
     try:
         yield
     except Broken as error:

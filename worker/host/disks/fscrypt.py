@@ -45,17 +45,17 @@ _CANNOT: Final = (errno.ENOTTY, errno.EOPNOTSUPP, errno.ENOSYS)
 
 @dataclass(frozen=True, slots=True)
 class EncryptedDirectory:
-    """Where one tenant's guests' memory may be put; without a key file, anywhere."""
+    """Encrypts directories for the memory of a tenant's guests; does nothing without a key file."""
 
     key_file: Path
 
     @classmethod
     def of(cls, layout: Layout, tenant_id: str) -> EncryptedDirectory:
-        """The tenant's."""
+        """For the tenant's key."""
         return cls(layout.disk_key(tenant_id))
 
     def encrypt(self, directory: Path) -> None:
-        """What is made in the empty directory from now on is encrypted with the tenant's key.
+        """Makes the filesystem encrypt new files in the empty directory with the tenant's key.
 
         Raises:
             Conflict: `storage_not_encrypted`, the filesystem cannot; `bad_key`.
@@ -74,10 +74,10 @@ class EncryptedDirectory:
                 raise _not_encrypted(directory, self.key_file, error) from error
 
     def unlock(self, directory: Path) -> None:
-        """What is in the directory can be read, whether it is encrypted or not.
+        """Makes the files in the directory readable, if they are encrypted.
 
         Raises:
-            Conflict: `storage_locked`, it is encrypted, and not with the tenant's key as it is.
+            Conflict: `storage_locked`, they are not encrypted with the tenant's present key.
         """
         with _opened(directory) as fd:
             wanted = _policy(fd)
@@ -96,7 +96,7 @@ class EncryptedDirectory:
 
 
 def can_encrypt(directory: Path) -> bool:
-    """Whether directories of this filesystem can have an encryption policy; changes nothing."""
+    """Whether directories of this filesystem can be encrypted; changes nothing."""
     with _opened(directory) as fd:
         try:
             fcntl.ioctl(fd, _GET_POLICY_EX, bytearray(_GET.pack(24, bytes(24))))
@@ -106,7 +106,7 @@ def can_encrypt(directory: Path) -> bool:
 
 
 def _derived(key: bytes) -> bytes:
-    """64 bytes for this use alone: the same key opens the tenant's disks."""
+    """64 bytes only for this use: the same key also opens the tenant's disks."""
     # Imported late: only hosts with tenants' keys need it.
     from cryptography.hazmat.primitives.hashes import SHA512
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -115,7 +115,7 @@ def _derived(key: bytes) -> bytes:
 
 
 def _add_key(fd: int, raw: bytes) -> bytes:
-    """The key is in the filesystem's keyring; its identifier, which the kernel computes."""
+    """Adds the key to the filesystem's keyring; returns the identifier that the kernel computes."""
     argument = bytearray(_ADD.pack(_BY_IDENTIFIER, 0, bytes(32), len(raw), 0) + raw)
     fcntl.ioctl(fd, _ADD_KEY, argument)
     return bytes(argument[8 : 8 + _IDENTIFIER_BYTES])
@@ -145,6 +145,6 @@ def _opened(directory: Path) -> Iterator[int]:
 def _not_encrypted(directory: Path, key_file: Path, error: OSError) -> Conflict:
     return Conflict(
         "storage_not_encrypted",
-        f"{key_file} is there, but {directory} cannot be encrypted: {error.strerror}",
+        f"{key_file} exists, but {directory} cannot be encrypted: {error.strerror}",
         hint="tune2fs -O encrypt on the device of the state directory (ext4), or move the key away",
     )

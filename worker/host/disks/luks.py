@@ -1,7 +1,7 @@
 """LUKS2 containers in files: made, opened, closed and erased by cryptsetup.
 
-The key is read here, once it is known to be root's alone, and goes to cryptsetup by its standard
-input: no command line, environment or second file ever has it.
+The key is read here, after a check that only root could read it, and goes to cryptsetup by standard
+input: no command line, environment or second file ever contains it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from worker.linux import device_mapper as mapper
 from worker.linux import files, luks_header
 
 KEY_BYTES: Final = 32
-# Where the data begin: two headers of 16 KiB, and keyslots of 252 KiB for a key and two successors.
+# The offset of the data: two headers of 16 KiB, and keyslots of 252 KiB for 3 keys.
 DATA_AT_BYTES: Final = 1 << 20
 SECTOR_BYTES: Final = 4096
 _CIPHER: Final = "aes-xts-plain64"
 _CIPHER_KEY_BITS: Final = 512  # two keys of 256 bits: XTS
-# The least that cryptsetup takes.  Stretching is for passphrases that can be guessed: 256 random
+# The least that cryptsetup accepts.  Stretching is for passphrases that can be guessed: 256 random
 # bits cannot, and argon2 would take up to a GiB of memory at each start of a guest.
 _KDF_ITERATIONS: Final = 1000
 _TIMEOUT_S: Final = 60
@@ -31,7 +31,7 @@ _NO_PERMISSION, _BUSY = 2, 5  # cryptsetup(8), RETURN CODES: also a key that doe
 
 
 def format_argv(path: Path, label: str) -> tuple[str, ...]:
-    """How the new file at `path` becomes a container; the key is read from standard input."""
+    """Makes the new file at `path` a container; reads the key from standard input."""
     return (
         *("cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2", "--label", label),
         *("--cipher", _CIPHER, "--key-size", str(_CIPHER_KEY_BITS), "--hash", "sha256"),
@@ -42,7 +42,7 @@ def format_argv(path: Path, label: str) -> tuple[str, ...]:
 
 
 def open_argv(path: Path, name: str) -> tuple[str, ...]:
-    """How the container at `path` becomes the device `name`; the key from standard input."""
+    """Opens the container at `path` as the device `name`; reads the key from standard input."""
     return (
         *("cryptsetup", "open", "--batch-mode", "--type", "luks2", "--allow-discards"),
         *("--key-file", "-", "--", str(path), name),
@@ -50,7 +50,7 @@ def open_argv(path: Path, name: str) -> tuple[str, ...]:
 
 
 def trial_argv(path: Path) -> tuple[str, ...]:
-    """How a key is tried without a device; the key from standard input."""
+    """Tries a key without a device; reads it from standard input."""
     return (
         *("cryptsetup", "open", "--batch-mode", "--type", "luks2", "--test-passphrase"),
         *("--key-file", "-", "--", str(path)),
@@ -58,12 +58,12 @@ def trial_argv(path: Path) -> tuple[str, ...]:
 
 
 def close_argv(name: str) -> tuple[str, ...]:
-    """How the device goes."""
+    """Closes the device."""
     return ("cryptsetup", "close", "--", name)
 
 
 def erase_argv(path: Path) -> tuple[str, ...]:
-    """How all keyslots of the container at `path` are overwritten."""
+    """Overwrites all keyslots of the container at `path`."""
     return ("cryptsetup", "erase", "--batch-mode", "--", str(path))
 
 
@@ -79,12 +79,12 @@ def read_key(path: Path) -> bytes:
                 raise _no_key(path)
             seen = os.fstat(fd)
             if seen.st_uid != os.geteuid() or seen.st_mode & 0o077:
-                raise _bad_key(path, "others than root may have read it")
+                raise _bad_key(path, "other users may have read it")
             content = os.read(fd, KEY_BYTES + 1)
     except OSError as error:
         raise _bad_key(path, str(error.strerror)) from error
     if len(content) != KEY_BYTES:
-        raise _bad_key(path, f"it has not {KEY_BYTES} bytes")
+        raise _bad_key(path, f"its length is not {KEY_BYTES} bytes")
     return content
 
 
@@ -105,7 +105,7 @@ def require_device_mapper() -> None:
 
 
 def version() -> str:
-    """The installed cryptsetup, in its own words.
+    """The version line of the installed cryptsetup.
 
     Raises:
         Broken: `cryptsetup`.
@@ -116,7 +116,7 @@ def version() -> str:
 
 
 def format_new(path: Path, label: str, secret: bytes) -> None:
-    """The new file at `path` is a container with this label that the key opens.
+    """Makes the new file at `path` a container with this label and key.
 
     Raises:
         Broken: `cryptsetup`.
@@ -125,7 +125,7 @@ def format_new(path: Path, label: str, secret: bytes) -> None:
 
 
 def try_key(path: Path, secret: bytes) -> None:
-    """Nothing: the key opens the container.
+    """Returns if the key opens the container.
 
     Raises:
         Conflict: `wrong_key`.
@@ -142,24 +142,24 @@ def try_key(path: Path, secret: bytes) -> None:
 
 
 def open_device(path: Path, name: str, secret: bytes) -> Path:
-    """The container is open as a device of that name; returns the device.
+    """Opens the container as a device of that name; returns the device.
 
     Raises:
         Conflict: `wrong_key`.
-        Transient: `mapper_busy`, a process that a killed hostd had started was quicker.
+        Transient: `mapper_busy`, a process of a killed hostd opened it at the same time.
         Broken: `no_device_mapper`, `cryptsetup`.
     """
     require_device_mapper()
     try_key(path, secret)
     done = _run(open_argv(path, name), secret)
     if done.returncode == _BUSY:
-        raise Transient("mapper_busy", f"{mapper.DIRECTORY / name} appeared meanwhile")
+        raise Transient("mapper_busy", f"{mapper.DIRECTORY / name} was opened by another process")
     _check(done, path)
     return mapper.DIRECTORY / name
 
 
 def is_open(path: Path, name: str) -> bool:
-    """Whether the device of that name, and its node, are the container at `path`, opened."""
+    """Whether the device of that name, and its node, are the open container at `path`."""
     found, header = mapper.mapped(name), luks_header.read_header(path)
     if found is None or header is None:
         return False
@@ -168,21 +168,21 @@ def is_open(path: Path, name: str) -> bool:
     except FileNotFoundError:
         return False
     uuid = f"CRYPT-LUKS2-{header.uuid.replace('-', '')}-{name}"
-    # A copy of a container has its uuid: only the file below tells them apart.
+    # A copy of a container has the same uuid: only the file below it differs.
     below = mapper.backing_files(found)
     return node == found.number and found.uuid == uuid and below == [os.path.realpath(path)]
 
 
 def is_container_of(name: str, uuid: str) -> bool:
-    """Whether a device's uuid says that it is a LUKS2 container that was opened as `name`."""
+    """Whether a device's uuid is that of a LUKS2 container that was opened as `name`."""
     return uuid.startswith("CRYPT-LUKS2-") and uuid.endswith(f"-{name}")
 
 
 def close(name: str) -> None:
-    """No device of that name is there.  Its loop device goes with it.
+    """Closes the device of that name, if it exists, and its loop device.
 
     Raises:
-        Transient: `mapper_busy`, something holds it open.
+        Transient: `mapper_busy`, it is in use.
         Broken: `cryptsetup`.
     """
     if mapper.mapped(name) is None:
@@ -194,15 +194,15 @@ def close(name: str) -> None:
         raise Transient(
             "mapper_busy",
             f"{mapper.DIRECTORY / name} is still in use",
-            hint="see who holds it: lsof, or lsblk for devices on top of it",
+            hint="find its user with lsof, or lsblk for devices on top of it",
         )
     _check(done, mapper.DIRECTORY / name)
-    raise Broken("cryptsetup", f"cryptsetup closed {name}, but the device is still there")
+    raise Broken("cryptsetup", f"cryptsetup closed {name}, but the device still exists")
 
 
 @contextmanager
 def opened(path: Path, name: str, secret: bytes) -> Iterator[Path]:
-    """The container's device; it is gone when the block ends."""
+    """The container's device; closed when the block ends."""
     try:
         yield open_device(path, name, secret)
     finally:
@@ -210,10 +210,10 @@ def opened(path: Path, name: str, secret: bytes) -> Iterator[Path]:
 
 
 def erase(path: Path) -> bool:
-    """No keyslot of the container at `path` is left; False if cryptsetup does not know it as one.
+    """Erases all keyslots of the container at `path`; False if cryptsetup does not recognize it.
 
     Raises:
-        Broken: `keyslots_left`, it said it erased them, but a header still names some.
+        Broken: `keyslots_left`, a header still lists some.
     """
     if _run(erase_argv(path)).returncode != 0:
         return False
@@ -231,7 +231,7 @@ def _run(argv: tuple[str, ...], secret: bytes = b"") -> subprocess.CompletedProc
         )
     except FileNotFoundError as error:
         raise Broken(
-            "cryptsetup", "cryptsetup is not there", hint="install cryptsetup-bin"
+            "cryptsetup", "cryptsetup is not installed", hint="install cryptsetup-bin"
         ) from error
     except subprocess.TimeoutExpired as error:
         raise Broken("cryptsetup", f"{argv[:2]} took longer than {_TIMEOUT_S} s") from error
@@ -240,9 +240,11 @@ def _run(argv: tuple[str, ...], secret: bytes = b"") -> subprocess.CompletedProc
 def _check(done: subprocess.CompletedProcess[bytes], path: Path) -> None:
     if done.returncode == 0:
         return
-    said = done.stderr.decode(errors="replace").strip() or "nothing"
+    output = done.stderr.decode(errors="replace").strip() or "nothing"
     raise Broken(
-        "cryptsetup", f"cryptsetup {done.args[1]} of {path} said: {said}", exit_code=done.returncode
+        "cryptsetup",
+        f"cryptsetup {done.args[1]} of {path} printed: {output}",
+        exit_code=done.returncode,
     )
 
 
@@ -250,7 +252,7 @@ def _no_key(path: Path) -> Conflict:
     return Conflict(
         "no_key",
         f"the data disk is encrypted, but there is no {path}",
-        hint="put the tenant's key back; without it nobody can read the disk",
+        hint="put the tenant's key back; without it the disk cannot be read",
     )
 
 

@@ -1,4 +1,4 @@
-"""A directory whose files are in memory and never on a disk: where secrets lie."""
+"""A directory for secrets, whose files are in memory and never on a disk."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _STATFS_BYTES: Final = 256  # more than any struct statfs, which begins with a l
 
 
 class SecretsTmpfs:
-    """The directory at `path`, on a tmpfs: of its own if what is above it is a disk.
+    """The directory at `path`, on a tmpfs: a new one if its parent is on a disk.
 
-    The tmpfs takes at most `size_mib`; it outlives hostd, as guests do.
+    The tmpfs uses at most `size_mib`; it outlives hostd, like guests.
     """
 
     def __init__(self, path: Path, *, size_mib: int) -> None:
@@ -32,7 +32,7 @@ class SecretsTmpfs:
         self._ready = False
 
     def ensure(self) -> None:
-        """The directory is there, in memory, root's alone.
+        """Makes the directory, in memory, with access for root only.
 
         Raises:
             OSError: the kernel refused the mount.
@@ -46,14 +46,14 @@ class SecretsTmpfs:
             self._ready = True
 
     def close(self) -> None:
-        """The tmpfs made for it, by whichever process, is unmounted with all that is in it."""
+        """Unmounts the tmpfs, whichever process mounted it."""
         with self._lock:
             for point in mounts.below(self.path):
                 mounts.unmount(point)
             self._ready = False
 
     def _mount(self) -> None:
-        # Locked against other processes: a second tmpfs on top would hide the first one's files.
+        # Locked against other processes: a second tmpfs would hide the first one's files.
         parent = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(parent, fcntl.LOCK_EX)

@@ -1,6 +1,6 @@
-"""How a disk's bytes are put out of reach, and what is said about it.
+"""Erases a disk's bytes, and reports how.
 
-A container's keyslots go first: without them its data are noise, wherever copies of them are.
+A container's keyslots are erased first: without them its data, and any copies, are noise.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def wipe(file: Path) -> dict[str, Any]:
     with files.translate_errors(file):
         fd = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            held = os.fstat(fd).st_blocks * 512
-            line: dict[str, Any] = {"bytes": held, "method": ""}
+            size_bytes = os.fstat(fd).st_blocks * 512
+            line: dict[str, Any] = {"bytes": size_bytes, "method": ""}
             if luks_header.has_magic(file):
                 line |= _erased(file, fd)
             line["method"] += _discarded(fd)
@@ -40,7 +40,7 @@ def wipe(file: Path) -> dict[str, Any]:
 
 
 def regular_files(path: Path) -> Iterator[Path]:
-    """The file at `path`, or the files below it; symlinks are neither followed nor told."""
+    """The file at `path`, or the files below it; symlinks are skipped."""
     if path.is_symlink() or not path.is_dir():
         candidates = [path]
     else:
@@ -51,15 +51,15 @@ def regular_files(path: Path) -> Iterator[Path]:
 
 
 def _erased(file: Path, fd: int) -> dict[str, Any]:
-    """The container's keyslots are overwritten, then all in front of its data, durably."""
+    """Overwrites the container's keyslots, then all bytes before its data, durably."""
     found = luks_header.read_header(file)
     known = luks.erase(file)
     end = found.data_at_bytes if found is not None else _HEADER_AT_MOST_BYTES
-    # Before the blocks are let go: a discarded block may keep its bytes on the medium.
+    # Before the blocks are discarded: a discarded block may keep its bytes on the medium.
     sparse.overwrite(fd, end)
     os.fsync(fd)
     if luks_header.has_magic(file):
-        raise Broken("keyslots_left", f"{file} still bears a header after it was overwritten")
+        raise Broken("keyslots_left", f"{file} still has a header after it was overwritten")
     method = "luks_erase+" if known else "luks_overwrite+"
     return {"method": method, "keyslots_left": luks_header.keyslots_left(file)}
 

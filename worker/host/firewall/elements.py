@@ -1,8 +1,8 @@
-"""Tenants and guests as elements of the sets that the fixed rules of `nft_frame` look up.
+"""Tenants and guests as elements of the sets that the rules in `ruleset` look up.
 
-A packet is judged by a number of rules that does not grow with the tenants, and no tenant has a
-rule that another's packets could meet.  That a tenant is data has a second reason: libnftables
-reads all chains of the ruleset before it changes or lists one.  With three chains a tenant and 500
+The number of rules for a packet does not grow with the tenants, and no rule of one tenant can match
+another's packets.  There is a second reason to make tenants data: libnftables reads all chains of
+the ruleset before it changes or lists one.  With three chains a tenant and 500
 tenants a change took 1.5 ms and listing one chain 2.3 ms; adding elements takes 0.03 ms.
 """
 
@@ -42,9 +42,9 @@ _MAC: Final = re.compile(r"\A[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """An element of a set; `key[0]` is the bridge or the TAP that it is about.
+    """An element of a set; `key[0]` is its bridge or TAP.
 
-    Of `gateways` it is the address: it is about the tenant that has a service there.
+    In `gateways` it is the address, of the tenant that has a service there.
     """
 
     set: str
@@ -52,7 +52,7 @@ class Element:
 
     @property
     def tenant_net_id(self) -> int | None:
-        """The tenant it is about; None if it is nothing that hostd writes."""
+        """Its tenant; None if hostd does not write such an element."""
         return net_id_of(self.key[0]) if self.set == "guests" else parse_bridge(self.key[0])
 
 
@@ -60,7 +60,7 @@ def elements(rules: TenantRules) -> frozenset[Element]:
     """The tenant as elements."""
     for device in filter(None, (rules.bridge, rules.uplink)):
         if not _DEVICE.match(device):
-            raise ValueError(f"{device!r} is no name of a network device")
+            raise ValueError(f"{device!r} is not a valid name of a network device")
     bridge = rules.bridge
     wanted = [
         Element("bridges", (bridge,)),
@@ -78,14 +78,14 @@ def elements(rules: TenantRules) -> frozenset[Element]:
 def guest_elements(rules: GuestRules) -> frozenset[Element]:
     """The guest as elements."""
     if net_id_of(rules.tap) is None:
-        raise ValueError(f"{rules.tap!r} is no name of a guest's TAP")
+        raise ValueError(f"{rules.tap!r} is not a valid name of a guest's TAP")
     if not _MAC.match(rules.mac):
-        raise ValueError(f"{rules.mac!r} is no MAC address")
+        raise ValueError(f"{rules.mac!r} is not a valid MAC address")
     return frozenset({Element("guests", (rules.tap, rules.mac, str(IPv4Address(rules.ip))))})
 
 
 def gateways(some: Iterable[Element]) -> frozenset[Element]:
-    """The elements of `gateways` that go with these."""
+    """The elements of `gateways` that belong to these."""
     return frozenset(Element("gateways", (each.key[1],)) for each in some if each.set == "services")
 
 
@@ -100,17 +100,17 @@ def key_width(set_: str) -> int:
 
 
 def key_head(device: str) -> bytes:
-    """How every key about that bridge or TAP begins."""
+    """The first bytes of every key of that bridge or TAP."""
     return device.encode().ljust(_WIDTH["ifname"], bytes(1))
 
 
 def taps_head(tenant_net_id: int) -> bytes:
-    """How every key about a TAP of that tenant begins."""
+    """The first bytes of every key of a TAP of that tenant."""
     return tap_name(tenant_net_id, 0)[:-1].encode()
 
 
 def decoded(set_: str, key: bytes) -> Element | None:
-    """The element with this key in the kernel; None if it is none of such a set's."""
+    """The element with this key in the kernel; None if it is not a valid key of the set."""
     if len(key) != key_width(set_):
         return None
     words, offset = [], 0

@@ -1,6 +1,6 @@
 """The packet rules of tenants and guests: `ports.Firewall` over nftables.
 
-The kernel is read by raw netlink, changed through libnftables, one transaction a change.
+The kernel is read by raw netlink and changed by libnftables, one transaction for each change.
 """
 
 from __future__ import annotations
@@ -37,34 +37,34 @@ _GUESTS: Final = ("guests",)
 
 
 class Nft:
-    """The tables `hostd` of the namespace the constructing thread is in; thread-safe.
+    """The tables `hostd` in the network namespace of the constructing thread; thread-safe.
 
-    The tables are hostd's alone: what others put into them is taken out again with the next
-    change.  Other tables are never touched.  A packet that hostd accepts can still be dropped by
+    Only hostd may change these tables: its next change removes what others added.  Other tables are
+    never touched.  A packet that hostd accepts can still be dropped by
     another table's chain: no table can overrule another's drop.
     """
 
     def __init__(self) -> None:
         self._library = Libnftables()
         self._reader = NftReader()
-        self._turn = FirewallLock()
+        self._process_lock = FirewallLock()
         self._lock = threading.Lock()
         self._good_generation: bytes | None = None
-        self._good_frame: bytes | None = None
-        self._printed: str | None = None
+        self._good_digest: bytes | None = None
+        self._canonical: str | None = None
 
     def close(self) -> None:
         """Its sockets and its lock are closed."""
         self._reader.close()
         self._library.close()
-        self._turn.close()
+        self._process_lock.close()
 
     def is_current(self, rules: TenantRules) -> bool:
         with self._lock, _translate_errors("read"):
-            return self._frame_stands() and self._reader.tenant(rules.bridge) == elements(rules)
+            return self._base_is_current() and self._reader.tenant(rules.bridge) == elements(rules)
 
     def put(self, rules: TenantRules) -> None:
-        """A damaged frame is made anew with all that stood in it.
+        """Rewrites a changed base ruleset, with all its elements.
 
         Raises:
             Broken: `nftables`, the kernel refused.
@@ -72,7 +72,7 @@ class Nft:
         self._put(rules.bridge, elements(rules), lambda: self._reader.tenant(rules.bridge))
 
     def remove(self, tenant_net_id: int) -> None:
-        """The tables go with the last tenant.
+        """Removes the tables with the last tenant.
 
         Raises:
             Broken: `nftables`, the kernel refused.
@@ -94,10 +94,10 @@ class Nft:
 
     def guest_is_current(self, rules: GuestRules) -> bool:
         with self._lock, _translate_errors("read"):
-            return self._frame_stands() and self._guest(rules.tap) == guest_elements(rules)
+            return self._base_is_current() and self._guest(rules.tap) == guest_elements(rules)
 
     def put_guest(self, rules: GuestRules) -> None:
-        """A damaged frame is made anew, as by `put`.
+        """Rewrites a changed base ruleset, as `put` does.
 
         Raises:
             Broken: `nftables`, the kernel refused.
@@ -105,7 +105,7 @@ class Nft:
         self._put(rules.tap, guest_elements(rules), lambda: self._guest(rules.tap))
 
     def remove_guest(self, tap: str) -> None:
-        """The tables go with the last that was in them.
+        """Removes the tables with their last element.
 
         Raises:
             Broken: `nftables`, the kernel refused.
@@ -129,18 +129,18 @@ class Nft:
         return self._reader.about(key_head(tap), _GUESTS)
 
     def _put(
-        self, device: str, wanted: frozenset[Element], standing: Callable[[], frozenset[Element]]
+        self, device: str, wanted: frozenset[Element], current: Callable[[], frozenset[Element]]
     ) -> None:
         def change() -> str:
-            if not self._frame_stands():
+            if not self._base_is_current():
                 return _DROP_TABLES + BASE_RULESET + command("add", self._others(device) | wanted)
-            ours = standing()
+            ours = current()
             return command("delete", ours - wanted) + command("add", wanted - ours)
 
         self._transact(change)
 
     def _others(self, device: str) -> frozenset[Element]:
-        """The elements of all others; what is no tenant's and no guest's is left behind."""
+        """The elements of all other tenants and guests, without those that hostd does not write."""
         others = frozenset(
             element
             for element in self._reader.owned()
@@ -148,59 +148,58 @@ class Nft:
         )
         return others | gateways(others)
 
-    def _frame_stands(self) -> bool:
-        """Whether tables, chains and fixed rules are as written.
+    def _base_is_current(self) -> bool:
+        """Whether the kernel has the base ruleset.
 
-        Compared as text once; from then on by the digest of what the kernel holds, and that only
-        if anything has changed at all.
+        Compared as text once; later by digest, and only if the ruleset's generation changed.
         """
         generation = self._reader.generation()
         if generation != self._good_generation:
-            if not self._frame_is_good():
+            if not self._base_is_unchanged():
                 return False
             self._good_generation = generation
         return True
 
-    def _frame_is_good(self) -> bool:
-        digest = self._reader.frame_digest()
+    def _base_is_unchanged(self) -> bool:
+        digest = self._reader.base_digest()
         if digest is None:
             return False
-        if digest == self._good_frame:
+        if digest == self._good_digest:
             return True
         listed = _listed(self._library)
         if listed != BASE_RULESET and listed != self._canonical_form():
             return False
-        if self._reader.frame_digest() != digest:
+        if self._reader.base_digest() != digest:
             return False
-        self._good_frame = digest
+        self._good_digest = digest
         return True
 
     def _canonical_form(self) -> str:
-        """The frame as the installed libnftables prints it; other versions may word it otherwise.
+        """The base ruleset as the installed libnftables prints it: versions differ.
 
-        Found out in an empty network namespace, once.
+        Listed once, in an empty network namespace.
         """
-        if self._printed is None:
+        if self._canonical is None:
             empty = NetworkNamespace()
             try:
                 with empty.entered():
                     library = Libnftables()
                     try:
                         library.run(BASE_RULESET)
-                        self._printed = _listed(library)
+                        self._canonical = _listed(library)
                     finally:
                         library.close()
             finally:
                 empty.close()
-        return self._printed
+        return self._canonical
 
     def _transact(self, change: Callable[[], str]) -> None:
-        """What `change` makes of the kernel's state is done.
+        """Executes the commands that `change` makes from the kernel's state.
 
-        Processes of hostd take turns.  Another program may still change the tables between our
-        look and the commit; what then fails is looked at and tried again.
+        The lock excludes other processes of hostd.  Another program may still change the tables
+        between reading and commit; what then fails is read again and retried.
         """
-        with self._lock, self._turn.taken():
+        with self._lock, self._process_lock.taken():
             for attempt in range(1, _ATTEMPTS + 1):
                 try:
                     text = change()
@@ -213,12 +212,12 @@ class Nft:
                     return
 
     def _run(self, text: str) -> None:
-        """One commit.  One that only changes elements leaves a frame that stood as it was."""
+        """Commits.  A commit that only changes elements keeps the base ruleset current."""
         before = self._reader.generation()
         self._library.run(text)
         if before != self._good_generation or text.startswith(_DROP_TABLES):
             return
-        # Each commit adds one: if anybody else's came between, the frame is read again.
+        # Each commit adds one: after another program's commit the base ruleset is read again.
         after = self._reader.generation()
         if int.from_bytes(after, "big") == int.from_bytes(before, "big") + 1:
             self._good_generation = after

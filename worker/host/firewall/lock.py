@@ -1,4 +1,4 @@
-"""The turn to change hostd's tables: one process at a time in a network namespace."""
+"""The lock for changes of hostd's tables: one process at a time in a network namespace."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Final
 
 from worker.errors import Transient
 
-_TURN_WITHIN_S: Final = 10.0
+_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.002
 
 
 class FirewallLock:
-    """The turn in the namespace that the constructing thread is in."""
+    """The lock of the network namespace of the constructing thread."""
 
     def __init__(self) -> None:
         # Every process that changes this namespace's tables must lock one and the same file, and
@@ -29,21 +29,21 @@ class FirewallLock:
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """No other process of hostd changes the tables meanwhile.
+        """Holds the lock while inside.
 
         Raises:
-            Transient: `firewall_busy`, the turn did not come within 10 s.
+            Transient: `firewall_busy`, another process held it for 10 s.
         """
-        # Without this, a second process could make the tables anew without the tenant that we
-        # add: 1 of 40 was lost in a trial.
-        deadline = time.monotonic() + _TURN_WITHIN_S
+        # Without this, a second process could replace the tables without the tenant that this one
+        # adds: 1 of 40 was lost in a trial.
+        deadline = time.monotonic() + _TIMEOUT_S
         while not self._locked():
             if time.monotonic() > deadline:
                 raise Transient(
                     "firewall_busy",
                     f"another process has been changing hostd's nftables tables for "
-                    f"{_TURN_WITHIN_S:g} s",
-                    hint="is a hostd stopped in mid-change? see: ps -C hostd -o pid,stat,args",
+                    f"{_TIMEOUT_S:g} s",
+                    hint="is a hostd stopped during a change? see: ps -C hostd -o pid,stat,args",
                 )
             time.sleep(_POLL_S)
         try:

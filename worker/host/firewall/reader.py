@@ -1,4 +1,4 @@
-"""hostd's tables as the kernel holds it, read by raw netlink.
+"""Reads hostd's tables from the kernel by raw netlink.
 
 libnftables reads every element of every set before it lists anything, even a chain: 5.8 ms with
 500 tenants.  The kernel's own dumps of our few rules and sets take a fraction of that.
@@ -39,7 +39,7 @@ _ELEMENTS: Final = 3  # NFTA_SET_ELEM_LIST_ELEMENTS
 
 
 class NftReader:
-    """Reads the tables in the network namespace that the constructing thread is in."""
+    """Reads the tables in the network namespace of the constructing thread."""
 
     def __init__(self) -> None:
         self._socket = NetlinkSocket(_NETLINK_NETFILTER)
@@ -49,15 +49,15 @@ class NftReader:
         self._socket.close()
 
     def generation(self) -> bytes:
-        """The number of the namespace's ruleset: each commit, whoever's, gives it another."""
+        """The generation of the namespace's ruleset: each commit of any program changes it."""
         replies = self._socket.ask(_SUBSYSTEM | _GETGEN, ACK, _FAMILY["inet"])
         return dict(attributes(replies[0].body[_GENERIC.size :]))[1]
 
-    def frame_digest(self) -> bytes | None:
+    def base_digest(self) -> bytes | None:
         """A digest of both tables' flags, chains and rules; None if a table is missing.
 
-        It covers the kernel's handles too, which are never given twice: the same digest means
-        that nobody touched them, another one says nothing.
+        It includes the kernel's handles, which are never reused: an equal digest proves that
+        nothing changed, a different one proves nothing.
         """
         bodies = []
         for each in FAMILIES:
@@ -71,7 +71,7 @@ class NftReader:
         return hashlib.sha256(b"".join(bodies)).digest()
 
     def any_table(self) -> bool:
-        """Whether one of the tables is there."""
+        """Whether one of the tables exists."""
         for each in FAMILIES:
             with suppress(FileNotFoundError):
                 self._bodies(each, _GETTABLE, ACK)
@@ -83,7 +83,7 @@ class NftReader:
         return self.elements(("guests", *_BY_BRIDGE))
 
     def elements(self, sets: Iterable[str]) -> Iterator[Element]:
-        """Every element of the sets, decoded one by one; none of a set that is missing."""
+        """Every element of the sets, decoded one by one; a missing set has no element."""
         for set_ in sets:
             for body in self._contents(set_):
                 for _, item in attributes(dict(attributes(body)).get(_ELEMENTS, b"")):
@@ -102,11 +102,11 @@ class NftReader:
         return found | there
 
     def about(self, head: bytes, sets: Iterable[str]) -> frozenset[Element]:
-        """The elements whose keys begin so: found by their bytes, the others are not decoded."""
+        """The elements whose keys begin with `head`; others are not decoded."""
         found = set()
         for set_ in sets:
             width = key_width(set_)
-            # A key stands in an NFTA_DATA_VALUE of just its width.
+            # A key is in an NFTA_DATA_VALUE of exactly its width.
             start = _ATTRIBUTE.pack(_ATTRIBUTE.size + width, 1) + head
             for body in self._contents(set_):
                 at = body.find(start)
@@ -126,7 +126,7 @@ class NftReader:
             return []
 
     def _bodies(self, family_: str, message: int, flags: int, more: bytes = b"") -> list[bytes]:
-        """What the kernel answers, without the headers: they count generations of the ruleset."""
+        """The kernel's answers without their headers, which contain the generation."""
         body = _FAMILY[family_] + attribute(1, _NAME) + more
         try:
             replies = self._socket.ask(_SUBSYSTEM | message, flags, body)

@@ -1,6 +1,6 @@
-"""hostd's tables as they always are: their sets, chains and rules, and no tenant in them.
+"""The base ruleset: hostd's tables with their sets, chains and rules, without any tenant.
 
-Written as `nft list` prints it, so that what is read can be compared with it as text.
+Written as `nft list` prints it, to be compared with the kernel's as text.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ FAMILIES: Final = ("inet", "bridge")
 # With br_netfilter loaded, packets that a bridge forwards between its own ports pass these chains
 # too, with the bridge as iifname and oifname: hence a route from each bridge to itself.
 #
-# `prerouting` comes before connection tracking and before anybody's DNAT, so it judges what the
-# guest wrote.  A forwarded packet has an iifname in postrouting since Linux 5.7.
+# `prerouting` comes before connection tracking and before any DNAT, so it sees what the guest
+# sent.  A forwarded packet has an iifname in postrouting since Linux 5.7.
 #
 # A host answers for each of its addresses on all its devices: hence `gateways`.
 #
-# A packet whose device is a guest's TAP came past the bridge: the TAP is on none, or the frame was
-# addressed to 01:80:c2:00:00:0x, which a bridge hands to its port's own host (br_input.c).
+# A packet whose device is a guest's TAP did not pass a bridge: the TAP has no bridge, or the
+# destination is 01:80:c2:00:00:0x, which a bridge hands to its port's own host (br_input.c).
 _PACKETS: Final = """\
 table inet hostd {
 	set bridges {
@@ -94,9 +94,9 @@ table inet hostd {
 """
 
 # Two facts of the kernel.  Of frames to 01:80:c2:00:00:0x the hook `prerouting` sees STP's alone,
-# `input` all but LLDP's (...:0e), which `inet hostd` has to drop.  A VLAN tag is taken out of the
-# frame before any hook: `meta protocol`, which is what `ip saddr` alone would ask for, is then that
-# of the packet inside, while `ether type` is read as if the tag were still there.
+# `input` all but LLDP's (...:0e), which `inet hostd` must drop.  A VLAN tag is removed from
+# the frame before any hook: `meta protocol`, which `ip saddr` alone would check, is then that of
+# the packet inside, while `ether type` is read as if the tag were still there.
 #
 # Only matches accept: a rule that cannot read a cut-off frame does not match.
 _GUESTS: Final = """\
@@ -141,9 +141,9 @@ iifname . arp saddr ether . arp saddr ip @guests accept
 
 
 def _from_taps(verdict: str) -> str:
-    """Rules for what comes from `tn<digit>...`, hostd's names: a `tnet0` is somebody else's.
+    """Rules for packets from `tn<digit>...`, hostd's names; `tnet0` is not hostd's.
 
-    One rule a digit: nft 1.0.6 writes a set of such wildcards but cannot print it.
+    One rule a digit: nft 1.0.6 can write a set of such wildcards, but not print it.
     """
     return "".join(f'\t\tiifname "tn{digit}*" {verdict}\n' for digit in range(10))
 

@@ -1,4 +1,4 @@
-"""What can go wrong with a network device, in hostd's words."""
+"""The errors about network devices."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from worker.host.links.link_message import Link
 
 
 def foreign(link: Link, why: str) -> Conflict:
-    """`foreign_device`: the device is not hostd's to touch."""
+    """`foreign_device`: hostd must not touch the device."""
     return Conflict(
         "foreign_device",
         f"{link.name} {why}",
-        hint=f"rename or remove it if nobody needs it: ip link delete {link.name}",
+        hint=f"rename it, or remove it if it is not needed: ip link delete {link.name}",
         kind=link.kind or "physical",
         alias=link.alias,
     )
@@ -31,7 +31,7 @@ def no_bridge(tap: str, bridge: str) -> Conflict:
 
 @contextmanager
 def translate_errors(doing: str, name: str) -> Iterator[None]:
-    """What the kernel refuses inside is raised as Broken `netlink`."""
+    """Translates the kernel's errors to Broken `netlink`."""
     try:
         yield
     except HostdError:

@@ -1,8 +1,7 @@
-"""Looking at a network device by rtnetlink: the question, and the few of a hundred attributes in
-the answer that hostd reads.
+"""Reads a network device by rtnetlink: the request, and some of the many attributes of the answer.
 
-pyroute2 makes the messages that change something, but reads none: it decodes every attribute, all
-of a bridge's settings and of IPv6's among them, which takes a millisecond and so most of each look.
+pyroute2 makes the messages that change something, but reads none here: it decodes every attribute,
+also all settings of a bridge and of IPv6, which takes a millisecond, most of the time of a read.
 Numbers are those of linux/if_link.h and linux/ip.h.
 """
 
@@ -28,7 +27,7 @@ _FORWARDING: Final = struct.Struct("=i")  # IPV4_DEVCONF_FORWARDING, the first o
 
 @dataclass(frozen=True, slots=True)
 class Tun:
-    """What /dev/net/tun made; `type` is 2 for a TAP (IFF_TAP), owner and group are ids if set."""
+    """A device of /dev/net/tun; `type` is 2 for a TAP (IFF_TAP), owner and group are ids if set."""
 
     type: int
     owner: int | None
@@ -38,7 +37,7 @@ class Tun:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A network device; `tun` is there for one of that kind only."""
+    """A network device; only a TUN or TAP has `tun`."""
 
     index: int
     name: str

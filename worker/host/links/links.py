@@ -1,11 +1,11 @@
 """Bridges and TAPs in the kernel: `ports.Links` over rtnetlink.
 
-A device is hostd's if its alias (IFLA_IFALIAS) starts with `hostd:`.  The kernel takes no alias
-when it makes a device, so a kill can leave one without:
+A device is hostd's if its alias (IFLA_IFALIAS) starts with `hostd:`.  The kernel does not set an
+alias when it makes a device, so a kill can leave one without:
 
-* A TAP is made persistent only after it is marked; before that it goes with the process.
-* A bridge is born with its final MAC.  One of a tenant's name and MAC that is down and has
-  neither alias, address nor port is such a newborn, and counts as ours.
+* A TAP is made persistent only after it has its alias; before, it ends with the process.
+* A bridge is made with its final MAC.  A bridge with a tenant's name and MAC that is down and has
+  no alias, address or port is such an unfinished one, and counts as hostd's.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _QUIET_BRIDGE: Final = {
 
 
 class Netlink:
-    """The devices of the network namespace that the constructing thread is in; thread-safe.
+    """The devices of the network namespace of the constructing thread; thread-safe.
 
     TAPs and sysctls are reached through /dev/net/tun and /proc, which follow the calling thread:
     call it from threads of the same namespace.
@@ -48,7 +48,7 @@ class Netlink:
         self._rtnl = Rtnl()
 
     def close(self) -> None:
-        """The netlink socket is closed."""
+        """Closes the netlink socket."""
         self._rtnl.close()
 
     def bridge(self, name: str) -> Bridge | None:
@@ -57,7 +57,7 @@ class Netlink:
             if link is None:
                 return None
             if link.kind != "bridge":
-                raise foreign(link, "is no bridge")
+                raise foreign(link, "is not a bridge")
             return Bridge(
                 name=name,
                 up=link.up,
@@ -71,9 +71,9 @@ class Netlink:
         with translate_errors("build bridge", name):
             link = self._rtnl.find(name) or self._new_bridge(name, mac)
             if link.kind != "bridge":
-                raise foreign(link, "is no bridge")
-            if link.alias != owner_tag and not self._is_newborn(link, mac):
-                raise foreign(link, f"does not carry the owner tag {owner_tag!r}")
+                raise foreign(link, "is not a bridge")
+            if link.alias != owner_tag and not self._is_unfinished(link, mac):
+                raise foreign(link, f"does not have the owner tag {owner_tag!r}")
             self._rtnl.change(
                 link.index,
                 ("IFLA_IFALIAS", owner_tag),
@@ -86,13 +86,13 @@ class Netlink:
             self._rtnl.up(link.index)
 
     def tap(self, name: str) -> Tap | None:
-        """No owner, if the owner alone could not open it."""
+        """`owner_uid` is None if not only the owner can open it."""
         with translate_errors("read tap", name):
             link = self._rtnl.find(name)
             if link is None:
                 return None
             if not _is_tap(link):
-                raise foreign(link, "is no TAP")
+                raise foreign(link, "is not a TAP")
             master = self._rtnl.find(index=link.master) if link.master else None
             return Tap(
                 name=name,
@@ -109,7 +109,7 @@ class Netlink:
                 raise no_bridge(name, bridge)
             link = self._rtnl.find(name)
             if link is not None and (not _is_tap(link) or link.alias != owner_tag):
-                raise foreign(link, f"is no TAP with the owner tag {owner_tag!r}")
+                raise foreign(link, f"is not a TAP with the owner tag {owner_tag!r}")
             if link is not None and _owner(link) != owner_uid:
                 self._remove(link)
                 link = None
@@ -124,8 +124,8 @@ class Netlink:
             if link is None:
                 return
             owned = link.alias.startswith(OWNER_PREFIX)
-            if not owned and not self._is_newborn(link, _birth_mac(name)):
-                raise foreign(link, "carries no owner tag of hostd's")
+            if not owned and not self._is_unfinished(link, _tenant_mac(name)):
+                raise foreign(link, "has no owner tag of hostd")
             self._remove(link)
 
     def ports(self, bridge: str) -> frozenset[str]:
@@ -154,7 +154,7 @@ class Netlink:
                 raise
         link = self._rtnl.find(name)
         if link is None:
-            raise Transient("device_vanished", f"bridge {name} went away while it was made")
+            raise Transient("device_vanished", f"bridge {name} disappeared while it was made")
         return link
 
     def _new_tap(self, name: str, owner_uid: int, owner_tag: str) -> int:
@@ -162,7 +162,7 @@ class Netlink:
             with new_tap(name, owner_uid=owner_uid):
                 link = self._rtnl.find(name)
                 if link is None:
-                    raise Transient("device_vanished", f"TAP {name} went away while it was made")
+                    raise Transient("device_vanished", f"TAP {name} disappeared while it was made")
                 self._rtnl.change(link.index, ("IFLA_IFALIAS", owner_tag))
                 return link.index
         except OSError as error:
@@ -170,11 +170,11 @@ class Netlink:
                 raise
             raise Conflict(
                 "foreign_device",
-                f"{name} was made by someone else just now",
+                f"{name} was made by another program just now",
                 hint=f"remove it: ip link delete {name}",
             ) from error
 
-    def _is_newborn(self, link: Link, mac: str | None) -> bool:
+    def _is_unfinished(self, link: Link, mac: str | None) -> bool:
         return (
             link.kind == "bridge"
             and not link.alias
@@ -198,8 +198,8 @@ class Netlink:
             if time.monotonic() > deadline:
                 raise Transient(
                     "device_busy",
-                    f"{link.name} is still there {_GONE_WITHIN_S:g} s after its removal",
-                    hint="the kernel waits for a holder; see dmesg",
+                    f"{link.name} still exists {_GONE_WITHIN_S:g} s after its removal",
+                    hint="the kernel waits until it is unused; see dmesg",
                 )
             time.sleep(_POLL_S)
 
@@ -209,11 +209,11 @@ def _is_tap(link: Link) -> bool:
 
 
 def _owner(link: Link) -> int | None:
-    """The uid that may open the TAP: with a group set, or not persistent, it is not ours whole."""
+    """The uid that may open the TAP; None if it has a group, or is not persistent."""
     tun = link.tun
     return tun.owner if tun is not None and tun.persistent and tun.group is None else None
 
 
-def _birth_mac(name: str) -> str | None:
+def _tenant_mac(name: str) -> str | None:
     net_id = parse_bridge(name)
     return None if net_id is None else guest_mac(net_id, 1)

@@ -1,4 +1,4 @@
-"""The few rtnetlink requests that hostd makes, in pyroute2's message formats.
+"""rtnetlink requests, in pyroute2's message formats.
 
 Devices are read by `worker.host.links.link_message`.
 """
@@ -28,7 +28,7 @@ class Rtnl:
         self._socket = NetlinkSocket(socket.NETLINK_ROUTE)
 
     def close(self) -> None:
-        """The socket is closed."""
+        """Closes the socket."""
         self._socket.close()
 
     def find(self, name: str = "", *, index: int = 0) -> Link | None:
@@ -52,25 +52,25 @@ class Rtnl:
         return [parsed(reply.raw) for reply in replies if text in reply.raw]
 
     def create(self, name: str, kind: str, mac: str) -> None:
-        """A new device, its MAC set in the same act.
+        """Makes a device with that MAC.
 
         Raises:
-            OSError: EEXIST, the name is taken.
+            OSError: EEXIST, a device has that name.
         """
         info = {"attrs": [("IFLA_INFO_KIND", kind)]}
         values = [("IFLA_IFNAME", name), ("IFLA_ADDRESS", mac), ("IFLA_LINKINFO", info)]
         self._socket.ask(_NEWLINK, CREATE | EXCL, _link(0, values))
 
     def change(self, index: int, *values: tuple[str, Any]) -> None:
-        """The device has these attributes."""
+        """Sets these attributes of the device."""
         self._socket.ask(_NEWLINK, ACK, _link(index, list(values)))
 
     def up(self, index: int) -> None:
-        """The device is up."""
+        """Sets the device up."""
         self._socket.ask(_NEWLINK, ACK, _link(index, [], up=True))
 
     def delete(self, index: int) -> None:
-        """The device is on its way out, or was gone already."""
+        """Deletes the device, if it exists; it may still be visible for a moment."""
         try:
             self._socket.ask(_DELLINK, ACK, _link(index, []))
         except OSError as error:
@@ -88,7 +88,7 @@ class Rtnl:
         return frozenset(found)
 
     def add_address(self, index: int, address: str) -> None:
-        """The device has this IPv4 address."""
+        """Adds the IPv4 address to the device."""
         try:
             self._socket.ask(_NEWADDR, CREATE | EXCL, _address(index, address))
         except OSError as error:
@@ -96,7 +96,7 @@ class Rtnl:
                 raise
 
     def drop_address(self, index: int, address: str) -> None:
-        """The device does not have this IPv4 address."""
+        """Removes the IPv4 address from the device."""
         try:
             self._socket.ask(_DELADDR, ACK, _address(index, address))
         except OSError as error:

@@ -1,7 +1,7 @@
-"""A tenant's audit.log: a JSON line for each thing that happened to an instance.
+"""A tenant's audit.log: a JSON line for each event of an instance.
 
-Its directory belongs to agentd, so what lies under the name may be no file of ours: it is moved
-aside, never followed.
+Its directory belongs to agentd, which may put something else in its place: that is renamed,
+never followed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def mentions(path: Path, word: str) -> bool:
 
 
 def append(path: Path, line: bytes) -> None:
-    """The line is in the log, durably; a full log becomes `audit.log.1` first.
+    """Appends the line durably; a full log is renamed to `audit.log.1` before.
 
     Raises:
         Transient: `no_space`.
@@ -51,16 +51,16 @@ def append(path: Path, line: bytes) -> None:
         if fd is None:
             fd = os.open(path, _FLAGS | os.O_CREAT, 0o640)
         try:
-            os.write(fd, (b"" if _whole(fd) else b"\n") + line + b"\n")
+            os.write(fd, (b"" if _ends_complete(fd) else b"\n") + line + b"\n")
             os.fsync(fd)
         finally:
             os.close(fd)
 
 
 def lines(path: Path) -> Iterator[bytes]:
-    """The lines of a log and of the one before it, oldest first; a torn one is among them.
+    """The lines of a log and of the one before it, oldest first; one may be incomplete.
 
-    A log that is turned over meanwhile is read once.
+    A log that is rotated meanwhile is read once.
     """
     with ExitStack() as opened:
         logs = []
@@ -75,7 +75,7 @@ def lines(path: Path) -> Iterator[bytes]:
 
 
 def _open(path: Path) -> int | None:
-    """The log, open; None if there is none.  Whatever else has its name is moved aside."""
+    """The log, open; None without one.  Renames anything else that has its name."""
     try:
         if stat.S_ISREG(path.lstat().st_mode):
             return os.open(path, _FLAGS)
@@ -85,7 +85,7 @@ def _open(path: Path) -> int | None:
     return None
 
 
-def _whole(fd: int) -> bool:
-    """Whether the log ends with a whole line: a kill may have torn the last one."""
+def _ends_complete(fd: int) -> bool:
+    """Whether the log ends with a complete line: a kill may have cut the last one."""
     size = os.fstat(fd).st_size
     return size == 0 or os.pread(fd, 1, size - 1) == b"\n"

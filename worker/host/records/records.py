@@ -1,7 +1,7 @@
 """The JSON documents under the state directory, which agentd writes too.
 
-agentd is not root: what it may put where a document should be (a symlink, a FIFO, a huge file) is
-refused as a bad document.
+agentd is not root: anything else that it puts in place of a document (a symlink, a FIFO, a huge
+file) is refused as a bad document.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from worker.model.names import InstanceRef
 from worker.ports import Artifacts
 
 _DOCUMENT_LIMIT_BYTES: Final = 1 << 20
-_SECRETS_LIMIT_BYTES: Final = 8 << 20  # half of the disk that they go on
+_SECRETS_LIMIT_BYTES: Final = 8 << 20  # half of the disk for them
 _REVISION: Final = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9._+-]{0,127}\Z")
 
 Doc = TypeVar("Doc")
@@ -59,7 +59,7 @@ class DiskRecords:
         return doc
 
     def put_instance(self, ref: InstanceRef, doc: InstanceDoc) -> None:
-        """The document keeps its owner and mode: agentd's."""
+        """The document keeps its owner and mode, those of agentd."""
         path = self._instance_path(ref)
         _check_instance(path, doc.fields, ref)
         files.make_directory(path.parent)
@@ -149,14 +149,14 @@ def _check_instance(path: Path, fields: InstanceFields, ref: InstanceRef) -> Non
 
 
 def _check(path: Path, **ids: tuple[str, str]) -> None:
-    """A document says whose it is; its directory says so too."""
-    for name, (said, expected) in ids.items():
-        if said != expected:
-            raise _bad(path, f"its {name} is {said!r}, its directory is {expected!r}'s")
+    """Checks that the ids in the document are those of its directory."""
+    for name, (found, expected) in ids.items():
+        if found != expected:
+            raise _bad(path, f"its {name} is {found!r}, but its directory is that of {expected!r}")
 
 
 def _bad(path: Path, why: str) -> Conflict:
-    return Conflict("bad_document", f"{path}: {why}", hint="agentd must write it anew")
+    return Conflict("bad_document", f"{path}: {why}", hint="agentd must write it again")
 
 
 def _names(directory: Path, pattern: str) -> list[str]:
@@ -168,10 +168,10 @@ def _names(directory: Path, pattern: str) -> list[str]:
 
 
 def _real(path: Path) -> Path:
-    """Where that is, each symlink on the way followed, in three system calls.
+    """The path without symlinks, in three system calls.
 
     Raises:
-        OSError: nothing is there, or a loop of symlinks.
+        OSError: it does not exist, or has a loop of symlinks.
     """
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
@@ -181,9 +181,9 @@ def _real(path: Path) -> Path:
 
 
 def _is_within(path: Path, home: Path) -> bool:
-    """Whether there is a regular file at `path` that lies, symlinks followed, below `home`.
+    """Whether `path` is, symlinks followed, a regular file below `home`.
 
-    The directory of `path` is resolved, and does.
+    The directory of `path` is resolved already, and below `home`.
     """
     try:
         if stat.S_ISREG(path.lstat().st_mode):
