@@ -1,7 +1,7 @@
 """One attempt at a request: locks, facts, reservations, plan, engine, decision.
 
-A transient failure is put off, with exponential backoff and jitter, on record; whatever else comes
-out is written to the ledger while the locks are still held.
+After a transient failure the request is tried again later; every other outcome is written to the
+ledger while the locks are still held.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from enqueue.requests import InstanceRequest, NetworkRequest, Ping, op_of
+from enqueue.requests import InstanceRequest, NetworkRequest, Ping
 from enqueue.results import Failed, Result
 from enqueue.times import format_iso
 from worker.errors import Broken, HostdError, Transient
@@ -33,6 +33,7 @@ from worker.plans.reconcile import Finding
 from worker.plans.shared import PlanInputs
 from worker.plans.stop import memory_lost
 from worker.protocol.verification import VerifiedRequest, check_times
+from worker.request.backoff import back_off
 from worker.request.conclude import concluded, decide
 from worker.request.context import Context
 from worker.request.reconcile import reconcile, reconcile_one
@@ -55,40 +56,47 @@ class Planned:
 def attempt(verified: VerifiedRequest, entry: LedgerEntry, ctx: Context) -> Result | Backoff:
     """The request's result, decided in the ledger, or when to try again.
 
-    `entry` is the request as it stood before: what had begun, even if a shutdown cut it short, is
-    never too late.
+    `entry` is the request before this attempt.  A request that had begun is never too late, even if
+    a shutdown interrupted it.
     """
     begun, in_time, alone = entry.begun, entry.begun or entry.runs > 1, is_suspect(entry)
     entry = ctx.ledger.requests.begin_attempt(entry.request_id, ctx.clock.now_ms(), alone=alone)
     planned = Planned(Plan((), ""))
-    try:
-        if not in_time:
-            check_times(verified.body, now_ms=ctx.clock.now_ms())
-        with _locked(verified, ctx):
-            try:
-                if not begun:
-                    _settle_first(verified, ctx)
-                planned = _planned(verified, entry, ctx)
-                outcome = _executed(verified, planned, ctx)
-            except HostdError as error:
-                outcome = Outcome((), {}, error)
-            return _concluded(verified, entry, planned, outcome, ctx)
-    except HostdError as error:
-        return _concluded(verified, entry, planned, Outcome((), {}, error), ctx)
-    except sqlite3.Error:
-        raise  # without its ledger hostd must not go on
-    except Exception as error:
-        log.exception("bug while carrying out %s", entry.request_id)
-        bug = Broken(
-            "bug", f"{type(error).__name__}: {error}", hint="please report it, with hostd's log"
-        )
-        return _concluded(verified, entry, planned, Outcome((), {}, bug), ctx)
+    with ExitStack() as locks:
+        try:
+            if not in_time:
+                check_times(verified.body, now_ms=ctx.clock.now_ms())
+            locks.enter_context(_locked(verified, ctx))
+            if not begun:
+                _reconcile_first(verified, ctx)
+            planned = _plan(verified, entry, ctx)
+            outcome = _execute(verified, planned, ctx)
+            return _conclude(verified, entry, planned, outcome, ctx)
+        except Exception as error:  # noqa: BLE001  every failure is a result, a bug's too
+            outcome = Outcome((), {}, _hostd_error(error, entry.request_id))
+            return _conclude(verified, entry, planned, outcome, ctx)
 
 
-def _settle_first(verified: VerifiedRequest, ctx: Context) -> None:
-    """The instance is looked at before its first request since hostd started.
+def _hostd_error(error: Exception, request_id: str) -> HostdError:
+    """The error to report to the caller.
 
-    Not for a request that had begun: what it left behind is its own to finish or take back.
+    Raises:
+        sqlite3.Error: without its ledger hostd must not continue.
+    """
+    if isinstance(error, HostdError):
+        return error
+    if isinstance(error, sqlite3.Error):
+        raise error
+    log.exception("bug while carrying out %s", request_id)
+    return Broken(
+        "bug", f"{type(error).__name__}: {error}", hint="please report it, with hostd's log"
+    )
+
+
+def _reconcile_first(verified: VerifiedRequest, ctx: Context) -> None:
+    """Reconciles the instance before its first request since hostd started.
+
+    Not before a request that had begun: it finishes or undoes what it left behind itself.
 
     Raises:
         Lost: `memory_lost`, for an operation that needs the guest's memory.
@@ -123,8 +131,11 @@ def _locked(verified: VerifiedRequest, ctx: Context) -> Iterator[None]:
 
 
 def _builds_network(request: InstanceRequest, request_id: str, ctx: Context) -> bool:
-    """Whether the tenant is needed exclusively: its network is missing, or the request had begun
-    to build it when it was killed and may have to take that back."""
+    """Whether the tenant must be locked exclusively.
+
+    Its network is missing, or the request had begun to build it when it was killed and may have to
+    undo that.
+    """
     if not instance_operation(request).may_build_network:
         return False
     tenant = ctx.host.records.tenant(request.tenant_id)
@@ -135,24 +146,24 @@ def _builds_network(request: InstanceRequest, request_id: str, ctx: Context) -> 
     return any(step.name in begun or not step.done(ctx.host) for step in steps)
 
 
-def _planned(verified: VerifiedRequest, entry: LedgerEntry, ctx: Context) -> Planned:
+def _plan(verified: VerifiedRequest, entry: LedgerEntry, ctx: Context) -> Planned:
     request = verified.body.request
     if isinstance(request, NetworkRequest):
         facts = network_facts(request, ctx.host)
         reserve_network(request, facts, ctx.ledger, ctx.settings)
         return Planned(network_operation(request).plan(request, facts, ctx.settings))
     if isinstance(request, InstanceRequest):
-        return _planned_instance(request, entry, ctx)
+        return _plan_instance(request, entry, ctx)
     if isinstance(request, Ping):
         raise Broken("bug", "a Ping needs no plan")
     assert_never(request)
 
 
-def _planned_instance(request: InstanceRequest, entry: LedgerEntry, ctx: Context) -> Planned:
+def _plan_instance(request: InstanceRequest, entry: LedgerEntry, ctx: Context) -> Planned:
     at = format_iso(ctx.clock.now_ms())
     facts = replace(
         facts_for(request, ctx.host, layout=ctx.settings.layout, at=at),
-        retry_of_failed_run=entry.runs > 1 and _may_be_had_again(entry.result),
+        retry_of_failed_run=entry.runs > 1 and _may_be_retried(entry.result),
     )
     action = action_for(request, facts)
     place = reserve_instance(action, facts, ctx.ledger, ctx.settings)
@@ -160,12 +171,12 @@ def _planned_instance(request: InstanceRequest, entry: LedgerEntry, ctx: Context
     return Planned(instance_plan(request, action, inputs), facts.status)
 
 
-def _may_be_had_again(result: Result | None) -> bool:
-    """Whether the run before failed, but not because the instance's state forbade it."""
+def _may_be_retried(result: Result | None) -> bool:
+    """Whether the earlier run failed, but not because the instance's state forbade it."""
     return isinstance(result, Failed) and result.failure_class in ("transient", "broken")
 
 
-def _executed(verified: VerifiedRequest, planned: Planned, ctx: Context) -> Outcome:
+def _execute(verified: VerifiedRequest, planned: Planned, ctx: Context) -> Outcome:
     outcome = execute(
         planned.plan.steps,
         host=ctx.host,
@@ -179,12 +190,12 @@ def _executed(verified: VerifiedRequest, planned: Planned, ctx: Context) -> Outc
     return outcome
 
 
-def _concluded(
+def _conclude(
     verified: VerifiedRequest, entry: LedgerEntry, planned: Planned, outcome: Outcome, ctx: Context
 ) -> Result | Backoff:
     retry = ctx.config.retry
     if isinstance(outcome.error, Transient) and entry.attempts < retry.attempts:
-        return _put_off(verified, entry, outcome.error, ctx)
+        return back_off(verified, entry, outcome.error, ctx)
     result = concluded(
         verified.body.request,
         entry,
@@ -196,32 +207,20 @@ def _concluded(
     )
     result = decide(verified, result, ctx, before=planned.before)
     if isinstance(verified.body.request, InstanceRequest):
-        _look_after(InstanceRef.of(verified.body.request), entry, outcome, ctx)
+        _watch_or_reconcile(InstanceRef.of(verified.body.request), entry, outcome, ctx)
     return result
 
 
-def _look_after(ref: InstanceRef, entry: LedgerEntry, outcome: Outcome, ctx: Context) -> None:
-    """A VMM that lives is watched.  One that ended in a request which could not be taken back whole
-    leaves an instance that nobody looks at again by itself: it is settled next."""
+def _watch_or_reconcile(
+    ref: InstanceRef, entry: LedgerEntry, outcome: Outcome, ctx: Context
+) -> None:
+    """Watches a VMM that lives.
+
+    If the VMM ended during a request that could not be undone completely, the instance is
+    reconciled next: nothing else would check it.
+    """
     ctx.watch(ref)
     if outcome.error is None or not ctx.ledger.journal.begun_steps(entry.request_id):
         return
     if ctx.host.vmm.pid(ref) is None:
         reconcile_one(ref, "unknown", ctx)
-
-
-def _put_off(
-    verified: VerifiedRequest, entry: LedgerEntry, error: HostdError, ctx: Context
-) -> Backoff:
-    """Exponential backoff with jitter: what failed together is not retried together."""
-    retry = ctx.config.retry
-    ceiling_s = min(retry.cap_s, retry.first_s * 2 ** (entry.attempts - 1))
-    delay_s = ceiling_s * (0.5 + ctx.random() / 2)
-    ctx.ledger.requests.back_off(entry.request_id, ctx.clock.now_ms() + int(delay_s * 1000))
-    op = op_of(verified.body.request)
-    ctx.metrics.retries.labels(op, error.code).inc()
-    log.warning(
-        "%s %s: attempt %d failed, next in %.1f s: %s",
-        entry.request_id, op, entry.attempts, delay_s, error,
-    )  # fmt: skip
-    return Backoff(ctx.clock.monotonic() + delay_s)

@@ -1,7 +1,7 @@
-"""An instance's record and its machine are brought to agree, at the head of a turn of its own.
+"""Makes an instance's record and its VMM agree, at the beginning of a turn.
 
-Done for every instance once after hostd has started, by whoever gets its turn first: a request, or
-a story of its own behind all requests.  And for one whose VMM has ended by itself.
+Every instance is reconciled once after hostd has started, at its first request or by a story behind
+all requests; and again when its VMM has ended by itself.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from worker.steps.engine import Outcome, execute
 
 log = logging.getLogger("hostd")
 
-_ACTIONS: Final = {  # what each may need of reservations
+_ACTIONS: Final = {  # decides which reservations each needs
     Finding.ADOPTED: UNCHANGED,
     Finding.STOPPED: STOP,
     Finding.LOST: STOP,
@@ -43,7 +43,7 @@ _ACTIONS: Final = {  # what each may need of reservations
 
 
 class NoJournal:
-    """A settlement needs no memory: each of its steps looks first, and none is taken back."""
+    """Reconciling needs no journal: each step checks first, and none is undone."""
 
     def began(self, request_id: str, step: str, now_ms: int) -> None: ...
     def finished(self, request_id: str, step: str, now_ms: int) -> None: ...
@@ -54,68 +54,68 @@ class NoJournal:
 
 
 def reconcile_story(ref: InstanceRef, ctx: Context) -> Iterator[Wait]:
-    """The story of an instance that no request may come for."""
+    """Reconciles one instance, in case no request for it arrives."""
     yield Turn({("instance", ref.instance_id): EXCLUSIVE, ("tenant", ref.tenant_id): SHARED})
     if ref.instance_id not in ctx.unreconciled:
         return
-    name = f"settle-{ref.instance_id}"
+    name = f"reconcile-{ref.instance_id}"
     try:
         with ctx.locks.instance(ref.tenant_id, ref.instance_id, request_id=name):
             reconcile(ref, ctx)
     except HostdError as error:
-        log.warning("%s is not settled yet: %s", ref, error)
+        log.warning("%s is not reconciled yet: %s", ref, error)
 
 
 def reconcile_one(ref: InstanceRef, ended: str, ctx: Context) -> None:
-    """The instance's VMM has ended, in this way: it is settled when its turn comes.
+    """Submits a story that reconciles an instance whose VMM has ended; `ended` says how.
 
-    After a Stop or a Sleep there is nothing left to do.
+    After a Stop or a Sleep it finds nothing to do.
     """
     ctx.unreconciled.add([ref.instance_id], Why(ended=ended))
     ctx.executors.submit(reconcile_story(ref, ctx))
 
 
 def reconcile(ref: InstanceRef, ctx: Context) -> Finding:
-    """Record and machine agree; the caller holds the instance's lock.
+    """Makes record and VMM agree; the caller holds the instance's lock.
 
     Raises:
-        HostdError: not yet; the next one to get its turn tries again.
+        HostdError: it failed; the next story that gets the instance's turn tries again.
     """
     why = ctx.unreconciled.reason(ref.instance_id)
     if why is None:
         return Finding.NOTHING
     facts = _facts(ref, ctx)
-    settled, before = _due(facts, ctx.ledger.instances.status(ref.instance_id))
-    if settled is not Finding.NOTHING:
-        outcome = _carried_out(settled, facts, ctx)
+    finding, before = _find(facts, ctx.ledger.instances.status(ref.instance_id))
+    if finding is not Finding.NOTHING:
+        outcome = _execute(finding, facts, ctx)
         if outcome.error is not None:
             raise outcome.error
-        _announce(settled, facts, before, _reason(settled, facts, before, why), why, ctx)
+        _announce(finding, facts, before, _reason(finding, facts, before, why), why, ctx)
     ctx.watch(ref)
     ctx.unreconciled.done(ref.instance_id)
-    return settled
+    return finding
 
 
-def _due(facts: InstanceFacts, told: str | None) -> tuple[Finding, str | None]:
-    """What becomes of it, and its status before.
+def _find(facts: InstanceFacts, published: str | None) -> tuple[Finding, str | None]:
+    """What was found, and the instance's status before.
 
-    `told` is the status as it was last told of.  A settlement that was killed when the record was
-    written but not yet told of is done again, whole: its steps hold, and what they freed and what
-    changed are told.
+    `published` is the status in the last event.  If reconciling was killed after the record was
+    written and before its event was, all of it is done again: its steps hold already, and what they
+    freed and changed is published.
     """
-    settled, status = finding_for(facts), facts.status
-    untold = told in ("running", "warm", "sleeping") and told != status
-    if settled not in (Finding.NOTHING, Finding.ADOPTED) or not untold:
-        return settled, status
+    finding, status = finding_for(facts), facts.status
+    unpublished = published in ("running", "warm", "sleeping") and published != status
+    if finding not in (Finding.NOTHING, Finding.ADOPTED) or not unpublished:
+        return finding, status
     match status:
         case "created" | "ready" | "stopped":
-            return (Finding.LOST if told == "sleeping" else Finding.STOPPED), told
+            return (Finding.LOST if published == "sleeping" else Finding.STOPPED), published
         case "sleeping":
-            return Finding.ASLEEP, told
+            return Finding.ASLEEP, published
         case "running" | "warm":
-            return Finding.AWAKE, told
+            return Finding.AWAKE, published
         case None | "destroyed":
-            return settled, status
+            return finding, status
         case _:
             assert_never(status)
 
@@ -125,24 +125,24 @@ def _facts(ref: InstanceRef, ctx: Context) -> InstanceFacts:
     return instance_facts(ref, ctx.host, layout=ctx.settings.layout, at=at, tolerant=True)
 
 
-def _carried_out(settled: Finding, facts: InstanceFacts, ctx: Context) -> Outcome:
-    if settled is Finding.LEFT:
+def _execute(finding: Finding, facts: InstanceFacts, ctx: Context) -> Outcome:
+    if finding is Finding.LEFT:
         return Outcome((), {})
-    place = reserve_instance(_ACTIONS[settled], facts, ctx.ledger, ctx.settings)
-    plan = reconcile_plan(settled, PlanInputs(facts, place, ctx.settings))
+    place = reserve_instance(_ACTIONS[finding], facts, ctx.ledger, ctx.settings)
+    plan = reconcile_plan(finding, PlanInputs(facts, place, ctx.settings))
     return execute(
         plan.steps,
         host=ctx.host,
         journal=NoJournal(),
-        request_id=f"settle-{facts.ref.instance_id}",
+        request_id=f"reconcile-{facts.ref.instance_id}",
         clock=ctx.clock,
         deadline_s=ctx.clock.monotonic() + ctx.config.worker.request_timeout_s,
     )
 
 
-def _reason(settled: Finding, facts: InstanceFacts, before: str | None, why: Why) -> str:
-    """Why the record changes, or does not, in one word for agentd."""
-    match settled:
+def _reason(finding: Finding, facts: InstanceFacts, before: str | None, why: Why) -> str:
+    """Why the record changes, or does not, as one word for agentd."""
+    match finding:
         case Finding.STOPPED if is_up(before):
             return "host_restarted" if why.rebooted else "guest_exited"
         case Finding.STOPPED:
@@ -160,19 +160,19 @@ def _reason(settled: Finding, facts: InstanceFacts, before: str | None, why: Why
 
 
 def _announce(
-    settled: Finding,
+    finding: Finding,
     facts: InstanceFacts,
-    told: str | None,
+    published: str | None,
     reason: str,
     why: Why,
     ctx: Context,
 ) -> None:
     ref, now_ms = facts.ref, ctx.clock.now_ms()
-    doc = ctx.host.records.instance(ref) if settled is not Finding.LEFT else facts.instance
-    before, after = told or "unknown", doc.fields.status if doc else "unknown"
+    doc = ctx.host.records.instance(ref) if finding is not Finding.LEFT else facts.instance
+    before, after = published or "unknown", doc.fields.status if doc else "unknown"
     found = events.InstanceReconciled(
         at_ms=now_ms, tenant_id=ref.tenant_id, pool_id=ref.pool_id, instance_id=ref.instance_id,
-        finding=settled.value, before=before, after=after, reason=reason, ended=why.ended,
+        finding=finding.value, before=before, after=after, reason=reason, ended=why.ended,
     )  # fmt: skip
     news: list[events.Event] = [found]
     if before != after:
@@ -185,6 +185,6 @@ def _announce(
         if doc is not None:
             ctx.ledger.reservations.release_unneeded(ref, after)
         ctx.ledger.record_events([events.encode(event) for event in news], change, now_ms=now_ms)
-    ctx.metrics.reconciled.labels(settled.value).inc()
+    ctx.metrics.reconciled.labels(finding.value).inc()
     ended = f"; its VMM had ended: {why.ended}" if why.ended else ""
-    log.info("settled %s: %s, %s -> %s (%s)%s", ref, settled.value, before, after, reason, ended)
+    log.info("reconciled %s: %s, %s -> %s (%s)%s", ref, finding.value, before, after, reason, ended)
