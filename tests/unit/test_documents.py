@@ -23,7 +23,7 @@ from worker.protocol.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
-    [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")],
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")],
 )
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 FENCE = re.compile(r"^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
@@ -31,6 +31,12 @@ FENCE = re.compile(r"^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
 NAMED = re.compile(
     r"`(?P<path>(?:enqueue|worker|tests|docs|deploy|bench)/[\w./-]*|Makefile|pyproject\.toml)`"
 )
+PATH = re.compile(r"(?<![\w/.-])(?P<path>(?:enqueue|worker|tests|docs|deploy|bench)/[\w./-]*[\w/])")
+SUFFIXES = {".py", ".md", ".toml", ".lua", ".yml", ".conf", ".service"}
+PLAIN = {"Makefile", "Dockerfile"}
+IGNORED = {".venv", ".git", "build"}
+# Documents of Firecracker's repository, which comments give as the source of a fact.
+OF_FIRECRACKER = {"docs/vsock.md", "docs/snapshotting/versioning.md"}
 HEADING = re.compile(r"^#{1,6} (?P<text>.+)$", re.M)
 
 documents = pytest.mark.parametrize(
@@ -68,6 +74,19 @@ def test_named_paths_exist(document: Path) -> None:
         if not (ROOT / match["path"]).exists()
     ]
     assert not missing
+
+
+def test_sources_and_documents_name_no_file_that_is_gone() -> None:
+    kept = [path for path in ROOT.rglob("*") if path.suffix in SUFFIXES or path.name in PLAIN]
+    sources = [path for path in kept if not IGNORED & set(path.relative_to(ROOT).parts)]
+    assert len(sources) > 300
+    gone = [
+        f"{path.relative_to(ROOT)} names {match['path']}"
+        for path in sources
+        for match in PATH.finditer(path.read_text())
+        if match["path"] not in OF_FIRECRACKER and not (ROOT / match["path"]).exists()
+    ]
+    assert not gone
 
 
 def code_blocks(kind: str) -> Iterator[tuple[str, str]]:
