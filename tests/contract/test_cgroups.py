@@ -110,7 +110,7 @@ def test_limits_can_be_lowered_and_raised(world: World) -> None:
         assert world.cgroups.limits(ONE) == limits
 
 
-def test_memory_is_limited_to_whole_pages(world: World) -> None:
+def test_memory_is_rounded_down_to_pages(world: World) -> None:
     world.cgroups.put(ONE, Limits(96 * MIB + 1, 100_000, 33))
     assert world.cgroups.limits(ONE) == Limits(96 * MIB, 100_000, 33)
 
@@ -207,7 +207,7 @@ def test_a_process_that_joined_only_one_hierarchy_is_a_member_and_is_killed(real
 
 
 @pytest.mark.root
-def test_a_group_that_forks_all_the_time_is_killed_whole(real: Kernel) -> None:
+def test_all_processes_of_a_group_that_keeps_forking_are_killed(real: Kernel) -> None:
     real.cgroups.put(ONE, LIMITS)
     joins = "".join(
         f"open({str(file)!r}, 'w').write('0');" for file in real.cgroups.join_files(ONE)
@@ -257,7 +257,7 @@ def test_a_group_with_one_hierarchy_missing_has_no_limits_and_is_still_found(rea
 
 
 @pytest.mark.root
-def test_memory_beyond_the_limit_kills_the_member_and_nobody_else(real: Kernel) -> None:
+def test_memory_beyond_the_limit_kills_only_that_member(real: Kernel) -> None:
     real.cgroups.put(ONE, Limits(16 * MIB, 100_000, 33))
     joins = "".join(
         f"open({str(file)!r}, 'w').write('0');" for file in real.cgroups.join_files(ONE)

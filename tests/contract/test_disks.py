@@ -100,7 +100,7 @@ def test_making_again_replaces_what_is_there(disks: Disks, config: DiskSpec) -> 
     assert names(config.path.parent) == ["config.ext4"]
 
 
-def test_what_is_no_image_has_no_label(disks: Disks, config: DiskSpec) -> None:
+def test_a_file_that_is_not_an_image_has_no_label(disks: Disks, config: DiskSpec) -> None:
     config.path.parent.mkdir()
     for content in (b"", b"no image", bytes(1 << 20)):
         config.path.write_bytes(content)
@@ -109,7 +109,7 @@ def test_what_is_no_image_has_no_label(disks: Disks, config: DiskSpec) -> None:
     assert disks.label(config.path.parent) is None
 
 
-def test_a_truncated_image_is_not_whole(disks: Disks, data: DiskSpec) -> None:
+def test_a_truncated_image_is_not_valid(disks: Disks, data: DiskSpec) -> None:
     disks.make(data)
     assert disks.matches(data)
     os.truncate(data.path, data.path.stat().st_size - 1)
@@ -201,7 +201,7 @@ def test_removing_a_symlink_leaves_what_it_points_to(disks: Disks, tmp_path: Pat
     assert not disks.exists(tmp_path / "link")
 
 
-def test_wiping_leaves_nothing_and_says_what_it_did(
+def test_wiping_leaves_nothing_and_reports_how(
     disks: Disks, config: DiskSpec, data: DiskSpec
 ) -> None:
     disks.make(config)
@@ -475,14 +475,14 @@ def test_a_guests_dirty_journal_or_seen_errors_do_not_unmake_an_image(
     assert disks.label(spec.path) == "mvm-data"
 
 
-def test_the_uuid_tells_apart_where_one_name_ends_and_its_bytes_begin() -> None:
+def test_the_uuid_depends_on_where_a_name_ends_and_its_bytes_begin() -> None:
     one = ext4.content_uuid({"ab": (b"c", 0o400)})
     other = ext4.content_uuid({"a": (b"bc", 0o400)})
     assert one != other
     assert one == ext4.content_uuid({"ab": (b"c", 0o400)})
 
 
-def test_a_filled_disk_of_which_a_block_was_lost_is_found_out_and_made_anew(
+def test_a_filled_disk_that_lost_a_block_is_detected_and_made_again(
     config: DiskSpec, tmp_path: Path
 ) -> None:
     disks = Ext4Disks(tmp_path / "run")

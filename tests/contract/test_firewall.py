@@ -45,12 +45,12 @@ def firewall(request: pytest.FixtureRequest) -> Iterator[Firewall]:
     subject.close()
 
 
-def test_nothing_stands_at_first(firewall: Firewall) -> None:
+def test_at_first_there_are_no_rules(firewall: Firewall) -> None:
     assert not firewall.is_current(rules())
     assert firewall.tenants() == frozenset()
 
 
-def test_rules_stand_after_put(firewall: Firewall) -> None:
+def test_rules_are_current_after_put(firewall: Firewall) -> None:
     firewall.put(rules())
     firewall.put(rules())
     assert firewall.is_current(rules())
@@ -67,7 +67,9 @@ def test_rules_stand_after_put(firewall: Firewall) -> None:
         replace(rules(), metadata_port=80),
     ],
 )
-def test_rules_that_differ_do_not_stand_until_put(firewall: Firewall, other: TenantRules) -> None:
+def test_rules_that_differ_are_not_current_until_put(
+    firewall: Firewall, other: TenantRules
+) -> None:
     firewall.put(rules())
     assert not firewall.is_current(other)
     firewall.put(other)
@@ -75,7 +77,7 @@ def test_rules_that_differ_do_not_stand_until_put(firewall: Firewall, other: Ten
     assert not firewall.is_current(rules())
 
 
-def test_tenants_stand_beside_each_other(firewall: Firewall) -> None:
+def test_rules_of_several_tenants_are_current(firewall: Firewall) -> None:
     # 5 and 55: the name of one bridge begins like the other's.
     for net_id in (5, 55, 0):
         firewall.put(rules(net_id))
@@ -101,13 +103,13 @@ def test_removing_what_is_not_there_is_fine(firewall: Firewall) -> None:
     assert firewall.tenants() == frozenset()
 
 
-def test_no_guest_stands_at_first(firewall: Firewall) -> None:
+def test_at_first_there_are_no_guests_rules(firewall: Firewall) -> None:
     firewall.put(rules())
     assert not firewall.guest_is_current(guest())
     assert firewall.guests() == frozenset()
 
 
-def test_a_guest_stands_after_put_beside_its_tenant(firewall: Firewall) -> None:
+def test_a_guests_rules_are_current_after_put_and_its_tenants_too(firewall: Firewall) -> None:
     firewall.put(rules())
     firewall.put_guest(guest())
     firewall.put_guest(guest())
@@ -120,7 +122,7 @@ def test_a_guest_stands_after_put_beside_its_tenant(firewall: Firewall) -> None:
 @pytest.mark.parametrize(
     "other", [replace(guest(), mac="02:fc:00:05:00:04"), replace(guest(), ip="10.240.5.4")]
 )
-def test_a_guest_that_differs_does_not_stand_until_put(
+def test_a_guests_rules_that_differ_are_not_current_until_put(
     firewall: Firewall, other: GuestRules
 ) -> None:
     firewall.put_guest(guest())

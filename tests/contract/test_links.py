@@ -97,7 +97,7 @@ def test_nothing_is_there_at_first(links: Links) -> None:
     assert links.owned() == {}
 
 
-def test_a_bridge_is_whole_after_put(links: Links) -> None:
+def test_a_bridge_is_complete_after_put(links: Links) -> None:
     put_bridge(links)
     assert links.bridge(BRIDGE) == whole_bridge()
 
@@ -138,7 +138,7 @@ def test_an_unmarked_bridge_with_another_mac_is_left_alone(world: World) -> None
     assert world.links.bridge(BRIDGE) == before
 
 
-def test_a_bridge_with_another_tenants_mark_is_left_alone(links: Links) -> None:
+def test_a_bridge_with_another_tenants_owner_tag_is_not_changed(links: Links) -> None:
     put_bridge(links)
     with pytest.raises(Conflict):
         links.put_bridge(BRIDGE, address=ADDRESS, mac=MAC, owner_tag="hostd:other")
@@ -159,7 +159,7 @@ def test_a_device_of_another_kind_is_left_alone(world: World, name: str) -> None
         world.links.delete(name)
 
 
-def test_a_tap_is_whole_after_put(links: Links) -> None:
+def test_a_tap_is_complete_after_put(links: Links) -> None:
     put_bridge(links)
     put_tap(links)
     put_tap(links)
@@ -169,7 +169,7 @@ def test_a_tap_is_whole_after_put(links: Links) -> None:
     assert links.ports(BRIDGE) == {TAP}
 
 
-def test_a_tap_of_another_owner_is_made_anew(links: Links) -> None:
+def test_a_tap_of_another_owner_is_replaced(links: Links) -> None:
     put_bridge(links)
     put_tap(links, owner_uid=0)
     put_tap(links, owner_uid=11_283)
@@ -196,7 +196,7 @@ def test_a_tap_needs_its_bridge(links: Links) -> None:
     assert links.tap(TAP) is None
 
 
-def test_marked_lists_what_is_ours_and_nothing_else(world: World) -> None:
+def test_owned_lists_only_devices_with_an_owner_tag(world: World) -> None:
     world.make_device("other0")
     put_bridge(world.links)
     put_tap(world.links)

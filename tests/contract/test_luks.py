@@ -151,7 +151,7 @@ def test_what_is_there_is_never_formatted(disks: Disks, spec: CryptSpec) -> None
     assert spec.path.read_bytes() == b"somebody's data"
 
 
-def test_a_plain_image_is_no_container(disks: Disks, spec: CryptSpec) -> None:
+def test_a_plain_image_is_not_a_container(disks: Disks, spec: CryptSpec) -> None:
     disks.make(DiskSpec(spec.path, SIZE_MIB, "mvm-data"))
     assert disks.crypt_label(spec.path) is None
     with pytest.raises(Conflict) as refused:
@@ -172,7 +172,9 @@ def test_a_device_of_that_name_over_another_disk_is_not_it(disks: Disks, spec: C
     assert code(refused) == "conflict/foreign_mapper"
 
 
-def test_wiping_a_container_leaves_no_keyslots_and_says_so(disks: Disks, spec: CryptSpec) -> None:
+def test_wiping_a_container_leaves_no_keyslots_and_reports_that(
+    disks: Disks, spec: CryptSpec
+) -> None:
     make(disks, spec)
     disks.make(DiskSpec(spec.path.with_name("config.ext4"), 4, "mvm-config"))
     receipt = disks.wipe(spec.path.parent)
@@ -231,7 +233,7 @@ def test_inside_is_a_clean_filesystem_of_the_size_asked_for(
 
 @pytest.mark.root
 @pytest.mark.dm
-def test_the_cipher_is_what_is_said_and_discards_pass(real: Ext4Disks, spec: CryptSpec) -> None:
+def test_the_cipher_is_as_documented_and_discards_pass(real: Ext4Disks, spec: CryptSpec) -> None:
     make(real, spec)
     real.open_crypt(spec)
     argv = ["/usr/sbin/cryptsetup", "status", spec.mapper]

@@ -130,7 +130,7 @@ def world(request: pytest.FixtureRequest) -> World:
     return subject
 
 
-def test_nothing_on_record_is_none(world: World) -> None:
+def test_a_missing_document_is_none(world: World) -> None:
     records = world.records
     assert records.tenant("acme") is None
     assert records.pool("acme", "workers") is None
@@ -215,7 +215,7 @@ def test_a_document_of_another_instance_is_not_written(world: World) -> None:
     assert kept.fields.status == "created"
 
 
-def test_every_instance_on_record_is_listed_whole_or_bad(world: World) -> None:
+def test_every_instance_with_a_document_is_listed_valid_or_not(world: World) -> None:
     other = InstanceRef(TenantId("acme"), PoolId("gateways"), InstanceId("i-00000002"))
     world.instance(REF, encoded(INSTANCE))
     world.instance(other, b"not JSON")
@@ -261,7 +261,7 @@ def test_a_bad_document_is_named_with_its_path_and_place(disk: Disk) -> None:
     assert "$.instance_resources.vcpus" in refused.value.message
 
 
-def test_a_symlink_a_fifo_or_a_huge_file_is_no_document(disk: Disk, tmp_path: Path) -> None:
+def test_a_symlink_a_fifo_and_a_huge_file_are_bad_documents(disk: Disk, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_bytes(encoded(INSTANCE))
     path = disk.layout.instance(REF) / "instance.json"
     path.parent.mkdir(parents=True)
@@ -304,7 +304,7 @@ def test_current_must_be_a_symlink(disk: Disk) -> None:
 
 
 @pytest.mark.parametrize("missing", ["vmlinux", "rootfs.ext4"])
-def test_a_revision_that_lacks_a_file_is_none(disk: Disk, missing: str) -> None:
+def test_a_revision_without_one_of_its_files_is_none(disk: Disk, missing: str) -> None:
     disk.revision("abc123")
     (disk.artifacts / "revisions" / "abc123" / missing).unlink()
     assert disk.records.artifacts("acme", "workers") is None

@@ -118,7 +118,7 @@ def test_without_a_named_uplink_a_guest_leaves_anywhere_but_to_tenants(net: Net)
     assert net.is_dropped(A1, HOST, 22)
 
 
-def test_a_bridge_whose_rules_do_not_stand_yet_is_out_of_reach(net: Net) -> None:
+def test_a_bridge_without_rules_yet_cannot_be_reached(net: Net) -> None:
     net.firewall.put(rules(A, uplink=""))
     net.restrict_guests()
     assert net.is_dropped(A1, B1)
@@ -174,7 +174,7 @@ def test_ipv6_is_not_routed_even_if_the_bridge_lets_it_pass(net: Net) -> None:
         sink.recv(64)
 
 
-def test_traffic_that_is_no_tenants_is_left_alone(net: Net) -> None:
+def test_traffic_of_no_tenant_is_not_changed(net: Net) -> None:
     net.protect()
     assert net.reaches(LAN, INTERNET) == LAN
     assert net.reaches(LAN, HOST, 22) == LAN

@@ -135,7 +135,7 @@ def test_a_forged_frame_never_reaches_the_host(net: Net, name: str) -> None:
     assert sent() == [HONEST]
 
 
-def test_a_real_tap_is_held_as_well(net: Net) -> None:
+def test_a_real_tap_is_limited_too(net: Net) -> None:
     net.links.put_tap("tn5i9", owner_uid=0, bridge="br-tenant-5", owner_tag="hostd:i-00000009")
     witness = net.raw(A2)
     with Path("/dev/net/tun").open("r+b", buffering=0) as tap:
@@ -162,7 +162,7 @@ def test_a_guest_asks_and_answers_arp_as_itself(net: Net) -> None:
     assert list(arriving(witness)) == [HONEST]
 
 
-def test_nobody_takes_the_gateways_place(net: Net) -> None:
+def test_a_guest_cannot_claim_the_gateways_address(net: Net) -> None:
     # Without the rules the neighbour believes it and sends all its packets to the liar.
     net.inside(A2, "ntable change name arp_cache dev eth0 locktime 0")
     liar = net.raw(A1)
@@ -186,7 +186,7 @@ def test_a_guest_without_rules_passes_nothing(net: Net) -> None:
     assert list(arriving(witness)) == [HONEST]
 
 
-def test_a_guest_is_held_as_soon_as_its_tenants_rules_stand(net: Net) -> None:
+def test_a_guest_is_limited_as_soon_as_its_tenants_rules_are_written(net: Net) -> None:
     net.firewall.put(rules(A))
     assert net.is_dropped(A1, A_GATEWAY, METADATA_PORT)
     net.restrict_guests()

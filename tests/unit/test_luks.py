@@ -75,7 +75,7 @@ def test_a_key_is_its_32_bytes(key: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["short", "long", "group", "others", "link", "directory"])
-def test_a_key_that_is_none_or_not_roots_alone_is_refused(key: Path, damage: str) -> None:
+def test_an_invalid_key_or_one_that_others_can_read_is_refused(key: Path, damage: str) -> None:
     match damage:
         case "short":
             key.write_bytes(SECRET[:-1])
@@ -105,14 +105,14 @@ def test_a_key_of_another_user_is_refused(key: Path) -> None:
     assert refused.value.code == "conflict/bad_key"
 
 
-def test_no_key_is_told_apart(tmp_path: Path) -> None:
+def test_a_missing_key_has_its_own_error(tmp_path: Path) -> None:
     with pytest.raises(Conflict) as refused:
         luks.read_key(tmp_path / "none.key")
     assert refused.value.code == "conflict/no_key"
 
 
 @pytest.mark.parametrize("content", [b"", b"LUKS\xba\xbe", b"LUKS\xba\xbe\0\2" + bytes(20_000)])
-def test_what_is_no_container_has_no_header(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_container_has_no_header(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "disk"
     assert luks_header.read_header(path) is None
     assert luks_header.read_header(tmp_path) is None
@@ -122,7 +122,7 @@ def test_what_is_no_container_has_no_header(tmp_path: Path, content: bytes) -> N
 
 
 @CRYPTSETUP
-def test_the_header_says_what_cryptsetup_made(container: Path) -> None:
+def test_the_header_is_read_as_cryptsetup_made_it(container: Path) -> None:
     found = luks_header.read_header(container)
     assert found is not None
     assert (found.label, found.keyslots, found.data_at_bytes) == ("mvm-data", 1, 1 << 20)
@@ -151,7 +151,7 @@ def test_only_its_own_key_opens_it(container: Path) -> None:
 
 
 @CRYPTSETUP
-def test_what_cryptsetup_refuses_is_told_in_its_words(tmp_path: Path) -> None:
+def test_a_refusal_by_cryptsetup_is_reported_with_its_message(tmp_path: Path) -> None:
     (tmp_path / "disk").write_bytes(bytes(1 << 20))
     with pytest.raises(Broken) as refused:
         luks.try_key(tmp_path / "disk", SECRET)
@@ -173,7 +173,7 @@ def test_an_erased_container_has_no_keyslots_and_opens_no_more(container: Path) 
 
 
 @CRYPTSETUP
-def test_wiping_overwrites_the_header_too_and_the_receipt_says_how(
+def test_wiping_overwrites_the_header_too_and_the_receipt_names_the_method(
     container: Path, tmp_path: Path
 ) -> None:
     disks = Ext4Disks(tmp_path / "run")

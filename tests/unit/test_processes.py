@@ -78,7 +78,7 @@ def test_waiting_for_a_process_that_lives_ends_with_its_timeout(
 
 
 @pytest.mark.parametrize("pid", [0, -1, 2**22 + 1, 2**40])
-def test_a_number_that_is_no_process_is_held_by_nobody(pid: int) -> None:
+def test_a_number_that_is_not_a_pid_has_no_process(pid: int) -> None:
     assert processes.open_pidfd(pid) is None
 
 
@@ -93,7 +93,7 @@ def test_a_name_with_blanks_and_parentheses_does_not_shift_the_fields() -> None:
     assert seen.parent == os.getpid()
 
 
-def test_an_orphan_that_was_adopted_tells_its_exit_code() -> None:
+def test_the_exit_code_of_an_adopted_orphan_is_known() -> None:
     script = """
 import os, subprocess
 from worker.linux import processes

@@ -36,7 +36,7 @@ def layout(tmp_path: Path) -> Layout:
 # ------------------------------------------------------------------ jails
 
 
-def test_a_jail_is_told_from_its_making_to_its_removal(vmm_rig: Rig) -> None:
+def test_a_jail_is_listed_until_it_is_removed(vmm_rig: Rig) -> None:
     assert vmm_rig.vmm.jails() == frozenset()
     vmm_rig.vmm.build_jail(vmm_rig.spec, None)
     assert vmm_rig.vmm.jails() == {vmm_rig.ref}
@@ -45,7 +45,7 @@ def test_a_jail_is_told_from_its_making_to_its_removal(vmm_rig: Rig) -> None:
     assert vmm_rig.vmm.jails() == frozenset()
 
 
-def test_a_living_vmms_jail_is_told_though_no_document_is_there(vmm_rig: Rig) -> None:
+def test_a_running_vmms_jail_is_listed_without_a_document(vmm_rig: Rig) -> None:
     vmm_rig.up()
     assert vmm_rig.vmm.jails() == {vmm_rig.ref}
     vmm_rig.vmm.kill(vmm_rig.ref, timeout_s=5)
@@ -91,7 +91,7 @@ def jails(request: pytest.FixtureRequest, layout: Layout) -> MemoryJails | DiskJ
     return subject
 
 
-def test_mounts_in_a_jail_are_told_and_go_with_it(jails: MemoryJails | DiskJails) -> None:
+def test_mounts_in_a_jail_are_listed_and_removed_with_it(jails: MemoryJails | DiskJails) -> None:
     assert jails.vmm.mounts() == frozenset()
     jails.mount(REF)
     assert jails.vmm.mounts() == {REF}
@@ -100,7 +100,7 @@ def test_mounts_in_a_jail_are_told_and_go_with_it(jails: MemoryJails | DiskJails
     assert mounts.below(jails.layout.state) == []
 
 
-def test_a_directory_without_anything_of_a_jails_is_none(layout: Layout) -> None:
+def test_a_directory_without_files_of_a_jail_is_not_listed(layout: Layout) -> None:
     driver = DiskJails(layout).vmm
     (layout.jail_base(REF) / "notes").mkdir(parents=True)
     (layout.runtime(REF)).mkdir()
@@ -112,7 +112,7 @@ def test_a_directory_without_anything_of_a_jails_is_none(layout: Layout) -> None
     assert driver.jails() == {REF}
 
 
-def test_what_a_symlink_leads_to_is_not_looked_at(layout: Layout, tmp_path: Path) -> None:
+def test_symlinks_are_not_followed(layout: Layout, tmp_path: Path) -> None:
     real = Layout(tmp_path / "elsewhere")
     (real.jail_base(REF) / "firecracker" / REF.instance_id).mkdir(parents=True)
     (layout.state / "tenants").mkdir(parents=True)
@@ -132,7 +132,7 @@ def disks(request: pytest.FixtureRequest, disk_runtime: Path) -> Disks:
     return Ext4Disks(disk_runtime, secrets_size_mib=64)
 
 
-def test_secrets_disks_are_told_until_they_are_removed(disks: Disks) -> None:
+def test_secrets_disks_are_listed_until_they_are_removed(disks: Disks) -> None:
     assert disks.secrets() == frozenset()
     for ref in (REF, OTHER):
         path = disks.secrets_path(ref.instance_id)
@@ -142,7 +142,7 @@ def test_secrets_disks_are_told_until_they_are_removed(disks: Disks) -> None:
     assert disks.secrets() == {OTHER.instance_id}
 
 
-def test_what_a_killed_attempt_left_of_a_secret_is_told_and_other_files_are_not(
+def test_an_unfinished_secrets_disk_is_listed_and_other_files_are_not(
     disks: Disks,
 ) -> None:
     path = disks.secrets_path(REF.instance_id)
@@ -154,14 +154,14 @@ def test_what_a_killed_attempt_left_of_a_secret_is_told_and_other_files_are_not(
     assert disks.secrets() == frozenset()
 
 
-def test_without_open_containers_none_is_told(disks: Disks) -> None:
+def test_without_open_containers_none_is_listed(disks: Disks) -> None:
     assert not any(str(path).startswith("/nowhere") for path in disks.open_containers().values())
 
 
 @pytest.mark.parametrize(
     "real", [False, pytest.param(True, marks=[pytest.mark.root, pytest.mark.dm])]
 )
-def test_an_open_container_is_told_with_where_it_lies(
+def test_an_open_container_is_listed_with_its_path(
     real: bool, request: pytest.FixtureRequest, disk_runtime: Path, layout: Layout
 ) -> None:
     if real:
@@ -190,7 +190,7 @@ def images(request: pytest.FixtureRequest, layout: Layout) -> Images:
     return make(layout)
 
 
-def test_a_generation_in_the_making_is_told_until_it_is_tidied_away(images: Images) -> None:
+def test_an_unfinished_generation_is_listed_until_it_is_removed(images: Images) -> None:
     assert images.leftovers() == frozenset()
     images.reserve(REF, "one", 10)
     images.reserve(REF, "two", 10)

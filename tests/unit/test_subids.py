@@ -56,7 +56,7 @@ def test_a_range_that_is_given_out_while_hostd_runs_counts_at_once(world: World)
     assert "eve" in result.message
 
 
-def test_ranges_that_only_touch_do_not_meet(world: World) -> None:
+def test_adjacent_ranges_do_not_overlap(world: World) -> None:
     (world.directory / "subuid").write_text(f"bob:0:{FIRST}\neve:{LAST + 1}:10\n")
     assert isinstance(world.ask(setup(NET_ID), "r1"), Done)
 
@@ -69,7 +69,7 @@ def test_nets_in_the_default_range_are_refused_without_any_file(world: World, ne
     assert "100000..165535" in result.message
 
 
-def test_nobody_is_somebody() -> None:
+def test_the_uid_of_nobody_is_not_free() -> None:
     assert "nobody" in str(first_overlap(65_400, 65_534, ()))
 
 

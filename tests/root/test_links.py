@@ -66,7 +66,7 @@ def test_the_mac_of_a_bridge_stays_when_ports_come(kernel: Netlink) -> None:
     assert kernel.ports(BRIDGE) == {"low0"}
 
 
-def test_an_unmarked_bridge_in_use_is_no_newborn(kernel: Netlink) -> None:
+def test_a_bridge_in_use_without_an_owner_tag_is_not_an_unfinished_one(kernel: Netlink) -> None:
     ip(f"link add {BRIDGE} address {MAC} type bridge")
     ip("link add low0 type veth peer name low1")
     ip(f"link set low0 master {BRIDGE}")
@@ -84,7 +84,7 @@ def test_bridge_and_tap_speak_no_ipv6(kernel: Netlink) -> None:
     assert "inet6" not in ip(f"addr show dev {BRIDGE}")
 
 
-def test_a_tap_with_a_group_is_made_anew(kernel: Netlink) -> None:
+def test_a_tap_with_a_group_is_replaced(kernel: Netlink) -> None:
     put_bridge(kernel)
     ip(f"tuntap add {TAP} mode tap user 11283 group 11283")
     ip(f"link set {TAP} alias {TAP_TAG}")
@@ -99,7 +99,7 @@ def test_a_tap_with_a_group_is_made_anew(kernel: Netlink) -> None:
     assert after.owner_uid == 11_283
 
 
-def test_a_persistent_tap_without_a_mark_is_left_alone(kernel: Netlink) -> None:
+def test_a_persistent_tap_without_an_owner_tag_is_not_changed(kernel: Netlink) -> None:
     put_bridge(kernel)
     ip(f"tuntap add {TAP} mode tap user 11283")
     with pytest.raises(Conflict):
@@ -146,7 +146,7 @@ def test_many_threads_can_share_one_adapter(kernel: Netlink) -> None:
     assert kernel.ports(BRIDGE) == frozenset()
 
 
-def test_a_dump_larger_than_one_packet_is_whole(kernel: Netlink) -> None:
+def test_a_dump_larger_than_one_packet_is_complete(kernel: Netlink) -> None:
     put_bridge(kernel)
     for offset in range(3, 83):
         kernel.put_tap(f"tn5i{offset}", owner_uid=offset, bridge=BRIDGE, owner_tag=TAP_TAG)

@@ -112,7 +112,7 @@ def test_each_missing_rule_is_seen_and_mended(kernel: Nft, chain: str, number: i
     assert kernel.guest_is_current(guest())
 
 
-def test_a_guests_put_mends_the_frame_with_all_in_it(kernel: Nft) -> None:
+def test_a_guests_put_repairs_the_base_ruleset_with_all_elements(kernel: Nft) -> None:
     kernel.put(rules(5))
     kernel.put_guest(guest(5, 3))
     kernel.put_guest(guest(5, 30))
@@ -155,7 +155,7 @@ def test_a_missing_guest_is_seen_and_put_back(kernel: Nft) -> None:
         replace(guest(), ip="10.240.5.3 }"),
     ],
 )
-def test_what_is_no_guest_never_reaches_nftables(kernel: Nft, wrong: GuestRules) -> None:
+def test_invalid_guest_rules_never_reach_nftables(kernel: Nft, wrong: GuestRules) -> None:
     with pytest.raises(ValueError, match=r"not a valid (name|MAC)|Only decimal digits"):
         kernel.put_guest(wrong)
     assert nft("list ruleset") == ""
@@ -271,7 +271,7 @@ def test_two_adapters_changing_at_once_lose_nothing(kernel: Nft) -> None:
     assert kernel.tenants() == frozenset(range(40))
 
 
-def test_many_tenants_are_read_whole(kernel: Nft) -> None:
+def test_many_tenants_are_read_completely(kernel: Nft) -> None:
     # The answer is larger than one netlink packet.
     for net_id in range(250):
         kernel.put(rules(net_id))
@@ -279,13 +279,13 @@ def test_many_tenants_are_read_whole(kernel: Nft) -> None:
     assert all(kernel.is_current(rules(net_id)) for net_id in range(250))
 
 
-def test_a_name_that_is_no_device_never_reaches_nftables(kernel: Nft) -> None:
+def test_an_invalid_device_name_never_reaches_nftables(kernel: Nft) -> None:
     with pytest.raises(ValueError, match="not a valid name of a network device"):
         kernel.put(replace(rules(), uplink='x" }; flush ruleset #'))
     assert nft("list ruleset") == ""
 
 
-def test_a_refusal_by_the_kernel_is_told_in_its_words(kernel: Nft) -> None:
+def test_a_refusal_by_the_kernel_is_reported_with_its_message(kernel: Nft) -> None:
     library = Libnftables()
     try:
         with pytest.raises(NftError, match="No such file"):
@@ -294,7 +294,7 @@ def test_a_refusal_by_the_kernel_is_told_in_its_words(kernel: Nft) -> None:
         library.close()
 
 
-def test_a_gateway_that_is_no_address_is_broken(kernel: Nft) -> None:
+def test_an_invalid_gateway_address_is_broken(kernel: Nft) -> None:
     with pytest.raises(Broken) as refused:
         kernel.put(replace(rules(), gateway_ip="300.1.1.1"))
     assert refused.value.code == "broken/nftables"
@@ -313,7 +313,7 @@ def test_an_adapter_stays_in_the_namespace_it_was_made_in(kernel: Nft) -> None:
         elsewhere.close()
 
 
-def test_a_turn_that_does_not_come_is_told(
+def test_a_lock_that_another_process_keeps_is_reported(
     kernel: Nft, netns: NetworkNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(firewall_lock, "_TIMEOUT_S", 0.05)
@@ -326,7 +326,7 @@ def test_a_turn_that_does_not_come_is_told(
     assert kernel.is_current(rules())
 
 
-def test_another_wording_by_libnftables_is_no_damage(
+def test_a_ruleset_printed_in_another_form_is_not_damaged(
     kernel: Nft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worded = BASE_RULESET.replace("priority raw;", "priority -300;").replace("\t", "  ")
@@ -338,7 +338,7 @@ def test_another_wording_by_libnftables_is_no_damage(
     assert not kernel.is_current(rules())
 
 
-def test_a_context_goes_on_beside_many_descriptors_and_none_is_made_too_late(kernel: Nft) -> None:
+def test_a_context_works_beside_many_descriptors_but_a_new_one_is_refused(kernel: Nft) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
     held: list[int] = []
@@ -356,7 +356,7 @@ def test_a_context_goes_on_beside_many_descriptors_and_none_is_made_too_late(ker
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_damage_that_somebody_does_beside_our_own_change_is_noticed(
+def test_damage_by_another_program_during_a_change_is_detected(
     kernel: Nft, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     kernel.put(rules())
@@ -382,7 +382,7 @@ def test_damage_that_somebody_does_beside_our_own_change_is_noticed(
     assert kernel.guest_is_current(guest())
 
 
-def test_our_own_change_of_elements_needs_no_second_look_at_the_frame(
+def test_a_change_of_elements_does_not_read_the_base_ruleset_again(
     kernel: Nft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernel.put(rules())
