@@ -12,8 +12,7 @@ import pytest
 
 from enqueue.requests import InstanceId, PoolId, StartInstance, StopInstance, TenantId
 from tests.fakes.world import HOST, World
-from worker.commands.ledger import verify
-from worker.commands.ledger_health import health
+from worker.commands.ledger import health, verify
 from worker.commands.rebuild import is_whole
 from worker.config import Config, PathsConfig
 from worker.errors import StartupError

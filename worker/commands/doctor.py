@@ -13,7 +13,7 @@ from typing import Literal
 
 from redis.exceptions import RedisError
 
-from worker.commands.ledger_health import HINT, health
+from worker.commands.ledger import HINT, health
 from worker.config import Config
 from worker.errors import ConfigError, HostdError, StartupError
 from worker.host.cgroups.cgroups import KernelCgroups

@@ -1,4 +1,4 @@
-"""The parts of a host that a look needs: its machine and its ledger, but no queue."""
+"""The parts of a host that commands read: the host and its ledger, but no queue."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def open_host(config: Config) -> Iterator[HostView]:
     """The host of this configuration, beside a hostd that may be running.
 
     Raises:
-        StartupError: hostd has never run here, or a part cannot be had.
+        StartupError: hostd has never run here, or a part cannot be opened.
     """
     if not holds_requests(config.paths.ledger):
         raise StartupError(

@@ -1,29 +1,34 @@
-"""`hostd ledger`: what this host was asked, read beside a hostd that may be running."""
+"""`hostd ledger`: reads the requests on record, also while hostd runs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 from enqueue.results import decode_result
+from worker.config import Config
 from worker.errors import StartupError
+from worker.host.records.records import DiskRecords
 from worker.ledger.checks import faults
 from worker.ledger.entries import RawRequest
-from worker.ledger.identity import LEDGER_ID
+from worker.ledger.identity import LEDGER_ID, loss, read_marker
 from worker.ledger.ledger import Ledger
-from worker.ledger.readonly import snapshot
+from worker.ledger.readonly import holds_requests, open_readonly, snapshot
+from worker.ledger.rebuild import instances_with_history
 from worker.ledger.schema import SCHEMA_VERSION
+from worker.model.layout import Layout
 from worker.protocol.events import outcome_of
 from worker.protocol.verification import trusted
 
 _BYTES: Final = ("digest", "call", "result")
+HINT = "keep the damaged file; restore a backup or rebuild: docs/runbook.md#ledger"
 
 
 def stats(path: Path) -> dict[str, Any]:
-    """How many requests there are of each kind, how old and how big it is, and whether it is whole.
+    """Counts by kind, the ledger's age and size, and whether it is whole.
 
     Raises:
         StartupError: it cannot be read.
@@ -101,10 +106,32 @@ def _document(ledger: Ledger, row: RawRequest) -> dict[str, Any]:
 
 
 def verify(path: Path) -> list[str]:
-    """What is wrong with the ledger, at most 100 lines; none if it is whole.
+    """The faults of the ledger, at most 100; empty if it is whole.
 
     Raises:
         StartupError: it cannot be read at all.
     """
     with snapshot(path) as ledger:
         return faults(ledger)
+
+
+def health(config: Config) -> tuple[Literal["ok", "fail"], str]:
+    """For `hostd doctor`: whether the ledger exists, is whole, and belongs to this host."""
+    path, layout = config.paths.ledger, Layout(config.paths.state)
+    try:
+        marker = read_marker(layout)
+        lost = loss(path, marker, lambda: instances_with_history(DiskRecords(layout)))
+        if lost is not None:
+            return "fail", lost
+        if not holds_requests(path):
+            return "ok", f"none at {path} yet: the first `hostd run` makes it"
+        with open_readonly(path) as ledger:
+            if wrong := faults(ledger):
+                return "fail", f"{path} is damaged: {wrong[0]} ({len(wrong)} faults)"
+            count = sum(ledger.requests.count_by("state").values())
+            found = ledger.meta.get(LEDGER_ID)
+    except (StartupError, OSError) as error:
+        return "fail", str(error)
+    if marker is not None and found not in (None, marker.ledger_id):
+        return "fail", f"{path} is {found}; this host was served with {marker.ledger_id}"
+    return "ok", f"{count} requests at {path}, whole"

@@ -1,4 +1,4 @@
-"""`hostd recover --rebuild-ledger`: a ledger that was lost, anew, from what the machine holds."""
+"""`hostd recover --rebuild-ledger`: builds a new ledger from what is on the host."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from worker.wiring import build_host
 
 
 def rebuild(config: Config, *, force: bool) -> dict[str, Any]:
-    """What the new ledger holds, and where the old one is now.
+    """Counts of what the new ledger holds, and the path of the old one.
 
     Raises:
-        StartupError: hostd runs, the ledger is whole (and not `force`), or a part cannot be had.
+        StartupError: hostd runs, the ledger is whole (and not `force`), or a part cannot be opened.
     """
     config.paths.runtime.mkdir(parents=True, exist_ok=True, mode=0o755)
     with ExitStack() as opened:
         opened.enter_context(host_lock(config.paths.runtime))
         if not force and is_whole(config.paths.ledger):
             raise StartupError(
-                f"ledger {config.paths.ledger} is whole: there is nothing to rebuild; to give it "
-                "up all the same, add --force"
+                f"ledger {config.paths.ledger} is whole: it needs no rebuild; to replace it "
+                "anyway, add --force"
             )
         host = build_host(config, opened)
         try:
@@ -58,7 +58,7 @@ def rebuild(config: Config, *, force: bool) -> dict[str, Any]:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether there is a ledger, and nothing is wrong with it."""
+    """Whether the ledger exists and passes all checks."""
     try:
         if not holds_requests(path):
             return False
@@ -69,13 +69,13 @@ def is_whole(path: Path) -> bool:
 
 
 def rebuilt(path: Path, host: Host, layout: Layout, *, now_ms: int) -> dict[str, Any]:
-    """The ledger at `path` is a new one that knows what is held; the old one is kept beside it.
+    """A new ledger at `path` with all reservations of the host; the old one is kept beside it.
 
-    A kill before the end leaves no ledger, which `hostd run` refuses: do it again then.
+    A kill before the end leaves no ledger, and `hostd run` refuses to start: run the command again.
 
     Raises:
-        StartupError: a file cannot be made.
-        HostdError: the machine or the disk does not answer.
+        StartupError: a file cannot be written.
+        HostdError: the host or the disk does not answer.
     """
     new = path.with_name(f"{path.name}.rebuilding")
     _remove(new)
@@ -102,7 +102,7 @@ def _filled(ledger: Ledger, host: Host, marker: LedgerMarker | None, now_ms: int
 
 
 def _moved_aside(path: Path, now_ms: int) -> str | None:
-    """Where the old ledger lies now.  The file first: a WAL without it is never read."""
+    """The old ledger's new path.  Its file is moved first: SQLite never reads a WAL without it."""
     stamp = format_iso(now_ms).replace("-", "").replace(":", "")
     target = path.with_name(f"{path.name}.damaged-{stamp}")
     moved = False
