@@ -10,7 +10,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import sqlite3
+from typing import ClassVar, Final
 
 from enqueue.results import FailureClass
 
@@ -75,3 +76,7 @@ class StartupError(Exception):
 
 class Unreachable(StartupError):
     """Redis does not answer."""
+
+
+# What the ledger raises when it cannot be read or written: hostd must not continue without it.
+LedgerError: Final = sqlite3.Error

@@ -36,7 +36,7 @@ PLANTED: Final = (
     ("the kernel is touched under host and linux only", "worker.queue.consumer", "pyroute2"),
     ("Redis and RQ are spoken to under queue only", "worker.ledger.ledger", "redis"),
     ("Redis and RQ are spoken to under queue only", "worker.daemon.hostd", "rq"),
-    ("SQL is spoken under ledger only", "worker.drain.store", "sqlite3"),
+    ("SQL is spoken under ledger only", "worker.request.reserve", "sqlite3"),
     ("decisions are pure", "worker.plans.sleep", "time"),
     ("decisions are pure", "worker.sweep.orphans", "os"),
     ("the conversation with Redis does no I/O", "enqueue.conversation.operations", "socket"),

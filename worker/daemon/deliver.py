@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 
 from enqueue.keys import job_id
-from worker.errors import Broken
+from worker.errors import Broken, LedgerError
 from worker.job import quarantine, story
 from worker.protocol.delivery import Delivery
 from worker.protocol.results import refused
@@ -20,11 +19,11 @@ def submit(delivery: Delivery, ctx: Context) -> None:
     """The job's story has begun; whatever it holds, the queue goes on.
 
     Raises:
-        sqlite3.Error: without its ledger hostd must not go on.
+        LedgerError: without its ledger hostd must not go on.
     """
     try:
         ctx.executors.submit(story(delivery, ctx))
-    except sqlite3.Error:
+    except LedgerError:
         raise
     except Exception as error:
         # It would come back at every start.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,8 +21,8 @@ from worker.daemon.housekeeping import Housekeeping
 from worker.daemon.http import LiveGauges, listening_socket, serve
 from worker.daemon.signals import call_on_stop
 from worker.daemon.vmm_watch import VmmWatch
-from worker.errors import HostdError, StartupError
-from worker.ledger.database import unusable_ledger
+from worker.errors import HostdError, LedgerError, StartupError
+from worker.ledger.database import is_damage, unusable_ledger
 from worker.ledger.identity import write_marker
 from worker.linux import machine
 from worker.model.layout import Layout
@@ -87,7 +86,7 @@ class Hostd:
         """
         with call_on_stop(self.stop):
             self._serve_queue()
-        if type(self._error) is sqlite3.DatabaseError:  # subclasses may pass: a full disk
+        if is_damage(self._error):
             raise unusable_ledger(self.config.paths.ledger, self._error) from self._error
         if self._error is not None:
             raise StartupError(f"hostd had to stop: {self._error}") from self._error
@@ -106,7 +105,7 @@ class Hostd:
         )
         try:
             worker.work()
-        except sqlite3.Error as error:
+        except LedgerError as error:
             self.fail(error)
         finally:
             self._finish_requests()
@@ -135,7 +134,7 @@ class Hostd:
             if not self.executors.stop(self.config.worker.stop_timeout_s):
                 log.warning("a request still runs; the next start resumes it")
             self.parts.publisher.flush()
-        except sqlite3.Error as error:
+        except LedgerError as error:
             self.fail(error)
 
     def _close(self) -> None:
@@ -143,7 +142,7 @@ class Hostd:
         self._write_marker()
         try:
             self._uncount_running()  # last, so that no attempt begins after it
-        except sqlite3.Error as error:
+        except LedgerError as error:
             self.fail(error)
         self._closed = True
         self._opened.close()
@@ -158,7 +157,7 @@ class Hostd:
         def guarded() -> None:
             try:
                 run()
-            except sqlite3.Error as error:
+            except LedgerError as error:
                 self.fail(error)
 
         thread = threading.Thread(target=guarded, name=name, daemon=True)
@@ -191,7 +190,7 @@ class Hostd:
     def _write_marker(self) -> None:
         try:
             write_marker(self.ledger, Layout(self.config.paths.state))
-        except (HostdError, StartupError, sqlite3.Error) as error:
+        except (HostdError, StartupError, LedgerError) as error:
             log.warning("cannot write the ledger's marker: %s", error)
 
     # ------------------------------------------------------------ called by the parts

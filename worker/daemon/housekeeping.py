@@ -9,9 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from redis.exceptions import RedisError
-
 from worker.ledger.ledger import Ledger
+from worker.queue.connection import RedisAway
 from worker.queue.consumer import HostWorker
 from worker.queue.publisher import RedisPublisher
 from worker.request.in_flight import InFlight
@@ -68,7 +67,7 @@ class Housekeeping:
                     self.claim()
                     self.worker.beat()
                 shown = self._show_waiting(shown)
-            except RedisError as error:
+            except RedisAway as error:
                 log.debug("housekeeping: %s", error)
 
     def _prune(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeGuard
 
 from worker.errors import StartupError
 from worker.ledger.schema import MIGRATIONS, SCHEMA, SCHEMA_VERSION
@@ -34,6 +34,11 @@ def unusable_ledger(path: Path, error: Exception) -> StartupError:
         f"ledger {path}: {error}; restore it from a backup, or make a new one from the disk with "
         "`hostd recover --rebuild-ledger`; see docs/runbook.md#ledger"
     )
+
+
+def is_damage(error: BaseException | None) -> TypeGuard[sqlite3.DatabaseError]:
+    """Whether SQLite found the file itself damaged; other errors, such as a full disk, may pass."""
+    return type(error) is sqlite3.DatabaseError
 
 
 class Database:

@@ -25,6 +25,7 @@ from worker.errors import ConfigError, StartupError, Unreachable
 log = logging.getLogger("hostd")
 
 OWNER_TTL_S = 30
+RedisAway: Final = RedisError  # what any call raises while Redis does not serve it
 _ANY: Final = HostKeys("any")
 # What stands in an append-only file of hostd's, a command for each kind of key.
 _REPLAYED: Final = (

@@ -7,7 +7,6 @@ ledger while the locks are still held.
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from typing import assert_never
 from enqueue.requests import InstanceRequest, NetworkRequest, Ping
 from enqueue.results import Failed, Result
 from enqueue.times import format_iso
-from worker.errors import Broken, HostdError, Transient
+from worker.errors import Broken, HostdError, LedgerError, Transient
 from worker.ledger.entries import LedgerEntry
 from worker.model.names import InstanceRef
 from worker.plans.facts import network_facts
@@ -81,11 +80,11 @@ def _hostd_error(error: Exception, request_id: str) -> HostdError:
     """The error to report to the caller.
 
     Raises:
-        sqlite3.Error: without its ledger hostd must not continue.
+        LedgerError: without its ledger hostd must not continue.
     """
     if isinstance(error, HostdError):
         return error
-    if isinstance(error, sqlite3.Error):
+    if isinstance(error, LedgerError):
         raise error
     log.exception("bug while carrying out %s", request_id)
     return Broken(

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import errno
 import logging
-import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from enqueue.results import StepReport
 from enqueue.times import Clock
-from worker.errors import Broken, HostdError, Transient
+from worker.errors import Broken, HostdError, LedgerError, Transient
 from worker.ports import Host
 from worker.steps.step import IrrevocableError, Step
 
@@ -66,7 +65,7 @@ def execute(
         for step in plan:
             _check_time(step, clock, deadline_s)
             reports.append(_make_true(step, host, journal, request_id, clock, detail))
-    except sqlite3.Error:
+    except LedgerError:
         raise  # the journal: hostd must not continue without it
     except Exception as caught:  # noqa: BLE001  a bug in a step is a result, and undone
         error = caught if isinstance(caught, HostdError) else _unexpected(caught)
@@ -124,7 +123,7 @@ def _undo(plan: Sequence[Step], host: Host, journal: Journal, request_id: str) -
             step.undo(host)
         except IrrevocableError:
             break
-        except sqlite3.Error:
+        except LedgerError:
             raise
         except Exception:
             log.exception("cannot undo step %s of %s", step.name, request_id)

@@ -7,7 +7,6 @@ orphans, reconcile instances and restore flushed packet rules.
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from threading import Event
 from typing import Final
 
 from enqueue.requests import InstanceId, TenantId, TenantNet
-from worker.errors import HostdError
+from worker.errors import HostdError, LedgerError
 from worker.model.names import InstanceRef
 from worker.plans.network import firewall_step
 from worker.protocol import events
@@ -60,7 +59,7 @@ class Sweeper:
         while not stopping.wait(self.ctx.config.sweep.interval_s):
             try:
                 self.sweep()
-            except sqlite3.Error:
+            except LedgerError:
                 log.exception("the sweep cannot use the ledger")
             except Exception:
                 log.exception("the sweep failed; it is tried again")
