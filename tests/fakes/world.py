@@ -329,6 +329,7 @@ class World:
         recover.publish_decided(self.context)
         recover.resume_unfinished(self.context)
         recover.retry_sleeps(self.context)
+        recover.restore_image_size(self.context)
         recover.reconcile_all(self.context, rebooted=rebooted)
         self.deliver()
 

@@ -1,20 +1,27 @@
-"""What was accepted is never forgotten, whatever ends the process."""
+"""The ledger keeps every accepted request, however the process ends."""
 
 from __future__ import annotations
 
+import ast
+import re
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from enqueue.results import Done, Failed, Result
 from worker.errors import StartupError
+from worker.ledger.database import Database
 from worker.ledger.entries import DeliveryKind, LedgerEntry
 from worker.ledger.instances import Change
 from worker.ledger.ledger import Ledger
+from worker.ledger.schema import MIGRATIONS, SCHEMA_VERSION
 
+ROOT = Path(__file__).parents[2]
 DONE = Done(op="StopInstance", changed=True, state="stopped")
 
 
@@ -42,7 +49,7 @@ def end(ledger: Ledger, result: Result, id_: str = "r1") -> None:
     ledger.mark_published([id_], events_upto=0)
 
 
-def test_a_delivery_is_new_then_in_flight_then_untold_then_replayed(path: Path) -> None:
+def test_a_delivery_is_new_then_in_flight_then_unpublished_then_replayed(path: Path) -> None:
     ledger = Ledger.open(path)
     assert accept(ledger)[0] is DeliveryKind.NEW
     assert accept(ledger)[0] is DeliveryKind.IN_FLIGHT
@@ -67,7 +74,7 @@ def test_a_delivery_is_new_then_in_flight_then_untold_then_replayed(path: Path) 
         ("broken/no_effect", DeliveryKind.RERUN),
     ],
 )
-def test_only_what_may_succeed_later_runs_again(
+def test_only_a_result_that_is_not_final_is_run_again(
     path: Path, code: str, expected: DeliveryKind
 ) -> None:
     ledger = Ledger.open(path)
@@ -77,7 +84,7 @@ def test_only_what_may_succeed_later_runs_again(
     ledger.close()
 
 
-def test_the_same_id_with_another_digest_is_reused_at_every_state(path: Path) -> None:
+def test_the_same_id_with_another_digest_is_reused_in_every_state(path: Path) -> None:
     ledger = Ledger.open(path)
     accept(ledger)
     assert accept(ledger, digest=b"other")[0] is DeliveryKind.REUSED
@@ -126,7 +133,7 @@ def test_events_and_status_enter_with_the_result_and_leave_in_order(path: Path) 
     ledger.close()
 
 
-def test_the_journal_remembers_what_began_until_it_is_taken_back(path: Path) -> None:
+def test_the_journal_keeps_a_begun_step_until_it_is_undone(path: Path) -> None:
     ledger = Ledger.open(path)
     accept(ledger)
     ledger.journal.began("r1", "tap_present", 1)
@@ -139,7 +146,7 @@ def test_the_journal_remembers_what_began_until_it_is_taken_back(path: Path) -> 
     ledger.close()
 
 
-def test_pruning_forgets_old_told_requests_and_nothing_else(path: Path) -> None:
+def test_pruning_forgets_old_published_requests_and_nothing_else(path: Path) -> None:
     ledger = Ledger.open(path)
     accept(ledger, "old")
     end(ledger, DONE, "old")
@@ -173,3 +180,40 @@ def test_a_damaged_ledger_is_refused_with_a_way_out(path: Path) -> None:
 def test_the_ledger_is_roots_alone(path: Path) -> None:
     Ledger.open(path).close()
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_step_from_an_older_schema_is_taken_once_and_whole(path: Path) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    database = Database(connection)
+    with closing(database):
+        old = "CREATE TABLE IF NOT EXISTS facts (name TEXT)"
+        database.prepare(old, 1, {})
+        database.write("INSERT INTO facts VALUES ('kept')")
+        new = "CREATE TABLE IF NOT EXISTS facts (name TEXT, value INTEGER)"
+        add = "ALTER TABLE facts ADD COLUMN value INTEGER NOT NULL DEFAULT 7"
+        with pytest.raises(sqlite3.OperationalError, match="no such table"):
+            database.prepare(new, 2, {2: (add, "DELETE FROM missing")})
+        connection.execute("ROLLBACK")  # as the end of the process does
+        assert database.schema_version() == 1
+        for _ in range(2):
+            database.prepare(new, 2, {2: (add,)})
+        assert database.rows("SELECT name, value FROM facts") == [("kept", 7)]
+        assert database.schema_version() == 2
+        with pytest.raises(sqlite3.DatabaseError, match=r"newer hostd \(schema 2\)"):
+            database.prepare(old, 1, {})
+
+
+def test_every_schema_number_has_its_step() -> None:
+    assert set(MIGRATIONS) == set(range(2, SCHEMA_VERSION + 1))
+
+
+def test_sql_is_written_only_in_the_modules_of_the_ledgers_tables() -> None:
+    tables = {"database", "schema", "requests", "entries", "journal", "outbox", "instances"}
+    tables |= {"reservations", "meta"}
+    statement = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|REPLACE|PRAGMA|CREATE|ALTER|BEGIN)\s")
+    for file in (ROOT / "worker").rglob("*.py"):
+        if file.parent.name == "ledger" and file.stem in tables:
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            text = node.value if isinstance(node, ast.Constant) else None
+            assert not (isinstance(text, str) and statement.match(text)), f"{file}: {text}"

@@ -123,6 +123,7 @@ class Hostd:
         drain.resume()
         published, resumed = startup.publish_decided(ctx), startup.resume_unfinished(ctx)
         startup.retry_sleeps(ctx)
+        startup.restore_image_size(ctx)
         startup.reconcile_all(ctx, rebooted=self.parts.rebooted)
         drain.look()
         if published or resumed:

@@ -8,8 +8,10 @@ queue without having accepted it.
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 from enqueue.requests import op_of
+from enqueue.results import Done
 from worker.job import fulfil
 from worker.ledger.entries import LedgerEntry
 from worker.plans.operations import OPERATIONS, operation_of
@@ -20,6 +22,7 @@ from worker.request.reconcile import reconcile_story
 from worker.scheduling.unreconciled import Why
 
 log = logging.getLogger("hostd")
+_RECENT_SLEEPS: Final = 20  # the newest may have found the instance asleep
 
 
 def publish_decided(ctx: Context) -> int:
@@ -82,6 +85,13 @@ def retry_sleeps(ctx: Context) -> int:
             ctx.metrics.recovered.inc()
             ctx.executors.submit(fulfil(verified, renewed, Delivery.of(verified), ctx))
     return len(again)
+
+
+def restore_image_size(ctx: Context) -> None:
+    """Sets the metric of the sleep image made last to what an earlier hostd recorded."""
+    for entry in ctx.ledger.requests.done("SleepInstance", limit=_RECENT_SLEEPS):
+        if isinstance(entry.result, Done) and ctx.metrics.image_made(entry.result):
+            return
 
 
 def reconcile_all(ctx: Context, *, rebooted: bool) -> int:

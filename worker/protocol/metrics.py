@@ -7,7 +7,7 @@ from typing import get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from enqueue.requests import Request
-from enqueue.results import Failed, FailureClass, Pong, Result
+from enqueue.results import Done, Failed, FailureClass, Pong, Result
 from worker.protocol.events import Kind, outcome_of
 
 OPERATIONS = tuple(request.__name__ for request in get_args(Request))
@@ -57,7 +57,7 @@ class Metrics:
             self.orphans.labels(kind.value)
             self.swept.labels(kind.value)
         self.image_bytes = Gauge(
-            "hostd_sleep_image_bytes", "Size of the last sleep image made.", registry=r
+            "hostd_sleep_image_bytes", "Size of the sleep image made last.", registry=r
         )
         for op in OPERATIONS:  # a rate needs a series from before its first event
             for outcome in OUTCOMES:
@@ -74,7 +74,14 @@ class Metrics:
             return
         self.duration.labels(result.op).observe(result.took_ms / 1000)
         self.queue_latency.labels(result.op).observe(result.queued_ms / 1000)
-        if "image_bytes" in result.detail:
-            self.image_bytes.set(result.detail["image_bytes"])
+        if isinstance(result, Done) and not result.replayed:
+            self.image_made(result)
         for step in result.steps:
             self.step_duration.labels(step.name).observe(step.ms / 1000)
+
+    def image_made(self, result: Done) -> bool:
+        """Whether the request made a sleep image, whose size is the newest from now on."""
+        size_bytes = result.detail.get("image_bytes")
+        if size_bytes is not None:
+            self.image_bytes.set(size_bytes)
+        return size_bytes is not None
