@@ -117,7 +117,7 @@ def everything(walled: Walled) -> None:
     )
 
     def tell(delivery: Delivery) -> None:
-        walled.publisher.deferred([delivery.id])
+        walled.publisher.mark_deferred([delivery.id])
         walled.publisher.mark_started(delivery)
         walled.publisher.publish(delivery, answers[delivery.id], request_id=None)
 

@@ -236,8 +236,8 @@ def test_a_job_told_of_while_hostd_looks_stays_registered(redis_server: RedisSer
         server.zadd(host_keys.canceled, {id_: told_until})  # the last telling before it
         yield
 
-    assert Registries(server, host_keys, paused=paused).cancelled() == []
+    assert Registries(server, host_keys, paused=paused).take_cancelled() == []
     assert server.zscore(host_keys.canceled, id_) == told_until
     server.zadd(host_keys.canceled, {id_: 1})
-    assert Registries(server, host_keys).cancelled() == [id_.encode()]
+    assert Registries(server, host_keys).take_cancelled() == [id_.encode()]
     assert server.zscore(host_keys.canceled, id_) is None

@@ -18,8 +18,8 @@ from worker.ledger.identity import (
     LEDGER_ID,
     STARTS,
     LedgerMarker,
-    begin_anew,
     read_marker,
+    reset,
     write_marker,
 )
 from worker.ledger.ledger import Ledger
@@ -98,7 +98,7 @@ def _filled(ledger: Ledger, host: Host, marker: LedgerMarker | None, now_ms: int
     with ledger.transaction():
         ledger.meta.set(LEDGER_ID, uuid.uuid4().hex)
         ledger.meta.set(STARTS, str(marker.starts if marker else 0))
-        return dict(msgspec.to_builtins(begin_anew(ledger, host, marker, now_ms=now_ms)))
+        return dict(msgspec.to_builtins(reset(ledger, host, marker, now_ms=now_ms)))
 
 
 def _moved_aside(path: Path, now_ms: int) -> str | None:

@@ -83,7 +83,7 @@ class Housekeeping:
             if isinstance(subject, InFlight)
         }
         if waiting != shown:
-            self.publisher.deferred(waiting - shown, no_more=shown - waiting)
+            self.publisher.mark_deferred(waiting - shown, no_more=shown - waiting)
         return waiting
 
 

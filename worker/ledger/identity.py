@@ -1,7 +1,7 @@
-"""Whether a ledger is the one that this machine was run with, whole and up to date.
+"""Checks that a ledger is the one that this machine last ran with, whole and up to date.
 
-A marker in the state directory names the ledger and how far it had come.  Without it a ledger that
-was lost would be taken for one that never was, and an old backup for the latest.
+A marker in the state directory names the ledger and how many starts and events it had.  Without
+the marker, a lost ledger would look like a fresh host, and an old backup like the latest ledger.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _LIMIT_BYTES: Final = 4096
 
 
 class LedgerMarker(msgspec.Struct, frozen=True, kw_only=True):
-    """What the state directory remembers of its ledger: starts of hostd, and events so far."""
+    """The file `.hostd` of the state directory: its ledger, starts of hostd, events so far."""
 
     ledger_id: str
     starts: int
@@ -51,7 +51,7 @@ class LedgerMarker(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def marker_path(layout: Layout) -> Path:
-    """Where the marker lies."""
+    """The path of the marker."""
     return layout.state / ".hostd"
 
 
@@ -73,7 +73,7 @@ def read_marker(layout: Layout) -> LedgerMarker | None:
 
 
 def write_marker(ledger: Ledger, layout: Layout) -> None:
-    """The marker says how far the ledger has come, whatever it said before.
+    """Writes how many starts and events the ledger has.
 
     Raises:
         Transient: `no_space`.
@@ -92,7 +92,7 @@ def write_marker(ledger: Ledger, layout: Layout) -> None:
 
 
 def open_ledger(path: Path, host: Host, layout: Layout, *, now_ms: int) -> Ledger:
-    """The ledger that this machine was run with; a new one if it was run with none.
+    """The ledger that this machine last ran with; a new one if it never ran.
 
     Raises:
         StartupError: it is missing, another's, or damaged; the message names the way out.
@@ -117,9 +117,9 @@ def open_ledger(path: Path, host: Host, layout: Layout, *, now_ms: int) -> Ledge
 def loss(
     path: Path, marker: LedgerMarker | None, traces_of: Callable[[], Sequence[str]]
 ) -> str | None:
-    """Why a new ledger must not be made, where there is none; None if all is well.
+    """How it shows that the ledger was lost; None if it exists, or never did.
 
-    `traces_of` looks for what a hostd has left on the machine.
+    `traces_of` lists what an earlier hostd left on the machine.
 
     Raises:
         StartupError: the ledger cannot be read.
@@ -155,16 +155,16 @@ def _identify(
         if known is None:
             ledger.meta.set(LEDGER_ID, marker.ledger_id if marker else uuid.uuid4().hex)
         if _is_older(ledger, known, starts, marker):
-            stock = begin_anew(ledger, host, marker, now_ms=now_ms)
+            rebuilt = reset(ledger, host, marker, now_ms=now_ms)
             log.warning(
                 "the ledger is an older copy, as from a backup: requests that it does not know and "
-                "that were issued before now are refused; taken from the disk: %s", stock,
+                "that were issued before now are refused; taken from the disk: %s", rebuilt,
             )  # fmt: skip
         ledger.meta.set(STARTS, str(max(starts, marker.starts if marker else 0) + 1))
 
 
 def _is_older(ledger: Ledger, known: str | None, starts: int, marker: LedgerMarker | None) -> bool:
-    """Whether this copy has missed something."""
+    """Whether this copy lacks requests."""
     if ledger.meta.get(BACKUP_AT) is not None:
         return True
     if marker is None:
@@ -172,10 +172,10 @@ def _is_older(ledger: Ledger, known: str | None, starts: int, marker: LedgerMark
     return known is None or starts < marker.starts or ledger.outbox.last_number() < marker.events
 
 
-def begin_anew(ledger: Ledger, host: Host, marker: LedgerMarker | None, *, now_ms: int) -> Rebuilt:
-    """The ledger knows what is held, and that it does not know what was asked.
+def reset(ledger: Ledger, host: Host, marker: LedgerMarker | None, *, now_ms: int) -> Rebuilt:
+    """Rebuilds an incomplete ledger from the host, and records that requests may be missing.
 
-    What it holds as unfinished ends: it may have been done, and undone by a later request.
+    Its unfinished requests end: they may have been done, and undone by a later request.
     """
     with ledger.transaction():
         known = marker.events if marker else now_ms // 1000

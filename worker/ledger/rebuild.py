@@ -1,7 +1,7 @@
-"""What the machine and the documents on it say is held: for a ledger that does not know.
+"""Rebuilds the ledger's reservations and statuses from what is on the host.
 
-Net ids, subnets, addresses, instance ids and quota are normally the ledger's to say
-(`worker.request.reserve`).  Where it was lost, they are read from what hostd left behind.
+Normally net ids, subnets, addresses, instance ids and quota are read from the ledger alone
+(`worker.request.reserve`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TOUCHED: Final = ("running", "warm", "sleeping", "stopped")
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """What was found: instances by status, reservations by kind, and what could not be read."""
+    """The instances by status, the reservations by kind, and what could not be read."""
 
     instances: Mapping[str, int]
     reservations: Mapping[str, int]
@@ -34,13 +34,13 @@ class Rebuilt:
 
 
 def traces_of_earlier_run(host: Host) -> tuple[str, ...]:
-    """Instances and devices that only a hostd with a ledger leaves; none on a fresh host."""
+    """Instances and devices that an earlier hostd made; empty on a fresh host."""
     refs = [str(ref) for ref in host.records.instances() if _is_touched(host, ref)]
     return (*refs, *sorted(host.links.owned()))
 
 
 def instances_with_history(records: Records) -> tuple[str, ...]:
-    """Instances whose record says that a hostd has had to do with them."""
+    """Instances whose record was written by a hostd."""
     return tuple(str(ref) for ref in records.instances() if _status(records, ref) in TOUCHED)
 
 
@@ -59,13 +59,13 @@ def _is_touched(host: Host, ref: InstanceRef) -> bool:
 
 
 def rebuild_from_host(host: Host, ledger: Ledger, *, now_ms: int) -> Rebuilt:
-    """The ledger's instances and reservations are those of the machine, and no others."""
+    """Replaces the ledger's instances and reservations by those of the host."""
     with ledger.transaction():
         ledger.reservations.clear()
         ledger.instances.clear()
         rebuild = _Rebuild(ledger, host, now_ms)
-        for name, mark in sorted(host.links.owned().items()):
-            rebuild.bridge(name, mark)
+        for name, owner_tag in sorted(host.links.owned().items()):
+            rebuild.bridge(name, owner_tag)
         for ref in host.records.instances():
             rebuild.instance(ref)
         reserved = ledger.reservations.count_by_kind()
@@ -80,26 +80,26 @@ class _Rebuild:
     statuses: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
 
-    def bridge(self, name: str, mark: str) -> None:
-        """A tenant's bridge stands: its net id and subnet are the tenant's."""
+    def bridge(self, name: str, owner_tag: str) -> None:
+        """Reserves the net id and the subnets of a tenant's bridge."""
         net_id = parse_bridge(name)
         bridge = None if net_id is None else self.host.links.bridge(name)
         if bridge is None:
             return
-        tenant = mark.removeprefix(OWNER_PREFIX)
+        tenant = owner_tag.removeprefix(OWNER_PREFIX)
         self._reserve("net", str(net_id), tenant)
         for address in bridge.addresses:
             self._reserve("subnet", str(IPv4Interface(address).network), tenant)
 
     def instance(self, ref: InstanceRef) -> None:
-        """What the instance has according to its record, and according to its VMM."""
+        """Reserves what the instance has according to its record and its VMM."""
         try:
             doc = self.host.records.instance(ref)
         except HostdError as error:
             doc = None
             self.problems.append(f"{ref}: {error}")
         if doc is not None and doc.fields.status not in ("created", "ready"):
-            self._note_status(ref, doc)
+            self._put_status(ref, doc)
         if not _is_touched(self.host, ref):
             return
         self._reserve("instance", ref.instance_id, f"{ref.tenant_id}/{ref.pool_id}")
@@ -108,13 +108,13 @@ class _Rebuild:
         if lives or (doc is not None and is_up(doc.fields.status)):
             self._quota(ref)
 
-    def _note_status(self, ref: InstanceRef, doc: InstanceDoc) -> None:
+    def _put_status(self, ref: InstanceRef, doc: InstanceDoc) -> None:
         self.statuses[doc.fields.status] += 1
         change = Change(ref.instance_id, ref.tenant_id, ref.pool_id, doc.fields.status)
         self.ledger.instances.put(change, now_ms=self.now_ms)
 
     def _place(self, ref: InstanceRef, recorded: InstanceNet | None) -> None:
-        """Its address, and the tenant's network: as recorded, else as its VMM was built."""
+        """Reserves its address and the tenant's network: as recorded, else as its VMM was built."""
         spec = self.host.vmm.spec(ref)
         tap = recorded.tap_dev if recorded else spec.tap if spec else None
         found = parse_tap(tap) if tap else None
@@ -139,7 +139,7 @@ class _Rebuild:
         return tenant.net if tenant else None
 
     def _quota(self, ref: InstanceRef) -> None:
-        """What the guest was built with; the pool may have changed since."""
+        """Reserves what the guest was built with; the pool may have changed since."""
         spec = self.host.vmm.spec(ref)
         if spec is not None:
             self._reserve("quota", ref.instance_id, ref.tenant_id, spec.vcpus, spec.mem_mib)

@@ -1,1 +1,1 @@
-"""protocol."""
+"""What hostd reads from callers and writes for them: requests, results, events, metrics."""

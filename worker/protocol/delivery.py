@@ -1,4 +1,4 @@
-"""A job as the consumer takes it from Redis, before anything of it is verified."""
+"""A job as the consumer takes it from Redis, unverified."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worker.protocol.verification import VerifiedRequest
 class Delivery:
     """A job as it was taken from Redis: its id, RQ's `data`, and RQ's times as they came.
 
-    Bytes of an id that are no UTF-8 are surrogates in it (`surrogateescape`).
+    Bytes of an id that are not UTF-8 become surrogates in it (`surrogateescape`).
     """
 
     id: str
@@ -23,10 +23,10 @@ class Delivery:
 
     @classmethod
     def of(cls, verified: VerifiedRequest) -> Delivery:
-        """The job of an order that is on record, whether or not Redis still has it."""
+        """The job of a request on record, whether or not Redis still has it."""
         return cls(job_id(verified.body.host, verified.body.request_id), verified.call)
 
     @property
     def shown(self) -> str:
-        """The id as a person may read it: one line, printable, not endless."""
+        """The id for people: one line, printable, at most 100 characters."""
         return ascii(self.id)[1:-1][:100]

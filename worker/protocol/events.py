@@ -1,4 +1,4 @@
-"""Events: what changed, as agentd reads it from the stream and a person in the log."""
+"""Events for agentd's stream, and the log line of a request's end."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class LeftoverSwept(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"
 class RulesPutBack(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="rules_put_back"
 ):
-    """A tenant's packet rules did not stand, and stand again."""
+    """A tenant's packet rules were missing and have been restored."""
 
     at_ms: int
     tenant_id: str
@@ -115,7 +115,7 @@ class MissingConfinement(
 class HostDraining(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="host_draining"
 ):
-    """New work waits from now on; `guests` run and are put away until `deadline_ms`."""
+    """New work waits from now on; `guests` are put to sleep or stopped until `deadline_ms`."""
 
     at_ms: int
     drain_id: str
@@ -125,7 +125,7 @@ class HostDraining(
 
 
 class HostDrained(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="host_drained"):
-    """The drain has done what it could: `away` of its `guests`; new work waits on."""
+    """The drain has ended: `away` of its `guests` sleep or are stopped; new work still waits."""
 
     at_ms: int
     drain_id: str
@@ -136,7 +136,7 @@ class HostDrained(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", 
 class HostUndrained(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="host_undrained"
 ):
-    """New work goes on; `back` of the drain's guests are being brought back, `left` are not."""
+    """New work resumes; `back` of the drain's guests are brought back, `left` are not."""
 
     at_ms: int
     drain_id: str
@@ -158,7 +158,7 @@ Event = (
 
 
 def encode(event: Event) -> bytes:
-    """The JSON of `event`, as it stands in the stream's field `event`."""
+    """The JSON of `event`, as in the stream's field `event`."""
     return msgspec.json.encode(event)
 
 

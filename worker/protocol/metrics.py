@@ -1,4 +1,4 @@
-"""Prometheus metrics.  Counted once, from results; labels are bounded, never an id."""
+"""Prometheus metrics, counted from results.  Labels are bounded, never an id."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Metrics:
         self.requests = Counter("hostd_requests", "Requests ended.", ["op", "outcome"], registry=r)
         self.duration = Histogram(
             "hostd_request_duration_seconds",
-            "From the first attempt's begin to the result.",
+            "From the begin of the first attempt to the result.",
             ["op"], buckets=FAST, registry=r,
         )  # fmt: skip
         self.queue_latency = Histogram(
             "hostd_queue_latency_seconds",
-            "From issue to the first attempt's begin.",
+            "From issue to the begin of the first attempt.",
             ["op"], buckets=FAST, registry=r,
         )  # fmt: skip
         self.step_duration = Histogram(
@@ -39,17 +39,17 @@ class Metrics:
         self.lock_wait = Histogram(
             "hostd_lock_wait_seconds", "Waiting for kernel locks.", buckets=FAST, registry=r
         )
-        self.retries = Counter("hostd_retries", "Attempts put off.", ["op", "code"], registry=r)
+        self.retries = Counter("hostd_retries", "Attempts postponed.", ["op", "code"], registry=r)
         self.rejected = Counter("hostd_rejected", "Requests refused.", ["code"], registry=r)
         self.recovered = Counter(
-            "hostd_recovered_requests", "Requests taken up again at start.", registry=r
+            "hostd_recovered_requests", "Requests resumed at start.", registry=r
         )
         self.reconciled = Counter(
             "hostd_reconciled", "Instances reconciled with the host.", ["finding"],
             registry=r,
         )  # fmt: skip
         self.orphans = Gauge(
-            "hostd_orphans", "Leftovers with hostd's mark that belong to nothing on record.",
+            "hostd_orphans", "Resources with hostd's mark that belong to nothing on record.",
             ["kind"], registry=r,
         )  # fmt: skip
         self.swept = Counter("hostd_swept", "Leftovers removed.", ["kind"], registry=r)

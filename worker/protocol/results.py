@@ -1,4 +1,4 @@
-"""The words of results: from an outcome or an error to what the caller reads."""
+"""Results that need no run: of a refused request, and of one that was answered before."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def refused(op: str, error: HostdError) -> Failed:
 
 
 def replayed(result: Result) -> Result:
-    """The first run's result, marked as such."""
+    """The result of an earlier run, marked as such."""
     return msgspec.structs.replace(result, replayed=True)

@@ -1,4 +1,4 @@
-"""From bytes to an order that this host is willing to act on."""
+"""Verifies the bytes of a job: well formed, signed, for this host, in time."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from enqueue.signing import Verifier
 from worker.errors import Rejected
 
 MAX_BYTES: Final = envelope.MAX_BYTES
-OWN_ISSUERS: Final = "hostd:"  # what a host asks of itself; nobody else may
+OWN_ISSUERS: Final = "hostd:"  # the prefix of requests that a host makes itself
 
 
 class Forged(Rejected):
-    """Not something that agentd has sent: it is quarantined, and never enters the ledger."""
+    """Not sent by agentd: the job is quarantined and never enters the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerifiedRequest:
-    """A verified request.  `call` is RQ's data, inflated; `digest` makes two the same intent."""
+    """A verified request.  `call` is RQ's data, not deflated; `digest` is that of its intent."""
 
     body: Body
     call: bytes
@@ -34,7 +34,7 @@ class VerifiedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What this host accepts."""
+    """Whose requests this host accepts."""
 
     host: str
     verifier: Verifier
@@ -42,7 +42,7 @@ class Policy:
 
 
 def inflated(data: bytes) -> bytes:
-    """RQ's data; stock tools deflate it when they save a job, so both forms are read.
+    """RQ's data, not deflated; stock tools deflate it when they save a job, so both forms are read.
 
     Raises:
         Forged: `oversized`, `malformed`.
@@ -64,7 +64,7 @@ def inflated(data: bytes) -> bytes:
 
 
 def verify(data: bytes, *, id_: str, policy: Policy) -> VerifiedRequest:
-    """The order in a job's `data`, if it is well formed, signed, and for this host.
+    """The request in a job's `data`, if it is well formed, signed, and for this host.
 
     Raises:
         Forged: `oversized`, `malformed`, `unsigned`, `bad_signature`, `wrong_host`, `wrong_job_id`.
@@ -88,12 +88,12 @@ def verify(data: bytes, *, id_: str, policy: Policy) -> VerifiedRequest:
 
 
 def is_own(body: Body) -> bool:
-    """Whether this host asks it of itself."""
+    """Whether this host made the request itself."""
     return body.issuer.startswith(OWN_ISSUERS)
 
 
 def trusted(call: bytes) -> VerifiedRequest:
-    """The order in bytes of the ledger: they were verified when they were accepted."""
+    """The request in bytes of the ledger, which were verified when they were accepted."""
     body = envelope.decode_body(envelope.decode_call(call).body)
     return VerifiedRequest(body, call, _digest(body))
 
@@ -120,7 +120,7 @@ def _check_signature(sealed: Envelope, policy: Policy) -> None:
 
 
 def check_known(body: Body, *, lost_before_ms: int | None) -> None:
-    """The request, which the ledger does not know, was not known to one that is lost either.
+    """Checks that a request unknown to the ledger was not known to a lost ledger either.
 
     `lost_before_ms` is when the loss was noticed.  The issuer's clock may be ahead of this host's.
 
@@ -137,7 +137,7 @@ def check_known(body: Body, *, lost_before_ms: int | None) -> None:
 
 
 def check_times(body: Body, *, now_ms: int) -> None:
-    """The request may be begun now.  Asked at acceptance and before the first attempt, never after.
+    """Checks that the request may begin now: at acceptance and before the first attempt only.
 
     Raises:
         Rejected: `expired`, `lifetime`, `from_the_future`.
@@ -147,7 +147,7 @@ def check_times(body: Body, *, now_ms: int) -> None:
         raise Rejected(
             "expired",
             f"its time ended {late_ms / 1000:.1f} s ago (30 s of clock skew allowed)",
-            hint="enqueue it anew, with a new request id",
+            hint="enqueue it again, with a new request id",
         )
     if body.not_after_ms - body.issued_at_ms > envelope.MAX_LIFETIME_MS:
         raise Rejected("lifetime", "not_after_ms is more than 7 days after issued_at_ms")

@@ -1,4 +1,4 @@
-"""Connections to Redis, and what must hold of it before a host trusts it."""
+"""Connects to Redis, and checks that it keeps requests before hostd relies on it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger("hostd")
 OWNER_TTL_S = 30
 RedisAway: Final = RedisError  # what any call raises while Redis does not serve it
 _ANY: Final = HostKeys("any")
-# What stands in an append-only file of hostd's, a command for each kind of key.
+# What hostd's append-only file contains: one command for each kind of key.
 _REPLAYED: Final = (
     ("HSET", job("any_1"), "status", "queued"),
     ("PEXPIREAT", job("any_1"), "1"),
@@ -103,7 +103,7 @@ def _address(text: str) -> tuple[str, int]:
     try:
         return host, int(port)
     except ValueError:
-        raise ConfigError(f"redis.sentinels: {text!r} is no host:port") from None
+        raise ConfigError(f"redis.sentinels: {text!r} is not host:port") from None
 
 
 def address(config: RedisConfig) -> str:
@@ -112,11 +112,11 @@ def address(config: RedisConfig) -> str:
 
 
 def check(redis: Redis, config: RedisConfig) -> None:
-    """Redis is there and keeps what it is given.
+    """Checks that Redis answers, and that it loses no requests.
 
     Raises:
-        Unreachable: it is away.
-        StartupError: it refuses us, has no AOF, or evicts.
+        Unreachable: it does not answer.
+        StartupError: it refuses hostd, has no AOF, or may evict keys.
     """
     where = address(config)
     try:
@@ -141,14 +141,14 @@ def check(redis: Redis, config: RedisConfig) -> None:
 
 
 def _check_replay(redis: Redis, where: str) -> None:
-    """The server would read back all that it has written to its append-only file.
+    """Checks that a restarted Redis would read back all of its append-only file.
 
     Redis 7 replays it as the user `default` and refuses there, at each EXEC, what that user may not
     do: the transaction is dropped, with a line in Redis' log and no error.
 
     Raises:
         StartupError: it would drop requests, or does not let hostd ask.
-        Unreachable: it is away.
+        Unreachable: it does not answer.
     """
     for command in _REPLAYED:
         try:
@@ -173,17 +173,17 @@ def _check_replay(redis: Redis, where: str) -> None:
 
 
 def claim(redis: Redis, host_keys: HostKeys, owner: Owner) -> None:
-    """This machine serves the host name; raises as `check_owner`."""
+    """Claims the host name for this machine; raises like `check_owner`."""
     check_owner(redis, host_keys, owner)
     refresh(redis, host_keys, owner)
 
 
 def check_owner(redis: Redis, host_keys: HostKeys, owner: Owner) -> None:
-    """No other machine serves the host name.
+    """Checks that no other machine serves the host name.
 
     Raises:
-        StartupError: another machine, or another runtime directory, has served it within 30 s.
-        Unreachable: Redis has gone away.
+        StartupError: another machine, or another runtime directory, served it in the last 30 s.
+        Unreachable: Redis does not answer.
     """
     try:
         raw = redis.get(host_keys.owner)
@@ -204,5 +204,5 @@ def check_owner(redis: Redis, host_keys: HostKeys, owner: Owner) -> None:
 
 
 def refresh(redis: Redis, host_keys: HostKeys, owner: Owner) -> None:
-    """Says again who serves the host name."""
+    """Refreshes the key that says which machine serves this host name."""
     redis.set(host_keys.owner, msgspec.json.encode(owner), ex=OWNER_TTL_S)

@@ -1,10 +1,10 @@
-"""The only subclassing of RQ: one consumer that takes all there is and never trusts what it takes.
+"""The only subclasses of RQ: one consumer that takes every job and trusts none.
 
-Of RQ's SimpleWorker stay its registration, heartbeat and state, so that `rq info` and rq-dashboard
-show the host.  Everything by which a writer to Redis could make a stock worker do something is
-gone (each proven against rq 3.0 in tests/redis/test_hardening.py): a job's hash is never restored
-into an `rq.job.Job`, only its `data` and two times are read, and they decode by allow-list; there
-is no pubsub, no suspension, no scheduler, no registry maintenance, no callback, no import by name.
+RQ's SimpleWorker provides registration, heartbeat and state, so that `rq info` and rq-dashboard
+show the host.  Everything by which a writer to Redis could control a stock worker is disabled
+(each proven against rq 3.0 in tests/redis/test_hardening.py): a job's hash is never restored into
+an `rq.job.Job`, only its `data` and two times are read, and they decode by allow-list; there is no
+pubsub, no suspension, no scheduler, no registry maintenance, no callback, no import by name.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ BLOCK_S: Final = 1  # SIGTERM waits for it
 FULL_PAUSE_S: Final = 0.05
 TAKE_AT_MOST: Final = 256
 WORKER_TTL_S: Final = 30
-# Capped well below the 2 s after which hostd goes on once Redis is back.
+# Much shorter than the 2 s within which hostd must work again once Redis is back.
 RECONNECT_S: Final = (0.05, 0.1, 0.2, 0.4)
 REFUSED_FOR_NOW: Final = (ReadOnlyError, OutOfMemoryError)
 FIELDS: Final = ("data", "created_at", "enqueued_at", "status")
 
 
 class HostJob(Job):
-    """A job that is never executed by RQ: whatever tries to is a bug."""
+    """A job that RQ must never execute; an attempt to do so is a bug."""
 
     @property
     def func(self) -> NoReturn:
-        """Nothing is imported by a name found in Redis."""
+        """Raises: nothing is imported by a name found in Redis."""
         raise RuntimeError("hostd executes no function by name")
 
 
@@ -56,7 +56,7 @@ class HostQueue(Queue):
 
 
 class HostWorker(SimpleWorker):
-    """Takes jobs and hands them on; see `worker.job` for what happens to them."""
+    """Takes jobs and delivers them; `worker.job` says what happens to them."""
 
     job_class = HostJob
     queue_class = HostQueue
@@ -73,10 +73,10 @@ class HostWorker(SimpleWorker):
         arrived: Callable[[], object] = lambda: None,
         paused: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        """`deliver` takes a batch in order; `refuse` an entry that cannot be read, and why.
+        """`deliver` is called with a batch in order, `refuse` with an unreadable job and a reason.
 
-        `room` says how many more may be taken; `arrived` hears whenever Redis is there again;
-        nothing is told while `paused` is held.
+        `room` returns how many more jobs may be taken; `arrived` is called each time Redis has
+        become reachable; `paused` blocks publishing.
         """
         super().__init__(
             [HostQueue(host_keys.queue_name, connection=redis, serializer=MsgspecSerializer)],
@@ -99,25 +99,25 @@ class HostWorker(SimpleWorker):
     # ------------------------------------------------------------ what stock RQ must not do
 
     def subscribe(self) -> None:
-        """No commands by pubsub to a root worker."""
+        """Does nothing: a root worker takes no commands by pubsub."""
 
     def unsubscribe(self) -> None:
-        """Nothing was subscribed."""
+        """Does nothing: nothing was subscribed."""
 
     def check_for_suspension(self, burst: bool) -> None:
-        """`rq:suspended` is a switch that anybody could set."""
+        """Does nothing: any client can set `rq:suspended`."""
 
     def run_maintenance_tasks(self) -> None:
-        """Stock maintenance fails jobs of live workers and imports callbacks."""
+        """Does nothing: RQ's maintenance fails jobs of live workers and imports callbacks."""
 
     def execute_job(self, job: Job, queue: Queue) -> NoReturn:
-        """Never reached: deliveries go to `worker.job`."""
+        """Raises: deliveries go to `worker.job`."""
         raise RuntimeError("hostd executes no rq.job.Job")
 
     # ------------------------------------------------------------ the loop
 
     def work(self, *_args: object, **_kwargs: object) -> bool:
-        """Takes and delivers until `stopping` is set; outlives every failure of Redis."""
+        """Takes and delivers jobs until `stopping` is set; survives every failure of Redis."""
         failures = 0
         while not self.stopping.is_set():
             try:
@@ -126,59 +126,59 @@ class HostWorker(SimpleWorker):
                 self._take()
                 failures = 0
             except RedisError as error:
-                self._lost(error, failures)
+                self._wait_for_redis(error, failures)
                 failures += 1
         self._leave()
         return True
 
     def take_back(self) -> None:
-        """Delivers everything of the intermediate list: what a killed worker, or a connection that
-        broke between command and reply, left there.  What is in flight already is dropped later."""
+        """Delivers the intermediate list: jobs left there by a killed worker, or by a connection
+        that broke between command and reply.  Jobs already in flight are dropped later."""
         ids = self._redis.lrange(self._keys.intermediate, 0, -1)
         unique: list[Any] = list(dict.fromkeys(ids))
         for start in range(0, len(unique), TAKE_AT_MOST):
             self._fetch(unique[start : start + TAKE_AT_MOST])
 
     def _arrive(self) -> None:
-        self._free_the_lists()
+        self._delete_non_lists()
         try:
             self._sign_on()
         except (ResponseError, ValueError) as error:
             if isinstance(error, REFUSED_FOR_NOW):
-                raise  # before anything is read: nothing can be taken either
+                raise  # nothing has been read yet, and nothing can be taken either
             log.warning("stock tools will not show this worker: %s", error)
         self.take_back()
         self.connected.set()
         self._arrived()
         log.info("listening on %s", self._keys.queue_name)
 
-    def _free_the_lists(self) -> None:
-        """Whatever stands in a list's place and is no list would block the host."""
+    def _delete_non_lists(self) -> None:
+        """Deletes keys that should be lists and are not: they would block the host."""
         for key in (self._keys.queue, self._keys.intermediate):
             try:
                 self._redis.llen(key)
             except ResponseError as error:
                 if not is_wrong_type(error):
                     raise
-                log.warning("%s is no list: somebody has put it there; it is deleted", key)
+                log.warning("%s is not a list, so hostd did not write it; it is deleted", key)
                 self._redis.delete(key)
 
     def _sign_on(self) -> None:
-        # A worker of this name that was killed looks alive until its key expires; the host-wide
-        # lock proves that it is not.
+        # A killed worker of this name looks alive until its key expires; the host-wide lock proves
+        # that it is dead.
         self._redis.delete(self.key)
         self.register_birth()  # type: ignore[no-untyped-call]  # RQ leaves it untyped
         self.set_state(WorkerStatus.IDLE)
 
     def _take(self) -> None:
-        if cancelled := self._registries.cancelled():
+        if cancelled := self._registries.take_cancelled():
             self._fetch(cancelled)
         if (room := self._room()) <= 0:
             self.stopping.wait(FULL_PAUSE_S)
             return
         first = self._redis.blmove(self._keys.queue, self._keys.intermediate, BLOCK_S)
         if first is None:
-            self._free_the_lists()  # BLMOVE on an empty queue does not look at its destination
+            self._delete_non_lists()  # BLMOVE on an empty queue does not look at its destination
         ids: list[Any] = [] if first is None else [first]
         while ids:
             more = self._fetch(ids)
@@ -192,13 +192,13 @@ class HostWorker(SimpleWorker):
             return [id_ for id_ in pipe.execute() if id_ is not None]
 
     def _fetch(self, ids: Iterable[bytes]) -> int:
-        """Reads these jobs and delivers them; returns how many more wait in the queue."""
+        """Reads and delivers these jobs; returns how many more wait in the queue."""
         names = []
         for name in (id_.decode("utf-8", "surrogateescape") for id_ in ids):
             if self._id_form.fullmatch(name):
                 names.append(name)
             else:
-                self._refuse(Delivery(name, b""), "its id is none of this host")
+                self._refuse(Delivery(name, b""), "its id is not of this host")
         with self._redis.pipeline(transaction=False) as pipe:
             for name in names:
                 pipe.hmget(keys.job(name), FIELDS)
@@ -224,13 +224,13 @@ class HostWorker(SimpleWorker):
         canceled = status == b"canceled"
         return Delivery(name, data, created_at or b"", enqueued_at or b"", canceled)
 
-    # ------------------------------------------------------------ coming and going
+    # ------------------------------------------------------------ connect and leave
 
-    def _lost(self, error: RedisError, failures: int) -> None:
+    def _wait_for_redis(self, error: RedisError, failures: int) -> None:
         self.connected.clear()
         pause_s = RECONNECT_S[min(failures, len(RECONNECT_S) - 1)]
         if failures == 0:
-            log.warning("Redis is away, or takes nothing (%s); trying until it does", error)
+            log.warning("Redis does not answer, or refuses (%s); trying until it accepts", error)
         self.stopping.wait(pause_s)
 
     def _leave(self) -> None:
@@ -242,10 +242,10 @@ class HostWorker(SimpleWorker):
             log.info("could not sign off from Redis: %s", error)
 
     def beat(self) -> None:
-        """Tells stock tools that the host lives, and cleans up for them.
+        """Shows stock tools that the host lives, and removes expired jobs from RQ's registries.
 
         Raises:
-            RedisError: Redis is away.
+            RedisError: Redis is unreachable.
         """
         self.heartbeat(WORKER_TTL_S + 60)
         self._registries.forget_expired()

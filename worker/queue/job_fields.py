@@ -31,7 +31,7 @@ def outcome_fields(status: str, began_s: float, ended_s: float, worker_name: str
 
 
 def whole_job(delivery: Delivery, queue_name: str, began_s: float) -> dict[Any, Any]:
-    """What else stock tools read, so that the job is whole even if Redis had lost it."""
+    """The other fields that stock tools read, so that the job is complete even if Redis lost it."""
     return {
         "data": delivery.data,
         "origin": queue_name,

@@ -1,8 +1,8 @@
-"""Results, states and events into Redis: RQ's own keys, told in one MULTI.
+"""Publishes results, states and events in Redis, in RQ's own keys, each batch in one MULTI.
 
-Telling is repeatable, and its failure changes nothing about an outcome: what could not be told
-stays with the publisher (and, if decided, in the ledger) until Redis is back.  Threads that tell
-at the same time share one round trip.
+Publishing can be repeated, and its failure does not change an outcome: what could not be published
+stays in memory (and, if decided, in the ledger) until Redis is back.  Threads that publish at the
+same time share one round trip.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ CANCELED: Final = ("conflict/superseded", "conflict/cancelled")
 
 
 @dataclass(frozen=True, slots=True)
-class _Telling:
-    """One result on its way."""
+class _Publication:
+    """One result that is to be published."""
 
     delivery: Delivery
     result: Result
@@ -62,7 +62,7 @@ class RedisPublisher:
         self._config = config
         self._worker_name = worker_name
         self._wall = wall
-        self._pending: list[_Telling] = []
+        self._pending: list[_Publication] = []
         self._pending_lock = threading.Lock()
         self._wire = threading.Lock()
         self._away = False
@@ -100,19 +100,19 @@ class RedisPublisher:
         job = keys.job(delivery.id)
         try:
             if self._redis.hget(job, "status") != b"started":
-                return  # RQ's own cancel has come while it ran: the next look ends it
+                return  # cancelled by RQ while it ran: the next look ends it
             with self._redis.pipeline(transaction=True) as pipe:
                 pipe.hset(job, "status", "queued")
                 pipe.zrem(self._keys.started, delivery.id)
                 pipe.zadd(self._keys.deferred, {delivery.id: "+inf"})
                 execute_repairing(pipe)
         except RedisError as error:
-            log.warning("cannot show %s as put off: %s", delivery.id, error)
+            log.warning("cannot show %s as postponed: %s", delivery.id, error)
 
-    def deferred(self, waiting: Collection[str], *, no_more: Collection[str] = ()) -> None:
-        """These jobs show as waiting for their turn, and those not.
+    def mark_deferred(self, waiting: Collection[str], *, no_more: Collection[str] = ()) -> None:
+        """Shows jobs as waiting for their turn, and `no_more` of them not any more.
 
-        Their status stays `queued`: written here it could undo a cancellation or an end.
+        Their status stays `queued`: written here it could overwrite a cancellation or a result.
         """
         with self._redis.pipeline(transaction=True) as pipe:
             if waiting:
@@ -122,17 +122,17 @@ class RedisPublisher:
             execute_repairing(pipe)
 
     def publish(self, delivery: Delivery, result: Result, *, request_id: str | None) -> None:
-        self._add(_Telling(delivery, result, request_id))
+        self._add(_Publication(delivery, result, request_id))
 
     def quarantine(self, delivery: Delivery, result: Result) -> None:
-        self._add(_Telling(delivery, result, None, quarantined=True))
+        self._add(_Publication(delivery, result, None, quarantined=True))
 
     def flush_pending(self) -> None:
         self._flush(probing=False)
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """What this thread tells within goes out together at the end."""
+        """Publishes what this thread publishes within together, at the end."""
         self._batching.on = True
         try:
             yield
@@ -140,17 +140,17 @@ class RedisPublisher:
             self._batching.on = False
             self._flush(probing=False)
 
-    # ------------------------------------------------------------ the wire
+    # ------------------------------------------------------------ to Redis
 
-    def _add(self, telling: _Telling) -> None:
+    def _add(self, publication: _Publication) -> None:
         with self._pending_lock:
-            self._pending.append(telling)
+            self._pending.append(publication)
         if not getattr(self._batching, "on", False):
             self._flush(probing=False)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Nothing is told within."""
+        """Blocks publishing within."""
         with self._wire:
             yield
 
@@ -160,10 +160,10 @@ class RedisPublisher:
             return len(self._pending)
 
     def flush(self) -> bool:
-        """Tells everything that waits; False if Redis is away.
+        """Publishes all that waits; False if Redis is unreachable.
 
-        Then what is told only waits, and no thread for Redis, until a call of this, by those who
-        look again and again (the consumer and the housekeeping), finds it back.
+        While it is, no other method tries Redis: results wait until a call of this one, which the
+        consumer and the housekeeping repeat, succeeds.
         """
         return self._flush(probing=True)
 
@@ -174,29 +174,29 @@ class RedisPublisher:
             if self._away and not probing:
                 return False
             with self._pending_lock:
-                tellings, self._pending = self._pending, []
+                pending, self._pending = self._pending, []
             events = self._ledger.outbox.unpublished()
-            if not tellings and not events:
+            if not pending and not events:
                 self._away = False
-                return True  # another thread took ours along
+                return True  # another thread has published ours
             try:
-                self._send(tellings, events)
+                self._send(pending, events)
             except RedisError as error:
                 self._away = True
-                log.warning("%d results wait for Redis: %s", len(tellings), error)
+                log.warning("%d results wait for Redis: %s", len(pending), error)
                 with self._pending_lock:
-                    self._pending[:0] = tellings
+                    self._pending[:0] = pending
                 return False
             self._away = False
-            ids = [telling.request_id for telling in tellings if telling.request_id]
+            ids = [publication.request_id for publication in pending if publication.request_id]
             if ids or events:
                 self._ledger.mark_published(ids, events_upto=events[-1][0] if events else 0)
             return True
 
-    def _send(self, tellings: list[_Telling], events: list[tuple[int, bytes]]) -> None:
+    def _send(self, pending: list[_Publication], events: list[tuple[int, bytes]]) -> None:
         with self._redis.pipeline(transaction=True) as pipe:
-            for telling in tellings:
-                self._queue(pipe, telling)
+            for publication in pending:
+                self._queue(pipe, publication)
             for seq, event in events:
                 pipe.xadd(
                     self._keys.events,
@@ -206,36 +206,38 @@ class RedisPublisher:
                 )
             execute_repairing(pipe)
 
-    def _queue(self, pipe: Pipeline, telling: _Telling) -> None:
-        id_, failed = telling.delivery.id, isinstance(telling.result, Failed)
+    def _queue(self, pipe: Pipeline, publication: _Publication) -> None:
+        id_, failed = publication.delivery.id, isinstance(publication.result, Failed)
         ttl_s = self._config.failure_ttl_s if failed else self._config.result_ttl_s
-        registry, status = self._registry(telling.result)
-        if telling.quarantined:
-            self._queue_quarantine(pipe, telling)
+        registry, status = self._registry(publication.result)
+        if publication.quarantined:
+            self._queue_quarantine(pipe, publication)
         raw_id = id_.encode("utf-8", "surrogateescape")
         pipe.lrem(self._keys.intermediate, 0, raw_id)  # type: ignore[arg-type]  # redis-py's str is any value
-        if not telling.delivery.data:
-            return  # there is no job to write to, and its id may be anything
-        pipe.hset(keys.job(id_), mapping=self._fields(telling, status))
+        if not publication.delivery.data:
+            return  # the job does not exist, and its id may be anything
+        pipe.hset(keys.job(id_), mapping=self._fields(publication, status))
         pipe.expire(keys.job(id_), ttl_s)
-        pipe.xadd(keys.results(id_), stream_fields(telling.result, self._worker_name), maxlen=10)
+        pipe.xadd(
+            keys.results(id_), stream_fields(publication.result, self._worker_name), maxlen=10
+        )
         pipe.expire(keys.results(id_), ttl_s)
         pipe.zrem(self._keys.started, id_)
         pipe.zrem(self._keys.deferred, id_)
         pipe.zadd(registry, {id_: int(self._wall()) + ttl_s})
 
-    def _fields(self, telling: _Telling, status: str) -> dict[Any, Any]:
+    def _fields(self, publication: _Publication, status: str) -> dict[Any, Any]:
         ended_s = self._wall()
-        began_s = ended_s - getattr(telling.result, "took_ms", 0.0) / 1000
+        began_s = ended_s - getattr(publication.result, "took_ms", 0.0) / 1000
         fields = outcome_fields(status, began_s, ended_s, self._worker_name)
-        if telling.request_id is not None:
-            fields |= whole_job(telling.delivery, self._keys.queue_name, began_s)
+        if publication.request_id is not None:
+            fields |= whole_job(publication.delivery, self._keys.queue_name, began_s)
         return fields
 
-    def _queue_quarantine(self, pipe: Pipeline, telling: _Telling) -> None:
+    def _queue_quarantine(self, pipe: Pipeline, publication: _Publication) -> None:
         entry = {
-            "job_id": telling.delivery.shown,
-            "reason": str(telling.result),
+            "job_id": publication.delivery.shown,
+            "reason": str(publication.result),
             "at_ms": int(self._wall() * 1000),
         }
         pipe.rpush(self._keys.quarantine, msgspec.json.encode(entry))

@@ -1,4 +1,4 @@
-"""RQ's registries of ended jobs: what others write there, and what nobody else would remove."""
+"""RQ's registries of ended jobs: takes what callers cancel, removes what has expired."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Registries:
         paused: Callable[[], AbstractContextManager[object]] = nullcontext,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """`paused` is held while nothing may be told: a telling registers its job anew."""
+        """`paused` blocks publishing: publishing a result adds its job to its registry again."""
         self._redis = redis
         self._keys = host_keys
         self._paused = paused
@@ -41,43 +41,43 @@ class Registries:
         self._next_look = 0.0
         self._id_form = re.compile(re.escape(host_keys.host).encode() + b"_[A-Za-z0-9-]{1,64}")
 
-    def cancelled(self) -> list[bytes]:
-        """Jobs that somebody has cancelled since the last look: taken, to be delivered.
+    def take_cancelled(self) -> list[bytes]:
+        """Jobs cancelled since the last look, now in the intermediate list; looks once a second.
 
-        Who cancels registers the present time, as RQ does (`BaseRegistry.add`); hostd the time at
-        which the job, which it has ended, may be forgotten.  Looks once a second.
+        A caller that cancels registers the job with the present time, as RQ does
+        (`BaseRegistry.add`); hostd, which has ended a job, with the time of its expiry.
 
         Raises:
-            RedisError: Redis is away.
+            RedisError: Redis is unreachable.
         """
         if time.monotonic() < self._next_look:
             return []
         self._next_look = time.monotonic() + LOOK_S
         if not self._found():
             return []
-        # Looked at again: one that was told of meanwhile is registered for good.
+        # Reads again: a job whose result was published meanwhile has its expiry as score now.
         with self._paused():
             found = self._found()
-            return self._taken(found) if found else []
+            return self._take(found) if found else []
 
     def _found(self) -> list[bytes]:
         registry, now_s = self._keys.canceled, int(self._wall())
         try:
             found = self._redis.zrangebyscore(registry, "-inf", now_s, start=0, num=AT_ONCE)
         except ResponseError as error:
-            self._cannot_look(error)
+            self._skip_looks(error)
             return []
         return [id_ for id_ in found if isinstance(id_, bytes)]
 
-    def _cannot_look(self, error: ResponseError) -> None:
-        """The host works on: without this look it ends cancelled requests later, or not."""
+    def _skip_looks(self, error: ResponseError) -> None:
+        """Logs it and goes on: hostd ends cancelled requests later, or not."""
         self._next_look += BLIND_S
-        log.warning("cannot see what is cancelled: %s: %s", self._keys.canceled, error)
+        log.warning("cannot read what is cancelled: %s: %s", self._keys.canceled, error)
         if is_wrong_type(error):
             self._redis.delete(self._keys.canceled)
 
-    def _taken(self, ids: list[bytes]) -> list[bytes]:
-        """Those of the jobs that exist; they stand in the intermediate list from here on."""
+    def _take(self, ids: list[bytes]) -> list[bytes]:
+        """Moves those of the jobs that exist to the intermediate list, and returns them."""
         good = [id_ for id_ in ids if self._id_form.fullmatch(id_)]
         with self._redis.pipeline(transaction=False) as pipe:
             for id_ in good:
@@ -92,10 +92,10 @@ class Registries:
         return living
 
     def forget_expired(self) -> None:
-        """The finished and failed registries hold no job whose time is up.
+        """Removes expired jobs from the finished and failed registries.
 
         Raises:
-            RedisError: Redis is away.
+            RedisError: Redis is unreachable.
         """
         for registry in (self._keys.finished, self._keys.failed):
             self._redis.zremrangebyscore(registry, "-inf", int(self._wall()))

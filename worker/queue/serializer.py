@@ -20,6 +20,6 @@ class MsgspecSerializer:
         """The JSON in `raw`.
 
         Raises:
-            msgspec.DecodeError: it is none.
+            msgspec.DecodeError: it is not JSON.
         """
         return msgspec.json.decode(raw)

@@ -1,4 +1,4 @@
-"""A MULTI that is carried out once, whatever somebody has planted in Redis."""
+"""A MULTI that is executed once, even if keys have wrong types."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ NOT_THE_KEYS: Final = (NoPermissionError, OutOfMemoryError, ReadOnlyError)
 
 
 def execute_repairing(pipe: Pipeline) -> list[Any]:
-    """The replies of the MULTI.
+    """Executes the MULTI and returns its replies; commands that failed are repeated once.
 
-    A command inside a MULTI that fails (WRONGTYPE, say) stops no other, so repeating the whole
-    would tell everything twice.  A key that hostd cannot write to is somebody's plant: it is
-    deleted and what belongs there is written again.
+    A command that fails inside a MULTI (WRONGTYPE, say) stops no other, so repeating all of them
+    would publish everything twice.  hostd did not write a key that it cannot write to: the key is
+    deleted, and its commands are repeated.
 
     Raises:
-        RedisError: Redis is away, or has refused the whole.
+        RedisError: Redis is unreachable, or refuses the MULTI.
     """
     commands: list[Any] = [command for command, _ in pipe.command_stack]
     replies = pipe.execute(raise_on_error=False)
@@ -40,7 +40,7 @@ def execute_repairing(pipe: Pipeline) -> list[Any]:
         if isinstance(reply, NOT_THE_KEYS):
             raise reply
     if failed:
-        log.error("deleted, because they are not what hostd keeps there: %s", ascii(failed))
+        log.error("deleted keys of a wrong type, which hostd did not write: %s", ascii(failed))
         pipe.delete(*failed)
         again: Callable[..., object] = pipe.execute_command  # redis-py leaves it untyped
         for command in commands:

@@ -23,25 +23,25 @@ from worker.scheduling.unreconciled import Unreconciled
 
 
 class Publisher(Protocol):
-    """Where results and states go.  Its failures change nothing about an outcome."""
+    """Publishes results and states.  Its failures do not change an outcome."""
 
     def mark_started(self, delivery: Delivery) -> bool:
-        """The job shows as started; False if somebody has cancelled it while it waited."""
+        """Shows the job as started; False if it was cancelled while it waited."""
 
     def mark_postponed(self, delivery: Delivery) -> None:
-        """The job shows as waiting for its next attempt, and may be cancelled again."""
+        """Shows the job as waiting for its next attempt; it may be cancelled again."""
 
     def publish(self, delivery: Delivery, result: Result, *, request_id: str | None) -> None:
-        """The result stands in Redis, now or once Redis is back.
+        """Writes the result to Redis, now or once Redis is back.
 
-        `request_id` is given for what the ledger holds as decided.
+        `request_id` is given if the ledger has it as decided.
         """
 
     def quarantine(self, delivery: Delivery, result: Result) -> None:
-        """As `publish`, and the entry is in the quarantine list with its reason."""
+        """Publishes the result, and adds the job to the quarantine list with its reason."""
 
     def flush_pending(self) -> None:
-        """What was being told when this was called has been told, or has failed."""
+        """Waits until what other threads are publishing now is published or has failed."""
 
 
 @dataclass(frozen=True, slots=True)
