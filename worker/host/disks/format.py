@@ -10,7 +10,7 @@ from typing import Final
 
 from worker.errors import Broken
 from worker.host.disks import ext4
-from worker.linux import files
+from worker.linux import files, space
 from worker.ports import DiskSpec
 
 MIB: Final = 1 << 20
@@ -60,4 +60,4 @@ def no_space_if_full(path: Path) -> Iterator[None]:
         free = seen.f_bavail * seen.f_frsize
         if free >= _LEAST_FREE_BYTES:
             raise
-        raise files.no_space(path, free_bytes=free) from error
+        raise space.no_space(path, free_bytes=free) from error

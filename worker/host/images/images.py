@@ -18,7 +18,7 @@ from worker.host.images import generation, unpack
 from worker.host.images.compression import UnreadableError
 from worker.host.records.directories import instance_directories
 from worker.linux import files as durable
-from worker.linux import sparse
+from worker.linux import space, sparse
 from worker.model.layout import Layout
 from worker.model.names import InstanceRef
 from worker.ports import Image, ImageFiles, ImageState
@@ -79,11 +79,11 @@ class DiskImages:
 
     def reserve(self, ref: InstanceRef, request_id: str, size_bytes: int) -> None:
         directory = self._partial(ref, request_id)
-        needed, free = size_bytes + self._reserve_bytes, durable.free(directory)
+        needed, free = size_bytes + self._reserve_bytes, space.free(directory)
         if free < needed:
-            raise durable.no_space(directory, needed_bytes=needed, free_bytes=free)
+            raise space.no_space(directory, needed_bytes=needed, free_bytes=free)
         self._make_private(ref, directory)
-        with durable.reserving_space(directory, size_bytes), (directory / _ROOM).open("xb") as room:
+        with space.reserving_space(directory, size_bytes), (directory / _ROOM).open("xb") as room:
             sparse.allocate(room.fileno(), size_bytes)
 
     def release(self, ref: InstanceRef, request_id: str) -> None:

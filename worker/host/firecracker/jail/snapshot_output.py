@@ -24,7 +24,7 @@ from typing import Final
 from worker.errors import Broken
 from worker.host.disks.fscrypt import EncryptedDirectory
 from worker.host.firecracker.jail.jail import Jail
-from worker.linux import files, sparse
+from worker.linux import files, space, sparse
 from worker.linux.writeback import writing_back
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -66,14 +66,14 @@ class SnapshotOutput:
             Conflict: `storage_not_encrypted`.
         """
         self.reset()
-        with self._source() as source, files.reserving_space(self._jail.home, memory_bytes):
+        with self._source() as source, space.reserving_space(self._jail.home, memory_bytes):
             fd = os.open(_MEMORY, _NEW, 0o600, dir_fd=source)
             try:
                 sparse.allocate(fd, memory_bytes)
                 os.fchown(fd, self._uid, self._uid)
             finally:
                 os.close(fd)
-        with files.reserving_space(self._jail.home, _VMSTATE_ROOM_BYTES):
+        with space.reserving_space(self._jail.home, _VMSTATE_ROOM_BYTES):
             fd = os.open(self._target / _ROOM, _NEW, 0o600)
             try:
                 sparse.allocate(fd, _VMSTATE_ROOM_BYTES)
