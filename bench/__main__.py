@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+import click
 import msgspec
-from rich.console import Console
 
 from bench import backlog, instances, latency, networks, recovery, rest, roundtrips
 from bench.figures import Figure
@@ -39,20 +39,19 @@ def main() -> int:
         print("the benchmark needs root: it makes devices, namespaces and control groups")
         return 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    console = Console(highlight=False)
     began = time.monotonic()
     figures: list[Figure] = []
     try:
         with sandbox(options.kernel) as box:
             for name in options.parts or PARTS:
-                console.print(f"[dim]measuring {name} ...[/dim]")
+                click.echo(click.style(f"measuring {name} ...", dim=True))
                 figures += PARTS[name](box, QUICK if options.quick else FULL)
     except KeyboardInterrupt:
-        console.print("stopped; everything of the benchmark is removed")
+        print("stopped; everything of the benchmark is removed")
         return 130
     OUTPUT.parent.mkdir(exist_ok=True)
     OUTPUT.write_bytes(msgspec.json.format(msgspec.json.encode(figures)) + b"\n")
-    return show(figures, console, took_s=time.monotonic() - began, output=OUTPUT)
+    return show(figures, took_s=time.monotonic() - began, output=OUTPUT)
 
 
 def _options() -> argparse.Namespace:

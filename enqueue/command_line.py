@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -36,6 +37,8 @@ class CommandLine(click.Group):
 
     def main(self, args: Any = None, *rest: Any, **more: Any) -> Any:
         """The exit code; what is wrong before any command is known is reported here."""
+        if os.environ.get("NO_COLOR"):  # https://no-color.org
+            more |= {"color": False}
         more |= {"prog_name": self.name, "standalone_mode": False}
         try:
             return super().main(args, *rest, **more) or DONE

@@ -12,6 +12,7 @@ import msgspec
 from enqueue.command_line import usage
 from enqueue.requests import describe
 from enqueue.results import Done, Failed, Pong, Result
+from enqueue.tables import print_table
 
 if TYPE_CHECKING:  # they bring redis and cryptography, which `--help` and completion do not need
     from enqueue.client import Ticket
@@ -24,7 +25,6 @@ _CANCELLATIONS: Final[dict[Cancellation, str]] = {
     "ended": "has ended already",
     "unknown": "is unknown",
 }
-WIDE = 240  # columns of a table that is not written to a terminal
 
 
 class Printer:
@@ -130,14 +130,12 @@ def _words(result: Result) -> str:
 
 
 def _table(lines: Sequence[JobLine]) -> None:
-    from rich.console import Console  # slow to import, and for tables alone
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False)
-    for title in ("REQUEST", "STATUS", "ENQUEUED", "WHAT", "ISSUER", "OUTCOME"):
-        table.add_column(title, overflow="fold")
-    for line in lines:
-        cells = (line.request_id, line.status, line.enqueued_at[:19], line.description)
-        table.add_row(*(Text(cell) for cell in (*cells, line.issuer, line.outcome)))
-    Console(width=None if sys.stdout.isatty() else WIDE).print(table)
+    titles = ("REQUEST", "STATUS", "ENQUEUED", "WHAT", "ISSUER", "OUTCOME")
+    rows = [
+        (
+            *(line.request_id, line.status, line.enqueued_at[:19]),
+            *(line.description, line.issuer, line.outcome),
+        )
+        for line in lines
+    ]
+    print_table(titles, rows)

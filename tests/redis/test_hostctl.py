@@ -430,11 +430,6 @@ def test_a_reader_that_leaves_early_causes_no_traceback(
         assert process.stderr.read() == b""
 
 
-def test_tables_load_rich_and_nothing_else_does() -> None:
-    code = "import enqueue.hostctl.cli, sys; sys.exit('rich' in sys.modules or 'rq' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
 def test_acl_writes_users_that_wall_hosts_off(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,6 +23,8 @@ PLANTED: Final = (
     ("enqueue is layered, downward only", "enqueue.requests", "enqueue.client"),
     ("agentd's side never imports the host's side", "enqueue.keys", "worker.errors"),
     ("agentd's side never imports the host's side", "enqueue.client", "rq"),
+    ("tables are printed without rich", "enqueue.tables", "rich"),
+    ("tables are printed without rich", "worker.commands.output", "rich"),
     (
         "the host's side uses only the pure modules of agentd's",
         "worker.request.attempt",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import click
 
@@ -14,6 +15,8 @@ from enqueue.times import parse_duration
 from worker.commands.options import as_json, configured
 from worker.commands.output import print_json, show, show_facts
 from worker.config import Config
+
+BAR: Final = 20  # columns of the bar of progress
 
 
 @click.command(short_help="take no new work, and put away what runs; again: another deadline")
@@ -108,22 +111,22 @@ def _interruptible() -> Iterator[None]:
 
 @contextmanager
 def _watcher(*, quiet: bool) -> Iterator[_Watcher]:
-    """A progress bar on a terminal, lines elsewhere, nothing if quiet."""
+    """A line of progress below the news on a terminal, the news elsewhere, nothing if quiet."""
     if quiet:
         yield lambda done, total, news: None
     elif not sys.stdout.isatty():
         yield lambda done, total, news: print(*news, sep="\n", end="\n" if news else "", flush=True)
     else:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeElapsedColumn as Elapsed
+        began = time.monotonic()
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Elapsed())
-        with Progress(*columns) as progress:
-            task = progress.add_task("instances", total=None)
+        def watch(done: int, total: int, news: Iterable[str]) -> None:
+            bar = "#" * (BAR * done // max(total, 1))
+            line = f"[{bar:<{BAR}}] {done} of {total} instances"
+            above = "".join(f"{one}\n" for one in news)
+            took_s = time.monotonic() - began
+            print(f"\r\x1b[K{above}{line}, {took_s:.0f} s", end="", flush=True)
 
-            def watch(done: int, total: int, news: Iterable[str]) -> None:
-                progress.update(task, completed=done, total=total)
-                for line in news:
-                    progress.console.print(line, highlight=False)
-
+        try:
             yield watch
+        finally:
+            print()

@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+from enqueue.tables import print_table
+
 
 def print_json(documents: Iterable[Any]) -> None:
     """Prints each document as a line; stops if the reader, such as `head`, has closed the pipe."""
@@ -26,15 +28,13 @@ def show(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
+    if not rows:
+        print("nothing on record")
+        return
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        table.add_row(*(Text(_cell(row.get(column))) for column in columns))
-    Console(highlight=False).print(table if rows else "nothing on record")
+    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    right = [name for name in columns if _are_numbers(row.get(name) for row in rows)]
+    print_table(columns, cells, right=right)
 
 
 def show_facts(facts: Mapping[str, Any], *, as_json: bool) -> None:
@@ -46,6 +46,11 @@ def show_facts(facts: Mapping[str, Any], *, as_json: bool) -> None:
     for key, value in facts.items():
         for line in value if isinstance(value, list | tuple) else [value]:
             print(f"{key:<{width}}  {_cell(line)}")
+
+
+def _are_numbers(values: Iterable[object]) -> bool:
+    kinds = {type(value) for value in values} - {type(None)}
+    return bool(kinds) and kinds <= {int, float}
 
 
 def _cell(value: object) -> str:

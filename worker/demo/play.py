@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import msgspec
-from rich.console import Console
 
 from enqueue.client import HostClient, Ticket
 from enqueue.requests import (
@@ -27,6 +26,7 @@ from enqueue.requests import (
     TeardownNetwork,
     TenantId,
     WakeInstance,
+    describe,
 )
 from enqueue.results import Failed, Result
 from worker.demo import sandbox
@@ -35,7 +35,7 @@ from worker.demo.interrupts import Interrupts
 from worker.demo.private_host import SandboxError
 from worker.demo.proof import leftovers
 from worker.demo.sandbox import HOST, Sandbox
-from worker.demo.view import View
+from worker.demo.view import say, say_note, say_result
 from worker.model.names import InstanceRef
 
 TENANTS: Mapping[str, int] = {"acme": 10, "globex": 20}
@@ -61,9 +61,8 @@ class PlayError(Exception):
 
 def run(*, keep: bool, kernel: Path | None) -> int:
     """Plays the demo; its exit code."""
-    console = Console(highlight=False)
     if os.geteuid() != 0:
-        console.print("hostd demo needs root: it makes devices, namespaces and control groups")
+        say("hostd demo needs root: it makes devices, namespaces and control groups")
         return 1
     began = time.monotonic()
     interrupts = Interrupts()
@@ -73,33 +72,34 @@ def run(*, keep: bool, kernel: Path | None) -> int:
             removed = sandbox.prepare()
             stack.callback(sandbox.sweep)
             if removed:
-                console.print(f"removed what a killed demo had left: {', '.join(removed)}")
+                say(f"removed what a killed demo had left: {', '.join(removed)}")
             if choice.simulated:
-                console.print(f"[yellow]SIMULATED: {choice.simulated}.[/yellow] {REAL_PARTS}")
+                warning = click.style(f"SIMULATED: {choice.simulated}.", fg="yellow")
+                say(f"{warning} {REAL_PARTS}")
             box = Sandbox(choice.settings, interrupts)
             stack.callback(box.close)
-            count = play(box, choice, console)
+            count = play(box, choice)
             interrupts.check()
             took_s = time.monotonic() - began
             if keep:
-                _keep(box, console)
+                _keep(box)
     except (SandboxError, PlayError) as error:
-        console.print(f"[red]demo failed:[/red] {error}")
+        say(f"{click.style('demo failed:', fg='red')} {error}")
         return 1
     except KeyboardInterrupt:
-        console.print("stopped; everything of the demo is removed")
+        say("stopped; everything of the demo is removed")
         return 130
     finally:
         left = leftovers()
     if left:
-        console.print(f"[red]left behind:[/red] {', '.join(left)}")
+        say(f"{click.style('left behind:', fg='red')} {', '.join(left)}")
         return 1
     what = f"simulated: {choice.simulated}" if choice.simulated else "nothing was simulated"
-    console.print(
-        f"[bold green]done[/bold green]: {count} requests for 2 tenants and 3 instances, one "
+    done = click.style("done", fg="green", bold=True)
+    click.echo(
+        f"{done}: {count} requests for 2 tenants and 3 instances, one "
         "worker killed in the middle of a sleep that was finished all the same, in "
-        f"{took_s:.1f} s; nothing is left; {what}",
-        soft_wrap=True,
+        f"{took_s:.1f} s; nothing is left; {what}"
     )
     return 0
 
@@ -114,7 +114,7 @@ def choose(kernel: Path | None) -> Choice:
     return Choice({"simulate": True}, b"a stand-in needs no kernel", simulated)
 
 
-def play(box: Sandbox, choice: Choice, console: Console) -> int:
+def play(box: Sandbox, choice: Choice) -> int:
     """Plays everything; the number of requests.
 
     Raises:
@@ -129,8 +129,8 @@ def play(box: Sandbox, choice: Choice, console: Console) -> int:
     third = write_instance(layout, "globex", "i-00000003")
     box.start_redis()
     box.start_worker()
-    with box.client() as client, View(console) as view:
-        stage = Stage(client, view, box.interrupts)
+    with box.client() as client:
+        stage = Stage(client, box.interrupts)
         networks = [
             SetupNetwork(tenant_id=TenantId(tenant), net=net(id_))
             for tenant, id_ in TENANTS.items()
@@ -147,21 +147,21 @@ def play(box: Sandbox, choice: Choice, console: Console) -> int:
         inside = leftovers(box.namespace, running=True)
         if inside:
             raise PlayError(f"left in the sandbox: {', '.join(inside)}")
-        view.note("no link, nft table, control group, VMM or jail mount is left")
+        say_note("no link, nft table, control group, VMM or jail mount is left")
     return stage.count
 
 
 def _kill_during_sleep(stage: Stage, box: Sandbox, ref: InstanceRef) -> None:
     """Kills the worker while Firecracker writes the image; a new worker finishes the sleep."""
     request = of(SleepInstance, ref)
-    row, ticket = stage.ask(request)
+    ticket = stage.ask(request)
     memory = box.layout.jail_base(ref)
     _until(lambda: any(path.stat().st_size for path in memory.rglob("snapshot/mem*")))
     pid = box.kill("worker")
-    stage.view.note(f"worker {pid} killed (SIGKILL) while {ref.instance_id}'s image was written")
+    say_note(f"worker {pid} killed (SIGKILL) while {ref.instance_id}'s image was written")
     box.start_worker()
-    stage.view.note("worker started again")
-    result = stage.await_(row, ticket)
+    say_note("worker started again")
+    result = stage.await_(ticket)
     if not isinstance(result, Failed) and getattr(result, "attempts", 0) < 2:
         raise PlayError("the sleep had ended before the worker was killed")
 
@@ -169,31 +169,30 @@ def _kill_during_sleep(stage: Stage, box: Sandbox, ref: InstanceRef) -> None:
 class Stage:
     """Sends requests to hostd, and shows their results."""
 
-    def __init__(self, client: HostClient, view: View, interrupts: Interrupts) -> None:
+    def __init__(self, client: HostClient, interrupts: Interrupts) -> None:
         self._client = client
         self._interrupts = interrupts
-        self.view = view
         self.count = 0
 
-    def ask(self, request: Request) -> tuple[object, Ticket]:
+    def ask(self, request: Request) -> Ticket:
         """Enqueues one request."""
         self._interrupts.check()
         self.count += 1
-        row = self.view.request(request)
-        return row, self._client.enqueue(request, host=HOST)
+        return self._client.enqueue(request, host=HOST)
 
-    def await_(self, row: object, ticket: Ticket) -> Result:
+    def await_(self, ticket: Ticket) -> Result:
         """The request's result; a failure ends the play."""
         result = ticket.wait(timeout_s=WAIT_S)
-        self.view.ended(row, result)  # type: ignore[arg-type]  # `ask` made it
+        request = ticket.request
+        say_result("Ping" if isinstance(request, Ping) else describe(request), result)
         if isinstance(result, Failed):
             raise PlayError(f"{result}\n(worker's log: {sandbox.BASE}/worker.log)")
         return result
 
     def all(self, *requests: Request) -> None:
         """Enqueues all, then awaits all: requests that do not conflict run in parallel."""
-        for row, ticket in [self.ask(request) for request in requests]:
-            self.await_(row, ticket)
+        for ticket in [self.ask(request) for request in requests]:
+            self.await_(ticket)
 
 
 def of(kind: type[InstanceRequest], ref: InstanceRef) -> InstanceRequest:
@@ -219,14 +218,13 @@ def _until(true: Callable[[], bool]) -> None:
     raise PlayError(f"no sleep wrote its image within {WAIT_S:.0f} s")
 
 
-def _keep(box: Sandbox, console: Console) -> None:
+def _keep(box: Sandbox) -> None:
     box.start_dashboard()
-    console.print(f"dashboard  http://127.0.0.1:{box.dashboard.getsockname()[1]}/")
-    console.print(f"metrics    http://127.0.0.1:{box.metrics.getsockname()[1]}/metrics")
-    console.print(f"redis      redis-cli -s {sandbox.BASE}/redis.sock")
-    console.print("Ctrl-C removes everything")
+    say(f"dashboard  http://127.0.0.1:{box.dashboard.getsockname()[1]}/")
+    say(f"metrics    http://127.0.0.1:{box.metrics.getsockname()[1]}/metrics")
+    say(f"redis      redis-cli -s {sandbox.BASE}/redis.sock")
+    say("Ctrl-C removes everything")
     try:
         signal.pause()
     except KeyboardInterrupt:
-        console.print("removing everything")
-    sys.stdout.flush()
+        say("removing everything")
