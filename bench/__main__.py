@@ -14,7 +14,7 @@ from typing import Final
 import click
 import msgspec
 
-from bench import backlog, instances, latency, networks, recovery, rest, roundtrips
+from bench import backlog, installed, instances, latency, networks, recovery, rest, roundtrips
 from bench.figures import Figure
 from bench.report import show
 from bench.sandbox import Sandbox, sandbox
@@ -42,7 +42,7 @@ def main() -> int:
     began = time.monotonic()
     figures: list[Figure] = []
     try:
-        with sandbox(options.kernel) as box:
+        with sandbox(options.kernel, hostd=installed.hostd()) as box:
             for name in options.parts or PARTS:
                 click.echo(click.style(f"measuring {name} ...", dim=True))
                 figures += PARTS[name](box, QUICK if options.quick else FULL)

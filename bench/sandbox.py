@@ -27,9 +27,10 @@ PLACE: Final = Path("/var/tmp")
 class Sandbox(PrivateHost):
     """A private Redis, and a real `hostd run` when a measurement asks for it."""
 
-    def __init__(self, base: Path, kernel: Path | None) -> None:
+    def __init__(self, base: Path, kernel: Path | None, hostd: Path) -> None:
         self.guest: Guest = choose(base, kernel)
-        super().__init__(base, host=HOST, cgroup=base.name, vmm=self.guest.settings)
+        program, vmm = [str(hostd)], self.guest.settings
+        super().__init__(base, host=HOST, cgroup=base.name, program=program, vmm=vmm)
 
     @contextmanager
     def worker(self, redis_url: str | None = None) -> Iterator[None]:
@@ -55,15 +56,15 @@ class Sandbox(PrivateHost):
 
 
 @contextmanager
-def sandbox(kernel: Path | None) -> Iterator[Sandbox]:
-    """A sandbox with its Redis; nothing of it is left afterwards."""
+def sandbox(kernel: Path | None, *, hostd: Path) -> Iterator[Sandbox]:
+    """A sandbox with its Redis, for that `hostd`; nothing of it is left afterwards."""
     for stale in PLACE.glob(f"{PREFIX}*"):
         with suppress(BlockingIOError), _locked(stale):
             _clear(stale)
     base = Path(tempfile.mkdtemp(prefix=PREFIX, dir=PLACE))
     with _locked(base):
         try:
-            box = Sandbox(base, kernel)
+            box = Sandbox(base, kernel, hostd)
             try:
                 box.start_redis()
                 yield box

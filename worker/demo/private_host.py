@@ -6,9 +6,8 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -33,15 +32,24 @@ class SandboxError(Exception):
 class PrivateHost:
     """Both run below one directory, with a network namespace and a control group of their own.
 
-    `metrics` is a socket of the caller's namespace, which the worker inherits.
+    `program` is the command that starts hostd.  `metrics` is a socket of the caller's namespace,
+    which the worker inherits.
     """
 
-    def __init__(self, base: Path, *, host: str, cgroup: str, vmm: Mapping[str, object]) -> None:
+    def __init__(
+        self,
+        base: Path,
+        *,
+        host: str,
+        cgroup: str,
+        program: Sequence[str],
+        vmm: Mapping[str, object],
+    ) -> None:
         self.base = base
         self.layout = Layout(base / "state")
         self.namespace = NetworkNamespace()
         self.metrics = socket.create_server(("127.0.0.1", 0))
-        self._host, self._cgroup, self._vmm = host, cgroup, vmm
+        self._host, self._cgroup, self._program, self._vmm = host, cgroup, program, vmm
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._signer = base / "agentd.key"
         signing.generate("agentd", private=self._signer, public=base / "keys" / "agentd.json")
@@ -79,7 +87,7 @@ class PrivateHost:
         """Starts `hostd run` in the namespace; the seconds from its exec until it is ready."""
         config = self.base / "hostd.toml"
         config.write_text(self._config(redis_url or self.redis_url))
-        command = [sys.executable, "-m", "worker", "--config", str(config), "run"]
+        command = [*self._program, "--config", str(config), "run"]
         began = time.perf_counter()
         with self.namespace.entered():
             self.spawn("worker", command, self.metrics.fileno())

@@ -28,7 +28,8 @@ class Sandbox(PrivateHost):
     """What the demo runs in.  `dashboard` is a socket of the caller's namespace."""
 
     def __init__(self, vmm: Mapping[str, object], interrupts: Interrupts) -> None:
-        super().__init__(BASE, host=HOST, cgroup=CGROUP, vmm=vmm)
+        program = [sys.executable, "-m", "worker"]
+        super().__init__(BASE, host=HOST, cgroup=CGROUP, program=program, vmm=vmm)
         self.interrupts = interrupts
         self.dashboard = socket.create_server(("127.0.0.1", 0))
 
