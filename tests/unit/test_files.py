@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from worker.errors import Broken, Transient
-from worker.linux import files
+from worker.linux import files, safe_open
 
 
 def names(directory: Path) -> list[str]:
@@ -173,8 +173,8 @@ def test_directories_are_made_down_the_path_each_synced_in_its_parent(
 
 def test_reading_takes_regular_files_up_to_the_limit(tmp_path: Path) -> None:
     (tmp_path / "doc").write_bytes(b"12345")
-    assert files.read(tmp_path / "doc", limit_bytes=5) == b"12345"
-    assert files.read(tmp_path / "none", limit_bytes=5) is None
-    assert files.read(tmp_path / "doc" / "none", limit_bytes=5) is None
+    assert safe_open.read(tmp_path / "doc", limit_bytes=5) == b"12345"
+    assert safe_open.read(tmp_path / "none", limit_bytes=5) is None
+    assert safe_open.read(tmp_path / "doc" / "none", limit_bytes=5) is None
     with pytest.raises(ValueError, match="larger"):
-        files.read(tmp_path / "doc", limit_bytes=4)
+        safe_open.read(tmp_path / "doc", limit_bytes=4)

@@ -25,7 +25,7 @@ from worker.ledger.ledger import Ledger
 from worker.ledger.meta import BACKUP_AT, LOST_BEFORE
 from worker.ledger.readonly import holds_requests
 from worker.ledger.rebuild import Rebuilt, rebuild_from_host, traces_of_earlier_run
-from worker.linux import files
+from worker.linux import files, safe_open
 from worker.model.layout import Layout
 from worker.ports import Host
 from worker.protocol import events
@@ -63,7 +63,7 @@ def read_marker(layout: Layout) -> LedgerMarker | None:
     """
     path = marker_path(layout)
     try:
-        raw = files.read(path, limit_bytes=_LIMIT_BYTES)
+        raw = safe_open.read(path, limit_bytes=_LIMIT_BYTES)
         return None if raw is None else msgspec.json.decode(raw, type=LedgerMarker)
     except (OSError, ValueError) as error:
         raise StartupError(
@@ -86,7 +86,7 @@ def write_marker(ledger: Ledger, layout: Layout) -> None:
     )
     path, content = marker_path(layout), msgspec.json.encode(marker) + b"\n"
     with suppress(OSError, ValueError):
-        if files.read(path, limit_bytes=_LIMIT_BYTES) == content:
+        if safe_open.read(path, limit_bytes=_LIMIT_BYTES) == content:
             return
     files.write(path, content)
 

@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from worker.linux import files
+from worker.linux import safe_open
 
 _FIRST: Final = b"LUKS\xba\xbe"
 _SECOND: Final = b"SKUL\xba\xbe"
@@ -67,13 +67,13 @@ def keyslots_left(path: Path) -> int:
 def _copies(path: Path) -> Iterator[tuple[int, Header | None]]:
     """The offset of each magic that was found, and the header there if its checksum is right."""
     try:
-        with files.opened(path) as fd:
+        with safe_open.opened(path) as fd:
             if fd is None:
                 return
             for at in (0, *_SIZES_BYTES):
                 if os.pread(fd, len(_FIRST), at) == (_SECOND if at else _FIRST):
                     yield at, _parsed(fd, at)
-    except files.NotRegularFileError as error:
+    except safe_open.NotRegularFileError as error:
         if error.errno != errno.EISDIR:
             raise
 

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from worker.config import Config
-from worker.linux import files
+from worker.linux import files, safe_open
 from worker.sweep.orphans import Orphan
 
 _LIMIT_BYTES: Final = 16 << 20
@@ -38,7 +38,7 @@ class SweepHistory:
         self._patience_s = patience_s
         self._seen = FirstSeen(boot_id=boot_id)
         with suppress(OSError, ValueError):
-            raw = files.read(path, limit_bytes=_LIMIT_BYTES)
+            raw = safe_open.read(path, limit_bytes=_LIMIT_BYTES)
             known = msgspec.json.decode(raw, type=FirstSeen) if raw is not None else self._seen
             if known.boot_id == boot_id:
                 self._seen = known

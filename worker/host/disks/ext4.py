@@ -16,7 +16,7 @@ from typing import Final
 from uuid import UUID
 
 from worker.errors import Broken
-from worker.linux import ext4_image, files
+from worker.linux import ext4_image, safe_open
 from worker.linux.ext4_image import Files
 from worker.linux.processes import Process
 
@@ -51,12 +51,12 @@ def superblock(path: Path) -> Superblock | None:
     A dirty journal or errors that a guest found are accepted: its next mount or check repairs them.
     """
     try:
-        with files.opened(path) as fd:
+        with safe_open.opened(path) as fd:
             if fd is None:
                 return None
             raw = os.pread(fd, _SUPERBLOCK_BYTES, _SUPERBLOCK_AT)
             size_bytes = os.fstat(fd).st_size
-    except files.NotRegularFileError as error:
+    except safe_open.NotRegularFileError as error:
         if error.errno == errno.EISDIR:
             return None
         raise
@@ -87,7 +87,7 @@ def make_empty(path: Path, label: str, *, zeroed: bool = True) -> None:
 def is_filled(path: Path, label: str, content: Files) -> bool:
     """Whether the file at `path` is equal to what `make_filled` makes."""
     try:
-        with files.opened(path) as fd:
+        with safe_open.opened(path) as fd:
             return fd is not None and ext4_image.is_written(
                 fd, label, content, content_uuid(content)
             )

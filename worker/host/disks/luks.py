@@ -15,7 +15,7 @@ from typing import Final
 
 from worker.errors import Broken, Conflict, Transient
 from worker.linux import device_mapper as mapper
-from worker.linux import files, luks_header
+from worker.linux import luks_header, safe_open
 
 KEY_BYTES: Final = 32
 # The offset of the data: two headers of 16 KiB, and keyslots of 252 KiB for 3 keys.
@@ -74,7 +74,7 @@ def read_key(path: Path) -> bytes:
         Conflict: `no_key`, `bad_key`.
     """
     try:
-        with files.opened(path) as fd:
+        with safe_open.opened(path) as fd:
             if fd is None:
                 raise _no_key(path)
             seen = os.fstat(fd)

@@ -13,7 +13,7 @@ from worker.host.cgroups.kill import kill_and_reap
 from worker.host.firecracker.api import client as api
 from worker.host.firecracker.jail import jailer, logs
 from worker.host.firecracker.jail.jail import Jail
-from worker.linux import files, processes
+from worker.linux import processes, safe_open
 from worker.linux.processes import Identity, Process
 
 _POLL_S: Final = 0.0001
@@ -153,7 +153,7 @@ def read_pid(path: Path) -> int | None:
     The directory is the VMM's, so the entry may be a symlink, or a FIFO that would block us.
     """
     try:
-        text = files.read(path, limit_bytes=15) or b""
+        text = safe_open.read(path, limit_bytes=15) or b""
     except (OSError, ValueError):
         return None
     return int(text) if text.isdigit() else None
@@ -163,7 +163,7 @@ def runs_program(jail: Jail, identity: Identity) -> bool:
     """Whether the process executes the jail's program; a script passes with any executable."""
     program = jail.root / jail.exec_name
     try:
-        with files.opened(program) as fd:
+        with safe_open.opened(program) as fd:
             if fd is None:
                 return False
             seen, script = os.fstat(fd), os.read(fd, 2) == b"#!"

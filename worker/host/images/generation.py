@@ -13,7 +13,7 @@ from enqueue.documents import Compression
 from worker.errors import Broken
 from worker.host.images import compression
 from worker.host.images.compression import Codec
-from worker.linux import files, machine, sparse
+from worker.linux import files, machine, safe_open, sparse
 from worker.ports import ImageFiles
 
 VMSTATE: Final = "vmstate.bin"
@@ -91,7 +91,7 @@ def write(directory: Path, manifest: Mapping[str, Any]) -> None:
 def read(directory: Path) -> dict[str, Any] | None:
     """The generation's manifest; None if there is none that can be read."""
     try:
-        found = files.read(directory / MANIFEST, limit_bytes=_LIMIT_BYTES)
+        found = safe_open.read(directory / MANIFEST, limit_bytes=_LIMIT_BYTES)
         manifest = None if found is None else msgspec.json.decode(found, type=dict[str, Any])
         if manifest is not None:
             msgspec.convert(manifest.get(FILES), dict[str, FileDigest])
@@ -158,12 +158,12 @@ def _take(source: Path, target: Path) -> None:
     with files.translate_errors(target):
         source.rename(target)
         try:
-            with files.opened(target) as fd:
+            with safe_open.opened(target) as fd:
                 if fd is None or os.fstat(fd).st_nlink != 1:
                     raise _not_one_file(source)
                 os.fchown(fd, 0, 0)
                 os.fchmod(fd, 0o600)
-        except files.NotRegularFileError as error:
+        except safe_open.NotRegularFileError as error:
             raise _not_one_file(source) from error
 
 

@@ -16,7 +16,7 @@ import msgspec
 from worker.host.images import compression, generation
 from worker.host.images.compression import UnreadableError
 from worker.host.images.generation import MEMORY, Raw
-from worker.linux import files, machine
+from worker.linux import files, machine, safe_open
 
 _CHECKED: Final = "checked.json"
 _LIMIT_BYTES: Final = 4096
@@ -36,7 +36,7 @@ def usable(directory: Path, manifest: Mapping[str, Any]) -> bool:
     if generation.raw(manifest) is None and not generation.entries(manifest)[MEMORY].sha256:
         return True
     try:
-        noted = files.read(directory / _CHECKED, limit_bytes=_LIMIT_BYTES) or b""
+        noted = safe_open.read(directory / _CHECKED, limit_bytes=_LIMIT_BYTES) or b""
         return msgspec.json.decode(noted, type=Seen) == _seen(directory / MEMORY)
     except (FileNotFoundError, ValueError):
         return False

@@ -14,11 +14,11 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
-from worker.linux import files
+from worker.linux import files, safe_open
 
 ROTATE_BYTES: Final = 10 * 1024 * 1024
 TAIL_BYTES: Final = 64 * 1024
-_FLAGS: Final = os.O_RDWR | os.O_APPEND | files.SAFELY
+_FLAGS: Final = os.O_RDWR | os.O_APPEND | safe_open.SAFELY
 
 _rotating = threading.Lock()  # executors of one hostd; the tenant's lock keeps out other processes
 
@@ -66,7 +66,7 @@ def lines(path: Path) -> Iterator[bytes]:
         logs = []
         for one in (path, path.with_name("audit.log.1")):
             with suppress(OSError):
-                fd = opened.enter_context(files.opened(one))
+                fd = opened.enter_context(safe_open.opened(one))
                 if fd is not None:
                     log = opened.enter_context(os.fdopen(fd, "rb", closefd=False))
                     logs.append((os.fstat(fd).st_ino, log))

@@ -19,7 +19,7 @@ from enqueue.documents import InstanceDoc, InstanceFields, PoolDoc, TenantDoc, p
 from enqueue.requests import INSTANCE_PATTERN, LABEL_PATTERN, InstanceId, PoolId, TenantId
 from worker.errors import Conflict
 from worker.host.records import audit_log as audit
-from worker.linux import files
+from worker.linux import files, safe_open
 from worker.model.layout import Layout
 from worker.model.names import InstanceRef
 from worker.ports import Artifacts
@@ -134,7 +134,7 @@ def _parsed(path: Path, parse: Callable[[bytes], Doc]) -> Doc | None:
 def _read(path: Path, *, limit_bytes: int) -> bytes | None:
     try:
         with files.translate_errors(path):
-            return files.read(path, limit_bytes=limit_bytes)
+            return safe_open.read(path, limit_bytes=limit_bytes)
     except ValueError as error:
         raise _bad(path, str(error)) from error
 

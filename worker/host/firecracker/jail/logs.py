@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from worker.host.firecracker.jail.files import LOG
-from worker.linux import files, sparse
+from worker.linux import safe_open, sparse
 
 logger = logging.getLogger("hostd")
 JAILER_LOG: Final = "jailer.log"
@@ -49,7 +49,7 @@ def trim(log: Path) -> None:
     Raises:
         OSError: the kernel refused.
     """
-    with files.opened(log, os.O_RDWR) as fd:
+    with safe_open.opened(log, os.O_RDWR) as fd:
         if fd is None:
             return
         seen = os.fstat(fd)
@@ -58,7 +58,7 @@ def trim(log: Path) -> None:
 
 
 def _tail(path: Path) -> bytes:
-    with files.opened(path, os.O_RDONLY) as fd:
+    with safe_open.opened(path, os.O_RDONLY) as fd:
         if fd is None:
             return b""
         return os.pread(fd, _TAIL_BYTES, max(0, os.fstat(fd).st_size - _TAIL_BYTES))

@@ -24,11 +24,11 @@ from typing import Final
 from worker.errors import Broken
 from worker.host.disks.fscrypt import EncryptedDirectory
 from worker.host.firecracker.jail.jail import Jail
-from worker.linux import files, space, sparse
+from worker.linux import safe_open, space, sparse
 from worker.linux.writeback import writing_back
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE: Final = os.O_RDONLY | files.SAFELY
+_FILE: Final = os.O_RDONLY | safe_open.SAFELY
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MEMORY: Final = "memory"
 _ROOM: Final = "room"
