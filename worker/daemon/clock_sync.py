@@ -1,4 +1,4 @@
-"""Just after boot the clock may be far off, and requests would look expired or from the future."""
+"""Waits for the clock after boot: while it is wrong, requests look expired or from the future."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 log = logging.getLogger("hostd")
-SETTLED_S: Final = 60.0  # uptime from which on a clock that nobody disciplines is taken as it is
+TRUSTED_S: Final = 60.0  # uptime after which also an unsynchronized clock is used
 
 
 def await_clock(
@@ -16,16 +16,16 @@ def await_clock(
     uptime_s: Callable[[], float],
     pause: Callable[[float], bool],
 ) -> bool:
-    """Waits for a synchronized clock, but not beyond a minute after boot.
+    """Waits for a synchronized clock, at most until a minute after boot.
 
-    `pause` waits that many seconds and says whether hostd was asked to stop.  Returns whether the
+    `pause` waits that many seconds and returns whether hostd must stop.  Returns whether the
     clock is synchronized.
     """
     if synchronized():
         return True
-    if uptime_s() < SETTLED_S:
+    if uptime_s() < TRUSTED_S:
         log.info("the clock is not synchronized yet: waiting, at most a minute after boot")
-    while uptime_s() < SETTLED_S and not pause(0.5):
+    while uptime_s() < TRUSTED_S and not pause(0.5):
         if synchronized():
             return True
     return False

@@ -1,4 +1,4 @@
-"""What becomes of a job as it comes from the queue: a story, or a refusal."""
+"""Submits each job from the queue as a story, or quarantines it."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ log = logging.getLogger("hostd")
 
 
 def submit(delivery: Delivery, ctx: Context) -> None:
-    """The job's story has begun; whatever it holds, the queue goes on.
+    """Submits the job's story; whatever the job holds, the queue continues.
 
     Raises:
-        LedgerError: without its ledger hostd must not go on.
+        LedgerError: without its ledger hostd must not continue.
     """
     try:
         ctx.executors.submit(story(delivery, ctx))
     except LedgerError:
         raise
     except Exception as error:
-        # It would come back at every start.
+        # Otherwise the job would return at every start.
         log.exception("bug while reading %s", delivery.shown)
         bug = Broken("bug", f"{type(error).__name__}: {error}", hint="please report it")
         ctx.executors.submit(quarantine(delivery, refused("unknown", bug), ctx))
 
 
 def refuse(delivery: Delivery, reason: str, ctx: Context) -> None:
-    """A job that cannot even be read is quarantined, unless the ledger knows what it was."""
-    if _goes_on(delivery, ctx):
+    """Quarantines a job that cannot be read, unless it is in flight by the ledger."""
+    if _is_in_flight(delivery, ctx):
         return
     error = Forged("unreadable", reason, hint="see docs/runbook.md")
     log.warning("quarantined %s: %s", delivery.shown, reason)
     ctx.publisher.quarantine(delivery, refused("unknown", error))
 
 
-def _goes_on(delivery: Delivery, ctx: Context) -> bool:
-    """Whether Redis has lost a job that is in flight: the ledger has all that it needs."""
+def _is_in_flight(delivery: Delivery, ctx: Context) -> bool:
+    """Whether Redis lost a job that is in flight: the ledger has all that it needs."""
     request_id = delivery.id.removeprefix(job_id(ctx.config.host, ""))
     try:
         return ctx.ledger.requests.entry(request_id).state == "accepted"

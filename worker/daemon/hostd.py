@@ -125,7 +125,7 @@ class Hostd:
         startup.retry_sleeps(ctx)
         startup.restore_image_size(ctx)
         startup.reconcile_all(ctx, rebooted=self.parts.rebooted)
-        drain.look()
+        drain.step()
         if published or resumed:
             log.info("recovered: %d results published, %d requests resumed", published, resumed)
 
@@ -179,7 +179,7 @@ class Hostd:
             record_boot=self._record_boot,
             trim=self.context.host.vmm.trim_logs,
             mark=self._write_marker,
-            drain=parts.drain.look,
+            drain=parts.drain.step,
         )
 
     def _record_boot(self) -> None:

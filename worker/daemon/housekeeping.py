@@ -1,4 +1,4 @@
-"""What a running hostd does beside its requests, once a second and more rarely."""
+"""What a running hostd does besides its requests, once a second or less often."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ PRUNE_S: Final = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Housekeeping:
-    """Heartbeat, owner key, what waits for Redis, who shows as deferred, and what is forgotten.
+    """Heartbeat, publishing after an outage, RQ's deferred registry, and pruning of the ledger.
 
-    `claim` says again whose the host name is;
-    `settled` notes that every instance was looked at, once it was; `trim` keeps VMMs' logs small;
-    `mark` says beside the ledger how far it has come; `drain` goes on with one.
+    `claim` refreshes the key that says which machine serves this host name; `record_boot` records
+    that every instance has been reconciled; `trim` keeps VMMs' logs small; `mark` writes the
+    ledger's marker; `drain` continues a drain.
     """
 
     worker: HostWorker
@@ -42,7 +42,7 @@ class Housekeeping:
     drain: Callable[[], None] = lambda: None
 
     def run(self) -> None:
-        """Until the worker is asked to stop."""
+        """Runs until the worker stops."""
         shown: set[str] = set()
         next_beat = next_prune = next_trim = 0.0
         self.worker.connected.wait(BEAT_S)
@@ -71,7 +71,7 @@ class Housekeeping:
                 log.debug("housekeeping: %s", error)
 
     def _prune(self) -> None:
-        """Forgets what was told longer ago than any caller may ask again."""
+        """Deletes requests published so long ago that no caller may send them again."""
         kept_s = self.retention_days * 86_400
         if gone := self.ledger.prune(before_ms=int((time.time() - kept_s) * 1000)):
             log.info("forgot %d requests older than the ledger's retention", gone)
@@ -88,7 +88,7 @@ class Housekeeping:
 
 
 def _spare_collections() -> None:
-    """The garbage collector passes over what was loaded by now, and comes less often.
+    """Makes the garbage collector skip what is loaded by now, and run less often.
 
     All of that stays to the end, and walking it stopped every request for 30 ms now and then.
     """

@@ -1,4 +1,4 @@
-"""`/metrics`, `/healthz` and `/readyz`, on a socket of hostd's own or an inherited one."""
+"""`/metrics`, `/healthz` and `/readyz`, on a new socket or an inherited one."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ REQUEST_TIMEOUT_S: Final = 10
 
 
 class LiveGauges(Collector):
-    """Gauges that are read when somebody asks."""
+    """Gauges that are read at each scrape."""
 
     def __init__(self, read: Callable[[], Iterable[GaugeMetricFamily]]) -> None:
         self._read = read
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """The gauges of now."""
+        """The gauges' values now."""
         return self._read()
 
 

@@ -1,4 +1,4 @@
-"""What a starting hostd does before it takes new work: the ledger first, then Redis' list.
+"""What a starting hostd does before it takes new work: first the ledger, then Redis' list.
 
 Decided results are told, accepted requests are taken up again in the order of acceptance
 (interrupted sleeps first), and only then comes what a killed worker had taken from the
@@ -26,7 +26,7 @@ _RECENT_SLEEPS: Final = 20  # the newest may have found the instance asleep
 
 
 def publish_decided(ctx: Context) -> int:
-    """Publishes again what was decided but may not have been told; returns how many."""
+    """Publishes results that are decided but may be unpublished; returns how many."""
     entries = ctx.ledger.requests.unpublished()
     for entry in entries:
         verified = trusted(entry.call)
@@ -37,22 +37,22 @@ def publish_decided(ctx: Context) -> int:
 
 
 def resume_unfinished(ctx: Context) -> int:
-    """Goes on with every accepted request; returns how many."""
+    """Resumes every accepted request; returns how many."""
     again = [(trusted(entry.call), entry) for entry in ctx.ledger.requests.unfinished()]
-    # One that had begun held its turn: nothing before it can be in its way.  What hostd asks of
-    # itself was in line before what it had parked.  A sleep that had not begun keeps its place: it
-    # may be meant for what an earlier Start or Wake is to make.
+    # Requests that had begun had their turn, so nothing accepted earlier conflicts with them.
+    # hostd's own requests came before what it had parked.  A sleep that had not begun keeps its
+    # place: an earlier Start or Wake may have to make its guest first.
     again.sort(key=lambda p: (not p[1].begun, not _interrupted_sleep(*p), not is_own(p[0].body)))
     with ctx.executors.batch():
         for verified, entry in again:
-            log.info("taking up %s %s again", entry.request_id, op_of(verified.body.request))
+            log.info("resuming %s %s", entry.request_id, op_of(verified.body.request))
             ctx.metrics.recovered.inc()
             ctx.executors.submit(fulfil(verified, entry, Delivery.of(verified), ctx))
     return len(again)
 
 
 def retry_sleeps(ctx: Context) -> int:
-    """Sleeps that failed for the time being are tried again; returns how many.
+    """Retries sleeps that failed with a transient error; returns how many.
 
     A host that is about to go down, or was full, is where sleeps fail; an image is worth more than
     the failure.  One that a newer decision has overtaken stays as it is.
@@ -61,7 +61,7 @@ def retry_sleeps(ctx: Context) -> int:
     if not policy.retry_sleeps:
         return 0
     since_ms = ctx.clock.now_ms() - int(policy.retry_age_s * 1000)
-    since_ms = max(since_ms, ctx.ledger.meta.lost_before_ms() or 0)  # what came after is not known
+    since_ms = max(since_ms, ctx.ledger.meta.lost_before_ms() or 0)  # later ones are unknown
     failed = [
         entry
         for operation in OPERATIONS.values()
@@ -73,13 +73,13 @@ def retry_sleeps(ctx: Context) -> int:
         for entry in failed
         if entry.runs < policy.retry_runs
         and ctx.ledger.requests.overtaken(entry) is None
-        and not is_own(trusted(entry.call).body)  # a drain looks after its own
+        and not is_own(trusted(entry.call).body)  # a drain retries its own
     ]
     with ctx.executors.batch():
         for entry in again:
             verified = trusted(entry.call)
-            log.info("trying %s %s again", entry.request_id, op_of(verified.body.request))
-            with ctx.ledger.transaction():  # half of it would put it before what came after it
+            log.info("retrying %s %s", entry.request_id, op_of(verified.body.request))
+            with ctx.ledger.transaction():  # one half alone would put it before later requests
                 ctx.ledger.requests.reopen(entry.request_id)
                 renewed = ctx.ledger.requests.move_to_end(entry.request_id)
             ctx.metrics.recovered.inc()
@@ -95,9 +95,9 @@ def restore_image_size(ctx: Context) -> None:
 
 
 def reconcile_all(ctx: Context, *, rebooted: bool) -> int:
-    """Every instance on record is settled, behind all requests; returns how many.
+    """Submits a story per instance, behind all requests, that reconciles it; returns how many.
 
-    One whose first request comes sooner is settled by that.
+    A request that comes first reconciles its instance itself.
     """
     refs = ctx.host.records.instances()
     ctx.unreconciled.add((ref.instance_id for ref in refs), Why(rebooted=rebooted))

@@ -1,4 +1,4 @@
-"""The pidfd of every VMM, watched: a guest that ends by itself is noticed at once.
+"""Watches the pidfd of every VMM, so that a guest that ends by itself is noticed at once.
 
 A pidfd becomes readable when its process ends (pidfd_open(2)), whoever's child it is.
 """
@@ -23,7 +23,7 @@ _FOREVER: Final = -1
 
 
 class VmmWatch:
-    """Holds VMMs; `ended` is told, on a thread of its own, which one ended and how."""
+    """Watches VMMs on its own thread; calls `ended` with the instance and how its VMM ended."""
 
     def __init__(self, vmm: Vmm, ended: Callable[[InstanceRef, str], None]) -> None:
         self._vmm = vmm
@@ -37,11 +37,11 @@ class VmmWatch:
         self._thread.start()
 
     def watch(self, ref: InstanceRef) -> None:
-        """The instance's VMM, if one lives, is watched from here on."""
+        """Watches the instance's VMM from now on, if one lives."""
         try:
             held = self._vmm.open_vmm(ref)
         except HostdError as error:
-            log.warning("the VMM of %s cannot be watched: %s", ref, error)
+            log.warning("cannot watch the VMM of %s: %s", ref, error)
             return
         if held is None:
             return
@@ -53,7 +53,7 @@ class VmmWatch:
             self._poll.register(held.fileno(), select.EPOLLIN)
 
     def close(self) -> None:
-        """Nothing is watched any more; the VMMs go on."""
+        """Stops watching; the VMMs continue to run."""
         os.eventfd_write(self._stop, 1)
         self._thread.join()
         for _, held in self._held.values():
@@ -77,4 +77,4 @@ class VmmWatch:
         try:
             self._ended(ref, how)
         except Exception:
-            log.exception("cannot settle %s, whose VMM has ended", ref)
+            log.exception("cannot reconcile %s, whose VMM has ended", ref)

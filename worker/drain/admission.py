@@ -1,8 +1,8 @@
-"""What waits outside while the host drains.
+"""Which requests are parked while the host drains.
 
-Starts, wakes and new networks; and what would overtake one of these that waits, where order
-matters: a later request of its instance, a network operation of its tenant.  (A Stop or Destroy
-takes a waiting start out of the way before it comes here.)
+Starts, wakes and new networks; and requests that must not overtake one that is parked: a later one
+of its instance, a network operation of its tenant.  (A Stop or Destroy supersedes a waiting start
+before it comes here.)
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from worker.scheduling.waits import Turn
 def barred(
     turn: Turn, parked: Collection[object], drain: Drain, *, now_ms: int, rebooted: bool
 ) -> bool:
-    """Whether a turn waits outside, beside what is parked there.
+    """Whether a turn must be parked, given what is parked already.
 
-    What a killed hostd had half done goes on, so that nothing is left between two states; but
-    after a reboot nothing is left of a start.
+    An interrupted request continues, so that no instance is left between two states.  A start does
+    not after a reboot, which left nothing of it.
     """
-    subject = turn.in_flight
-    if not drain.in_force or not isinstance(subject, InFlight):
+    in_flight = turn.in_flight
+    if not drain.in_force or not isinstance(in_flight, InFlight):
         return False
-    request = subject.verified.body.request
+    request = in_flight.verified.body.request
     if turn.interrupted and not (rebooted and operation_of(request).new_work):
         return False
-    if is_own(subject.verified.body):
-        return _not_begun_any_more(request, drain, now_ms)
-    return operation_of(request).new_work or any(_follows(subject, one) for one in parked)
+    if is_own(in_flight.verified.body):
+        return _is_obsolete(request, drain, now_ms)
+    return operation_of(request).new_work or any(_follows(in_flight, one) for one in parked)
 
 
-def _not_begun_any_more(request: Request, drain: Drain, now_ms: int) -> bool:
-    """Of what hostd asks of itself: an earlier undrain's, and what comes too late for this one."""
+def _is_obsolete(request: Request, drain: Drain, now_ms: int) -> bool:
+    """Whether a request of hostd's own is from an earlier undrain, or too late for this drain."""
     if operation_of(request).new_work:
         return drain.phase != "undraining"
     return drain.phase != "draining" or now_ms >= drain.deadline_ms
 
 
-def _follows(subject: InFlight, earlier: object) -> bool:
-    if not isinstance(earlier, InFlight) or earlier.entry.seq >= subject.entry.seq:
+def _follows(later: InFlight, earlier: object) -> bool:
+    if not isinstance(earlier, InFlight) or earlier.entry.seq >= later.entry.seq:
         return False
-    mine, other = subject.verified.body.request, earlier.verified.body.request
+    mine, other = later.verified.body.request, earlier.verified.body.request
     if isinstance(mine, Ping) or isinstance(other, Ping):
         return False
     if isinstance(mine, NetworkRequest):

@@ -1,7 +1,7 @@
-"""A drain, carried out: new work waits outside, what runs is put away within the deadline.
+"""Carries out a drain: parks new work, and puts running guests to sleep before the deadline.
 
-All of its state is one note in the ledger (`worker.drain.policy.Drain`), so a killed hostd, or a
-rebooted host, goes on where it was.
+Its state is one value in the ledger (`worker.drain.policy.Drain`), so a restarted hostd, or a
+rebooted host, continues where it was.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 from worker.drain import policy as plans
 from worker.drain.admission import barred
 from worker.drain.policy import Drain, Guest
-from worker.drain.requests import Asked, bring_back, put_away, with_outcomes, withdraw
+from worker.drain.requests import Recorded, bring_back, put_away, with_outcomes, withdraw
 from worker.drain.store import announce, load, running_guests, save
 from worker.errors import HostdError
 from worker.job import fulfil
@@ -34,40 +34,40 @@ MEASURED_SLEEPS: Final = 20
 
 
 class DrainController:
-    """Whether this host drains, and what comes of it.  Methods may be called from any thread."""
+    """Drains and undrains this host.  Methods may be called from any thread."""
 
     def __init__(self, ctx: Context, *, rebooted: bool = False) -> None:
-        """`rebooted`: nothing is left of a start that the host went down in."""
+        """`rebooted`: starts that were interrupted by the host's reboot left nothing behind."""
         self._ctx = ctx
         self._rebooted = rebooted
         self._acting = threading.Lock()
-        self._drain: Drain | None = None  # as last seen: the gate asks under the executors' lock
+        self._drain: Drain | None = None  # as last seen; read under the executors' lock
 
     def resume(self) -> None:
-        """The gate is closed if a drain is in force.  To be called before anything is taken up."""
-        self._saw(load(self._ctx.ledger))
+        """Closes admission if a drain is in force.  Call it before any request is resumed."""
+        self._apply(load(self._ctx.ledger))
 
-    def look(self) -> None:
-        """Does what is due.  To be called once a second, and when a request of its own ends."""
+    def step(self) -> None:
+        """Takes the next step.  Called once a second, and when one of the drain's requests ends."""
         with self._acting:
             drain = load(self._ctx.ledger)
             if drain != self._drain:
-                self._saw(drain)
+                self._apply(drain)
             if drain is None:
                 return
             try:
                 match drain.phase:
                     case "draining":
-                        self._go_on(drain)
+                        self._continue(drain)
                     case "undraining":
                         self._undrain()
                     case "drained" | "undrained":
                         pass
             except (HostdError, OSError) as error:
-                log.warning("drain %s: %s; looking again", drain.id, error)
+                log.warning("drain %s: %s; trying again", drain.id, error)
 
-    def _saw(self, drain: Drain | None) -> None:
-        """The gate stands as the drain says."""
+    def _apply(self, drain: Drain | None) -> None:
+        """Closes or opens admission as the drain requires."""
         was_closed = self._drain is not None and self._drain.in_force
         self._drain = drain
         if drain is not None and drain.in_force and not was_closed:
@@ -75,7 +75,7 @@ class DrainController:
             log.warning("host is draining (%s): new work waits", drain.id)
         elif was_closed and (drain is None or not drain.in_force):
             self._ctx.executors.open_admission()
-            log.warning("host drains no more: what waited goes on")
+            log.warning("drain ended: queued requests resume")
 
     def _barred(self, turn: Turn, parked: Collection[object]) -> bool:
         drain, now_ms = self._drain, self._ctx.clock.now_ms()
@@ -83,32 +83,32 @@ class DrainController:
             return False
         return barred(turn, parked, drain, now_ms=now_ms, rebooted=self._rebooted)
 
-    def _go_on(self, seen: Drain) -> None:
-        """What ended is noted, what is due is begun, in one transaction with the note."""
+    def _continue(self, seen: Drain) -> None:
+        """Records which guests ended and begins the next ones, in one transaction."""
         ledger, now_ms = self._ctx.ledger, self._ctx.clock.now_ms()
         if now_ms >= seen.deadline_ms:
             withdraw(self._ctx)
-        starting = self._starting()  # first: what ends between the two looks is seen by one
+        starting = self._starting()  # before the guests, so that an ending start is not missed
         there, rate_mib_s = running_guests(self._ctx.host), self._rate_mib_s()
         with ledger.transaction():
             before = load(ledger)
             if before is None or before.phase != "draining":
-                return  # called off meanwhile
+                return  # ended meanwhile
             drain = with_outcomes(msgspec.structs.replace(before, rate_mib_s=rate_mib_s), self._ctx)
             drain = plans.in_order(plans.with_running(drain, there), now_ms=now_ms)
-            if not before.rate_mib_s:  # the first look since it was asked for
+            if not before.rate_mib_s:  # the first step since it was requested
                 announce(drain, ledger, now_ms=now_ms)
-            drain, asked, more = self._begun(drain, now_ms)
+            drain, asked, more = self._begin(drain, now_ms)
             if not starting and not more and drain.idle:
                 drain = msgspec.structs.replace(drain, phase="drained", ended_ms=now_ms)
                 announce(drain, ledger, now_ms=now_ms)
             if drain != before:
                 save(drain, ledger)
-        self._saw(drain)
+        self._apply(drain)
         self._submit(asked)
 
-    def _begun(self, drain: Drain, now_ms: int) -> tuple[Drain, list[Asked], bool]:
-        """The drain with what could be begun now, its requests, and whether there were any."""
+    def _begin(self, drain: Drain, now_ms: int) -> tuple[Drain, list[Recorded], bool]:
+        """Begins what is due; returns the drain, its new requests, and whether there were any."""
         due: list[Guest] = plans.next_guests(
             drain, now_ms=now_ms, lanes=self._ctx.config.worker.threads
         )
@@ -119,7 +119,7 @@ class DrainController:
         return drain, all_asked, bool(due)
 
     def _undrain(self) -> None:
-        """What the drain has put away, and nobody has decided about since, is brought back."""
+        """Brings back the guests that the drain put away and no later request changed."""
         ledger, now_ms = self._ctx.ledger, self._ctx.clock.now_ms()
         withdraw(self._ctx)
         wanted = []
@@ -129,39 +129,39 @@ class DrainController:
                 return
             drain = with_outcomes(before, self._ctx)
             if not drain.idle:
-                return  # until what runs has ended
+                return  # wait until its running requests have ended
             for guest in sorted(drain.guests, key=lambda guest: guest.mem_mib):
                 drain, asked = bring_back(guest, drain, self._ctx, now_ms=now_ms)
                 wanted += [asked] if asked is not None else []
             drain = msgspec.structs.replace(drain, phase="undrained", ended_ms=now_ms)
             save(drain, ledger)
             announce(drain, ledger, now_ms=now_ms)
-        self._submit(wanted)  # in line before what waits at the gate
-        self._saw(drain)
+        self._submit(wanted)  # queued before what is parked
+        self._apply(drain)
 
-    def _submit(self, wanted: Iterable[Asked]) -> None:
+    def _submit(self, wanted: Iterable[Recorded]) -> None:
         for asked in wanted:
-            self._ctx.executors.submit(self._carried_out(asked))
+            self._ctx.executors.submit(self._story(asked))
 
-    def _carried_out(self, asked: Asked) -> Iterator[Wait]:
-        """The request's story, and a look at what comes next."""
+    def _story(self, asked: Recorded) -> Iterator[Wait]:
+        """The request's story, followed by the drain's next step."""
         verified, entry = asked
         yield from fulfil(verified, entry, Delivery.of(verified), self._ctx)
-        self.look()
+        self.step()
 
     def _starting(self) -> bool:
-        """Whether new work that had begun before the drain still runs: a guest may come of it."""
+        """Whether new work that began before the drain still runs: it may start a guest."""
         ctx = self._ctx
-        subjects = [one for one in ctx.executors.running() if isinstance(one, InFlight)]
-        if any(operation_of(one.verified.body.request).new_work for one in subjects):
+        in_flight = [one for one in ctx.executors.running() if isinstance(one, InFlight)]
+        if any(operation_of(one.verified.body.request).new_work for one in in_flight):
             return True
         if self._rebooted:
             return False
-        under_way = [entry for entry in ctx.ledger.requests.unfinished() if not may_end(entry, ctx)]
-        return any(operation_of(trusted(one.call).body.request).new_work for one in under_way)
+        begun = [entry for entry in ctx.ledger.requests.unfinished() if not may_end(entry, ctx)]
+        return any(operation_of(trusted(one.call).body.request).new_work for one in begun)
 
     def _rate_mib_s(self) -> float:
-        """What the disk takes in: as sleeps have shown, else as configured."""
+        """The disk's rate: measured from earlier sleeps, or as configured."""
         sleeps = self._ctx.ledger.requests.done("SleepInstance", limit=MEASURED_SLEEPS)
         shown = plans.measured(entry.result for entry in sleeps)
         return shown or self._ctx.config.drain.assumed_mib_s

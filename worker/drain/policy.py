@@ -1,4 +1,4 @@
-"""What a drain does next: which guests, in what order, within its deadline.
+"""Decides what a drain does next: which guests, in what order, before its deadline.
 
 Pure.  The disk is taken for one server of a known rate; a guest's memory is the work.
 """
@@ -29,15 +29,15 @@ Strategy = Literal["sleep", "stop"]
 DrainOrder = Literal["largest_first", "smallest_first"]
 SLEPT: Final = "slept"
 STOPPED: Final = "stopped"
-GONE: Final = "gone"  # it did not run any more when its turn came: somebody else's decision
-UNCHANGED: Final = "unchanged"  # the same, seen by the request itself
+GONE: Final = "gone"  # it no longer ran when its turn came: another request stopped it
+UNCHANGED: Final = "unchanged"  # the same, but found by the drain's request
 NOT_BEGUN: Final = "not_begun"
 OURS: Final = (SLEPT, STOPPED)  # what undrain brings back
 MIB: Final = 1 << 20
 
 
 class Guest(msgspec.Struct, frozen=True, kw_only=True):
-    """An instance that ran when the drain came upon it, and what became of it.
+    """An instance that ran when the drain found it, and its outcome.
 
     `outcome` is one of this module's words, or a failure's code; None: not known yet.  `back` is
     undrain's request, `left` why there is none.
@@ -62,7 +62,7 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Drain(msgspec.Struct, frozen=True, kw_only=True):
-    """The note in the ledger; times are Unix milliseconds.
+    """The drain as saved in the ledger; times are Unix milliseconds.
 
     `rate_mib_s` is 0 until hostd has looked.
     """
@@ -89,16 +89,16 @@ class Drain(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def begun(id_: str, strategy: Strategy, *, now_ms: int, deadline_ms: int) -> Drain:
-    """A drain that has just been asked for."""
+    """A new drain."""
     return Drain(
         id=id_, phase="draining", strategy=strategy, since_ms=now_ms, deadline_ms=deadline_ms
     )
 
 
 def extended(drain: Drain, strategy: Strategy, *, deadline_ms: int) -> Drain:
-    """The drain in force with another deadline: what failed, or was not begun, is tried again."""
+    """The drain with another deadline; guests that failed or were not begun are tried again."""
     guests = tuple(
-        guest if guest.outcome in (None, *OURS) else _anew(guest) for guest in drain.guests
+        guest if guest.outcome in (None, *OURS) else _reset(guest) for guest in drain.guests
     )
     return msgspec.structs.replace(
         drain, phase="draining", strategy=strategy, deadline_ms=deadline_ms,
@@ -106,18 +106,18 @@ def extended(drain: Drain, strategy: Strategy, *, deadline_ms: int) -> Drain:
     )  # fmt: skip
 
 
-def _anew(guest: Guest) -> Guest:
+def _reset(guest: Guest) -> Guest:
     return msgspec.structs.replace(guest, request_id=None, outcome=None, seq=0, begun_ms=0)
 
 
 def with_guest(drain: Drain, guest: Guest) -> Drain:
-    """The drain, knowing this of the guest."""
+    """The drain with this guest updated."""
     guests = (guest if one.instance_id == guest.instance_id else one for one in drain.guests)
     return msgspec.structs.replace(drain, guests=tuple(guests))
 
 
 def measured(sleeps: Iterable[Result | None]) -> float | None:
-    """The MiB a second at which these sleeps wrote their images; None if none says."""
+    """The MiB per second at which these sleeps wrote images; None if none reports it."""
     rates = []
     for result in sleeps:
         if not isinstance(result, Done) or "image_bytes" not in result.detail:
@@ -129,7 +129,7 @@ def measured(sleeps: Iterable[Result | None]) -> float | None:
 
 
 def with_running(drain: Drain, running: Sequence[Guest]) -> Drain:
-    """The drain with those that run now and were not known, without those that have gone.
+    """The drain with guests that run now added, and those that no longer run marked.
 
     Its order is set when it is not yet: largest first if all fit into the time that is left.
     """
@@ -145,12 +145,12 @@ def _looked_at(guest: Guest, running: Collection[str]) -> Guest:
     if waits and guest.instance_id not in running:
         return msgspec.structs.replace(guest, outcome=GONE)
     if guest.outcome in (*OURS, GONE, UNCHANGED) and guest.instance_id in running:
-        return _anew(guest)  # a start that had begun before the drain has ended since
+        return _reset(guest)  # a start that began before the drain has ended since
     return guest
 
 
 def in_order(drain: Drain, *, now_ms: int) -> Drain:
-    """The drain with its order: largest first if all fits, else smallest first, to save most."""
+    """The drain with its order: largest first if all fit, else smallest first, to save most."""
     if drain.order is not None or not drain.guests:
         return drain
     open_mib = sum(guest.mem_mib for guest in drain.guests if guest.outcome is None)
@@ -159,7 +159,7 @@ def in_order(drain: Drain, *, now_ms: int) -> Drain:
 
 
 def next_guests(drain: Drain, *, now_ms: int, lanes: int) -> list[Guest]:
-    """Those to begin now: at most `lanes` at a time, none whose estimate no longer fits."""
+    """The guests to begin now: at most `lanes` at a time, only those whose estimate fits."""
     flying = [guest for guest in drain.guests if guest.in_flight]
     waiting = [g for g in drain.guests if g.request_id is None and g.outcome is None]
     waiting.sort(
@@ -191,7 +191,7 @@ def _capacity_mib(drain: Drain, now_ms: int) -> float:
 
 
 def request_of(guest: Guest, drain: Drain, *, now_ms: int, patience_s: int) -> InstanceRequest:
-    """What puts the guest to sleep, or stops it.
+    """The request that puts the guest to sleep, or stops it.
 
     `patience_s` is how long the pool's guests may take to drain; one that would not be written
     in time after that gets less.
@@ -210,7 +210,7 @@ def request_of(guest: Guest, drain: Drain, *, now_ms: int, patience_s: int) -> I
 
 
 def request_back(guest: Guest) -> InstanceRequest:
-    """What brings a guest back that the drain has put away."""
+    """The request that brings back a guest that the drain put away."""
     return WakeInstance(**_who(guest)) if guest.outcome == SLEPT else StartInstance(**_who(guest))
 
 
@@ -223,7 +223,7 @@ def _who(guest: Guest) -> dict[str, Any]:
 
 
 def outcome_of(result: Result) -> str:
-    """What became of a guest, in one word, by the result of its request."""
+    """A guest's outcome, as one word, from the result of its request."""
     match result:
         case Failed(code="conflict/cancelled" | "rejected/expired"):
             return NOT_BEGUN
@@ -236,7 +236,7 @@ def outcome_of(result: Result) -> str:
 
 
 def why_left(guest: Guest, *, status: str | None, later: str | None) -> str | None:
-    """Why undrain does not bring the guest back; None: it does.
+    """Why undrain does not bring the guest back; None if it does.
 
     `later` is a request that somebody else has made about it since, with success.
     """

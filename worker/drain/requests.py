@@ -1,4 +1,4 @@
-"""What hostd asks of itself to drain: requests in the ledger like any other, under its own name."""
+"""The requests that hostd makes itself to drain; in the ledger they are like any other."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ TOO_LATE: Final = Conflict(
     "the drain's deadline passed, or it was called off, before this could begin",
     hint="drain again, with a later deadline",
 )
-Asked = tuple[VerifiedRequest, LedgerEntry]
+Recorded = tuple[VerifiedRequest, LedgerEntry]
 
 
-def put_away(guest: Guest, drain: Drain, ctx: Context, *, now_ms: int) -> tuple[Drain, Asked]:
-    """The guest's Sleep or Stop is on record, and the drain knows of it."""
+def put_away(guest: Guest, drain: Drain, ctx: Context, *, now_ms: int) -> tuple[Drain, Recorded]:
+    """Records the guest's Sleep or Stop; returns the drain with it, and the request."""
     patience_s = _patience_s(guest, ctx)
     request = plans.request_of(guest, drain, now_ms=now_ms, patience_s=patience_s)
     tries = guest.tries + 1
     name = f"drain-{drain.id}-{guest.instance_id}" + (f"-{tries}" if tries > 1 else "")
     until_ms = min(max(drain.deadline_ms, now_ms), now_ms + MAX_LIFETIME_MS)
-    verified, entry = _asked(request, name, ctx, now_ms=now_ms, until_ms=until_ms)
+    verified, entry = _record(request, name, ctx, now_ms=now_ms, until_ms=until_ms)
     begun = msgspec.structs.replace(
         guest, request_id=name, seq=entry.seq, begun_ms=now_ms, tries=tries
     )
@@ -47,19 +47,19 @@ def put_away(guest: Guest, drain: Drain, ctx: Context, *, now_ms: int) -> tuple[
 
 def bring_back(
     guest: Guest, drain: Drain, ctx: Context, *, now_ms: int
-) -> tuple[Drain, Asked | None]:
-    """The guest's Wake or Start is on record, or why there is none."""
+) -> tuple[Drain, Recorded | None]:
+    """Records the guest's Wake or Start, or in the drain why there is none."""
     reason = plans.why_left(guest, status=_status(guest, ctx), later=_decided_later(guest, ctx))
     if reason is not None:
         return with_guest(drain, msgspec.structs.replace(guest, left=reason)), None
     name = f"undrain-{drain.id}-{guest.instance_id}"
     until_ms = now_ms + DEFAULT_LIFETIME_MS
-    asked = _asked(plans.request_back(guest), name, ctx, now_ms=now_ms, until_ms=until_ms)
+    asked = _record(plans.request_back(guest), name, ctx, now_ms=now_ms, until_ms=until_ms)
     return with_guest(drain, msgspec.structs.replace(guest, back=name)), asked
 
 
 def with_outcomes(drain: Drain, ctx: Context) -> Drain:
-    """The drain with what became of the requests that have ended."""
+    """The drain with the outcomes of its requests that have ended."""
     for guest in drain.guests:
         if guest.request_id is None or not guest.in_flight:
             continue
@@ -71,7 +71,7 @@ def with_outcomes(drain: Drain, ctx: Context) -> Drain:
 
 
 def withdraw(ctx: Context) -> None:
-    """The drain's requests that wait, and have nothing half done, end without having run."""
+    """Ends the drain's requests that wait and left nothing behind, without running them."""
     with ctx.ledger.transaction():
         drain = load(ctx.ledger)
         flying = {guest.request_id for guest in drain.guests if guest.in_flight} if drain else ()
@@ -84,9 +84,9 @@ def withdraw(ctx: Context) -> None:
         ctx.executors.submit(publish_story(victim, result, ctx))
 
 
-def _asked(
+def _record(
     request: InstanceRequest, name: str, ctx: Context, *, now_ms: int, until_ms: int
-) -> Asked:
+) -> Recorded:
     body = Body(
         v=1, request_id=RequestId(name), host=HostName(ctx.policy.host), issuer=ISSUER,
         issued_at_ms=now_ms, not_after_ms=until_ms, trace=None, request=request,
@@ -99,7 +99,7 @@ def _patience_s(guest: Guest, ctx: Context) -> int:
     try:
         pool = ctx.host.records.pool(guest.tenant_id, guest.pool_id)
     except HostdError:
-        return 0  # its sleep will say so
+        return 0  # its sleep will report it
     return pool.runtime_policy.drain_timeout_seconds if pool else 0
 
 
@@ -112,7 +112,7 @@ def _status(guest: Guest, ctx: Context) -> str | None:
 
 
 def _decided_later(guest: Guest, ctx: Context) -> str | None:
-    """A request of somebody else about the instance that is later than the drain's, and true."""
+    """A successful request of the instance that is later than the drain's and not hostd's own."""
     for entry in ctx.ledger.requests.history(guest.instance_id, limit=LATER_REQUESTS):
         if entry.seq <= guest.seq:
             return None

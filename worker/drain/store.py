@@ -1,4 +1,4 @@
-"""A drain's note in the ledger, and the guests that a drain is about."""
+"""Saves and loads the drain in the ledger, and lists the guests to drain."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ NOTE: Final = "drain"
 
 
 def load(ledger: Ledger) -> Drain | None:
-    """The drain on record: in force, or the last one."""
+    """The saved drain: the one in force, or the last one; None if there never was one."""
     raw = ledger.meta.get(NOTE)
     return None if raw is None else msgspec.json.decode(raw, type=Drain)
 
 
 def save(drain: Drain, ledger: Ledger) -> None:
-    """The drain is on record."""
+    """Saves the drain."""
     ledger.meta.set(NOTE, msgspec.json.encode(drain).decode())
 
 
 def drain(ledger: Ledger, strategy: Strategy, *, deadline_s: float) -> Drain:
-    """The drain is on record: a new one, or the one in force with another deadline.
+    """Requests a drain: a new one, or the one in force with another deadline.
 
     Raises:
         StartupError: an undrain is under way.
@@ -52,7 +52,7 @@ def drain(ledger: Ledger, strategy: Strategy, *, deadline_s: float) -> Drain:
 
 
 def undrain(ledger: Ledger) -> Drain:
-    """The end of the drain is on record.
+    """Requests the end of the drain.
 
     Raises:
         StartupError: the host does not drain.
@@ -67,7 +67,7 @@ def undrain(ledger: Ledger) -> Drain:
 
 
 def running_guests(host: Host) -> list[Guest]:
-    """Every instance on record whose VMM lives, as a guest to be put away."""
+    """Every instance on record whose VMM lives."""
     found = []
     for ref in host.records.instances():
         if host.vmm.pid(ref) is None:
@@ -90,7 +90,7 @@ def ref_of(guest: Guest) -> InstanceRef:
 
 
 def announce(drain: Drain, ledger: Ledger, *, now_ms: int) -> None:
-    """An event says how far the drain has come."""
+    """Records the event of the drain's phase."""
     away = sum(guest.outcome in plans.OURS for guest in drain.guests)
     back = sum(guest.back is not None for guest in drain.guests)
     event: events.Event

@@ -1,1 +1,1 @@
-"""request."""
+"""Carries out one request: attempts, reservations, result; supersede, cancel, reconcile."""

@@ -1,4 +1,4 @@
-"""Cancelled requests: what waits ends without having run; what runs is let end."""
+"""Cancelled requests: a waiting request ends at once; a running one finishes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CANCELLED: Final = Conflict(
 
 
 def may_end(entry: LedgerEntry, ctx: Context) -> bool:
-    """Whether nothing of the request is under way or half done: it may end here.
+    """Whether the request may end here: no attempt is running, and none left anything behind.
 
     An attempt that hostd died in may have done half; one that failed has taken back what it began.
     """
@@ -36,14 +36,14 @@ def may_end(entry: LedgerEntry, ctx: Context) -> bool:
 
 
 def cancel(verified: VerifiedRequest, ctx: Context) -> Result:
-    """The request ends, decided, without another attempt."""
+    """Decides the request as cancelled, without another attempt; returns the result."""
     entry = ctx.ledger.requests.entry(verified.body.request_id)
     result = refused(op_of(verified.body.request), CANCELLED)
     return decide(verified, msgspec.structs.replace(result, attempts=entry.attempts), ctx)
 
 
 def cancel_waiting(ids: Collection[str], ctx: Context) -> list[tuple[InFlight, Result]]:
-    """Takes out and decides what waits of these jobs; returns it with its results."""
+    """Cancels the requests of these jobs that wait; returns them with their results."""
     host = ctx.policy.host
     return end_waiting(
         lambda entry: job_id(host, entry.request_id) in ids,
@@ -55,7 +55,7 @@ def cancel_waiting(ids: Collection[str], ctx: Context) -> list[tuple[InFlight, R
 def end_waiting(
     wanted: Callable[[LedgerEntry], bool], end: Callable[[VerifiedRequest], Result], ctx: Context
 ) -> list[tuple[InFlight, Result]]:
-    """Takes out what waits of the wanted requests, and has nothing half done; `end` decides it."""
+    """Removes and decides, by `end`, the wanted requests that wait and left nothing behind."""
     with ctx.ledger.transaction():  # no attempt begins or ends within
         ids = {
             entry.request_id
@@ -67,6 +67,6 @@ def end_waiting(
         )
         decided = []
         for victim in victims:
-            assert isinstance(victim, InFlight)  # noqa: S101  the condition has looked
+            assert isinstance(victim, InFlight)  # noqa: S101  the condition has checked
             decided.append((victim, end(victim.verified)))
         return decided

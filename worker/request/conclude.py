@@ -1,4 +1,4 @@
-"""The end of a request: its result, its events and what it frees, in one transaction."""
+"""Ends a request: writes its result and events and frees its reservations, in one transaction."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def concluded(
     issued_at_ms: int,
     now_ms: int,
 ) -> Result:
-    """The result of an ended request; `changed` by any of its attempts."""
+    """The result of an ended request; `changed`: any of its attempts changed the host."""
     began_ms = entry.began_at_ms or now_ms
     common: Mapping[str, Any] = {
         "op": op_of(request),
         "attempts": entry.attempts,
-        # Floats, as once decoded: a result has the same bytes however often it is told.
+        # Floats, as once decoded: a result has the same bytes however often it is published.
         "queued_ms": float(max(0, began_ms - issued_at_ms)),
         "took_ms": float(max(0, now_ms - began_ms)),
         "steps": outcome.reports,
@@ -55,7 +55,7 @@ def concluded(
 def decide(
     verified: VerifiedRequest, result: Result, ctx: Context, *, before: str | None = None
 ) -> Result:
-    """Writes the result, its events, and what it frees, in one transaction."""
+    """Writes the result and its events, and frees reservations, in one transaction."""
     request, now_ms = verified.body.request, ctx.clock.now_ms()
     ended = events.RequestEnded(
         at_ms=now_ms,
@@ -88,31 +88,31 @@ def decide(
 
 
 def _was_holder(result: Result) -> bool:
-    """Whether the network reservation is this tenant's: a conflict leaves another's alone."""
+    """Whether the network is reserved for this tenant: after a conflict it may be another's."""
     return not isinstance(result, Failed) or result.failure_class in ("transient", "broken")
 
 
 def _status_now(
     request: InstanceRequest, verified: VerifiedRequest, ctx: Context, before: str | None
 ) -> tuple[Change | None, list[events.Event]]:
-    """The status on record after the request, what it frees, and the event of its change."""
+    """Frees reservations; returns the status after the request and the event of its change."""
     ref = InstanceRef.of(request)
     try:
         doc = ctx.host.records.instance(ref)
     except HostdError:
-        return None, []  # an unreadable record says nothing: what it holds stays held
+        return None, []  # an unreadable record: its reservations are kept
     if doc is None:
         ctx.ledger.reservations.release_unneeded(ref, "destroyed" if before is not None else None)
         return None, []
     after = doc.fields.status
     ctx.ledger.reservations.release_unneeded(ref, after)
     if before is None:
-        return None, []  # it has changed nothing: what is untold stays for who settles to tell
+        return None, []  # it changed nothing: reconciling publishes what is unpublished
     change = Change(ref.instance_id, ref.tenant_id, ref.pool_id, after)
     told = ctx.ledger.instances.status(ref.instance_id)
     wrote = before == after and RECORDED in ctx.ledger.journal.begun_steps(verified.body.request_id)
     if wrote or told in ("running", "warm", "sleeping"):
-        before = told  # a killed attempt, or settlement, wrote the record and said nothing
+        before = told  # a kill came between writing the record and its event
     if before == after:
         return change, []
     moved = events.InstanceChanged(

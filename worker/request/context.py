@@ -1,4 +1,4 @@
-"""All that a request needs, as `worker.wiring` built it."""
+"""Everything that a request needs, built by `worker.wiring`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Publisher(Protocol):
 class Context:
     """The parts that `worker.job` works with.
 
-    `random` is uniform in 0..1; `watch` is told of each instance whose VMM may live from now on.
+    `random` is uniform in 0..1; `watch` is called for each instance whose VMM may live from now on.
     """
 
     config: Config

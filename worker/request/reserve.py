@@ -26,7 +26,7 @@ from worker.plans.settings import Settings
 def reserve_network(
     request: NetworkRequest, facts: NetworkFacts, ledger: Ledger, settings: Settings
 ) -> None:
-    """The net id and the subnet are the tenant's.
+    """Reserves the net id and the subnet for the tenant.
 
     Raises:
         Rejected: `subnet`, outside the host's supernet; `uid_range`, its jails' uids are taken.
@@ -49,7 +49,7 @@ def reserve_network(
 def reserve_instance(
     action: Action, facts: InstanceFacts, ledger: Ledger, settings: Settings
 ) -> Place | None:
-    """The instance's place, if it has or needs one, and its share of the tenant's quota.
+    """Reserves the instance's place, if it needs one, and its quota; returns the place.
 
     Raises:
         Conflict: `unknown_tenant`, `unknown_pool`, `instance_id_taken`, `network_taken`,
@@ -75,7 +75,7 @@ def reserve_instance(
 
 
 def known_place(reservations: Reservations, facts: InstanceFacts) -> Place | None:
-    """The place that the instance holds, or that its record gives it and is free.
+    """The place reserved for the instance, or the one in its record if that is free.
 
     Raises:
         Conflict: `no_address`, the recorded address is held by another instance.
@@ -160,7 +160,7 @@ def _take_quota(reservations: Reservations, facts: InstanceFacts, tenant: Tenant
     Raises:
         Conflict: `quota`, naming what is exceeded, by how much.
     """
-    assert facts.pool is not None  # noqa: S101  `_tenant` has proven it
+    assert facts.pool is not None  # noqa: S101  `_tenant` has checked it
     wanted, quotas = facts.pool.instance_resources, tenant.quotas
     used = reservations.usage(facts.ref)
     for name, now, more, limit in (

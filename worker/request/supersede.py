@@ -1,4 +1,4 @@
-"""A newer decision makes older waiting ones pointless: they end without having run."""
+"""Ends waiting requests that a newer request of the same instance makes pointless."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from worker.request.in_flight import InFlight
 def supersede(
     verified: VerifiedRequest, entry: LedgerEntry, ctx: Context
 ) -> list[tuple[InFlight, Result]]:
-    """Takes out and decides what `verified` supersedes; returns it with its results.
+    """Removes and decides the requests that `verified` supersedes; returns them with their results.
 
-    What runs already is never touched, and nothing that was accepted later.  What hostd asks of
-    itself is for a while only, and supersedes nobody's decision.
+    Requests that run, or were accepted later, are never superseded.  hostd's own requests (drain)
+    are temporary and supersede nothing.
     """
     request = verified.body.request
     ops = () if is_own(verified.body) else operation_of(request).supersedes
@@ -39,7 +39,7 @@ def supersede(
     )
     decided = []
     for victim in ctx.executors.withdraw(pointless):
-        assert isinstance(victim, InFlight)  # noqa: S101  `pointless` has looked
+        assert isinstance(victim, InFlight)  # noqa: S101  `pointless` has checked
         result = refused(op_of(victim.verified.body.request), error)
         decided.append((victim, decide(victim.verified, result, ctx)))
     return decided

@@ -1,4 +1,4 @@
-"""Who may have killed hostd: what was in an attempt when it died, tried again one at a time.
+"""Crash suspects: requests whose attempt was running when hostd died are retried one at a time.
 
 Only a crash while a request ran alone counts against it.  After a second crash in a row nothing
 else runs beside a suspect, so that a busy host, too, finds the one that kills it.
@@ -25,7 +25,7 @@ _UNCLEAN: Final = "unclean_starts"
 
 @dataclass(slots=True)
 class CrashSuspects:
-    """What a starting hostd makes of the last one's end.
+    """What a starting hostd concludes from the end of the last one.
 
     `strict` says that nothing runs beside a suspect; `untried` counts those not tried yet.
     """
@@ -34,19 +34,19 @@ class CrashSuspects:
     untried: int = 0
 
     def keys(self, *, suspect: bool) -> Mapping[Key, bool]:
-        """What a request holds besides its own keys."""
+        """The extra keys of a request, besides its own."""
         if suspect:
             more = {NOTHING_ELSE: EXCLUSIVE} if self.strict else {}
             return {ONE_AT_A_TIME: EXCLUSIVE, **more}
         return {NOTHING_ELSE: SHARED} if self.strict and self.untried else {}
 
     def tried(self) -> None:
-        """One more suspect has been tried and hostd lives."""
+        """One more suspect has been tried, and hostd did not crash."""
         self.untried -= 1
 
 
 def suspects_at_start(ledger: Ledger) -> CrashSuspects:
-    """Counts the crash, if the last hostd ended by one, against whoever ran alone."""
+    """Counts the crash, if the last hostd crashed, against the request that ran alone."""
     with ledger.transaction():
         interrupted, suspects = ledger.requests.mark_suspects()
         unclean = int(ledger.meta.get(_UNCLEAN) or 0) + 1 if interrupted else 0
@@ -60,7 +60,7 @@ def is_suspect(entry: LedgerEntry) -> bool:
 
 
 def too_dangerous(entry: LedgerEntry, request: Request) -> Broken | None:
-    """Why the request is not tried again; a Destroy always is."""
+    """Why the request is not tried again; None if it is.  A Destroy always is."""
     if entry.crashes < MAX_CRASHES or operation_of(request).runs_despite_crashes:
         return None
     return Broken(

@@ -65,7 +65,7 @@ def settle(world: World) -> None:
     """hostd looks until nothing changes any more."""
     before = None
     while before != (before := noted(world)):
-        world.draining.look()
+        world.draining.step()
         world.executors.run()
 
 
@@ -289,7 +289,7 @@ def test_what_fits_is_begun_smallest_first_and_the_rest_is_reported_running(
 
 def test_a_sleep_not_begun_at_the_deadline_never_runs(world: World) -> None:
     drain(world, look=False)
-    world.draining.look()
+    world.draining.step()
     world.now_s += 601.0
     settle(world)
     assert outcomes(world) == dict.fromkeys(NAMES, plans.NOT_BEGUN)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.daemon.clock_sync import SETTLED_S, await_clock
+from worker.daemon.clock_sync import TRUSTED_S, await_clock
 
 
 class Booting:
@@ -40,9 +40,9 @@ def test_a_clock_that_comes_late_is_waited_for() -> None:
 
 
 def test_a_clock_that_nobody_synchronizes_holds_a_host_up_for_a_minute_after_boot_at_most() -> None:
-    fresh, old = Booting(10, float("inf")), Booting(SETTLED_S, float("inf"))
+    fresh, old = Booting(10, float("inf")), Booting(TRUSTED_S, float("inf"))
     assert not fresh.await_clock()
-    assert fresh.waited_s == SETTLED_S - 10
+    assert fresh.waited_s == TRUSTED_S - 10
     assert not old.await_clock()
     assert old.waited_s == 0
 
