@@ -59,7 +59,7 @@ def test_a_vmm_that_dies_before_its_api_is_up_tells_its_exit_code(
 def test_a_vmm_that_dies_when_first_spoken_to_leaves_nothing_running(
     with_faults: WithFaults,
 ) -> None:
-    rig = with_faults(die_on=["GET /"])
+    rig = with_faults(routes={"GET /": {"exit": 150}})
     rig.vmm.build_jail(rig.spec, None)
     with pytest.raises(Broken) as failed:
         rig.vmm.spawn(rig.spec, rig.join_files)
@@ -89,7 +89,7 @@ def test_a_vmm_that_dies_after_a_snapshot_has_made_it(with_faults: WithFaults) -
 def test_a_vmm_that_dies_in_a_load_is_reported_as_exited(
     with_faults: WithFaults, tmp_path: Path
 ) -> None:
-    rig = with_faults(die_on=["PUT /snapshot/load"])
+    rig = with_faults(routes={"PUT /snapshot/load": {"exit": 150}})
     rig.vmm.build_jail(rig.spec, slept(rig, tmp_path / "image"))
     rig.vmm.spawn(rig.spec, rig.join_files)
     with pytest.raises(Broken) as failed:
@@ -98,7 +98,7 @@ def test_a_vmm_that_dies_in_a_load_is_reported_as_exited(
 
 
 def test_a_refused_snapshot_leaves_the_guest_paused_and_whole(with_faults: WithFaults) -> None:
-    rig = with_faults(fail={"PUT /snapshot/create": "Create snapshot error: no luck"})
+    rig = with_faults(routes={"PUT /snapshot/create": {"status": 400, "message": "no luck"}})
     rig.up()
     rig.vmm.pause(REF)
     with pytest.raises(Broken) as refused:
@@ -109,7 +109,7 @@ def test_a_refused_snapshot_leaves_the_guest_paused_and_whole(with_faults: WithF
 
 
 def test_a_vmm_that_never_answers_is_killed_all_the_same(with_faults: WithFaults) -> None:
-    rig = with_faults(hang=["PUT /vsock"])
+    rig = with_faults(routes={"PUT /vsock": {"hang": True}})
     rig.vmm.build_jail(rig.spec, None)
     rig.vmm.spawn(rig.spec, rig.join_files)
     impatient = rig.impatient(api_timeout_s=0.1)

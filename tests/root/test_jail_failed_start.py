@@ -178,7 +178,8 @@ def test_a_start_that_firecracker_refuses_tells_why_and_leaves_nothing(
     done(client, StartInstance(**ids(ref)))
     done(client, StopInstance(**ids(ref)))
     before, status = inventory(process), document(process, ref)["status"]
-    fault = {"fail": {"PUT /actions": "Cannot load kernel due to invalid memory configuration"}}
+    refusal = {"status": 400, "message": "Cannot load kernel due to invalid memory configuration"}
+    fault = {"routes": {"PUT /actions": refusal}}
     simulated = process.runtime / "simulator" / "simulate.json"
     simulated.write_text(json.dumps(fault))
     result = ask(client, StartInstance(**ids(ref)))

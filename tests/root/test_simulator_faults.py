@@ -101,7 +101,7 @@ def test_vmm_dies_where_a_fault_says_so(simulator: Simulator) -> None:
 
 
 def test_vmm_dies_of_a_request_and_in_a_slow_snapshot(simulator: Simulator) -> None:
-    simulator.faults(die_on=["PATCH /vm"], exit_code=149)
+    simulator.faults(routes={"PATCH /vm": {"exit": 149}})
     vmm = simulator.boot("a")
     with pytest.raises((ConnectionError, OSError)):
         vmm.call("PATCH", "/vm", {"state": "Paused"})
@@ -125,14 +125,14 @@ def test_vmm_dies_of_a_request_and_in_a_slow_snapshot(simulator: Simulator) -> N
 def test_routes_fail_and_hang_as_configured_and_a_file_in_the_jail_changes_that(
     simulator: Simulator,
 ) -> None:
-    simulator.faults(fail={"PUT /snapshot/create": "no luck"})
+    simulator.faults(routes={"PUT /snapshot/create": {"status": 400, "message": "no luck"}})
     vmm = simulator.boot("a")
     vmm.ok("PATCH", "/vm", {"state": "Paused"})
     create = {"snapshot_path": "/vmstate", "mem_file_path": "/mem"}
     assert vmm.fault("PUT", "/snapshot/create", create) == "no luck"
     replace_faults(vmm, '{"no_space_in_snapshot": true}')
     assert "No space left on device" in vmm.fault("PUT", "/snapshot/create", create)
-    replace_faults(vmm, '{"hang": ["GET /"]}')
+    replace_faults(vmm, '{"routes": {"GET /": {"hang": true}}}')
     client = socket.socket(socket.AF_UNIX)
     client.settimeout(0.2)
     client.connect(str(vmm.api))

@@ -12,7 +12,6 @@ import os
 import socket
 import struct
 import threading
-from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 REQUEST: Final = 0x01
@@ -129,12 +128,7 @@ class NetlinkSocket:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -23,8 +23,7 @@ A rule has one of
 * `delay_ms`: the request is handled normally, but this much later.
 
 and may say when: `nth` (only the nth such request of this VMM, from 1), `after` (after the
-request's effect, before its answer), `answered` (after the right answer was sent).  `die_on`,
-`hang` and `fail` are short for rules of one key.
+request's effect, before its answer), `answered` (after the right answer was sent).
 """
 
 from __future__ import annotations
@@ -64,10 +63,7 @@ class Faults(NamedTuple):
     die_after_socket: bool = False
     die_in_snapshot: bool = False  # vmstate whole, memory half written
     die_after_snapshot: bool = False  # the 204 has been sent
-    die_on: tuple[str, ...] = ()  # routes: die before answering
-    hang: tuple[str, ...] = ()  # routes: never answer, nor any later request
-    fail: dict[str, str] = {}  # noqa: RUF012 - NamedTuple defaults are never written to
-    routes: dict[str, Any] = {}  # noqa: RUF012 - see above: what happens to which request
+    routes: dict[str, Any] = {}  # noqa: RUF012  never written to: which request fails how
     no_space_in_snapshot: bool = False
     slow_snapshot_ms_per_mib: float = 0.0
     slow_load_ms: float = 0.0
@@ -110,12 +106,6 @@ class Faults(NamedTuple):
 
     def rule(self, request: str, nth: int) -> Rule | None:
         """The rule for the nth such request, or None."""
-        if request in self.hang:
-            return Rule(hang=True)
-        if request in self.die_on:
-            return Rule(exit=self.exit_code)
-        if request in self.fail:
-            return Rule(status=400, message=self.fail[request])
         starred = [key for key in self.routes if key[-1] == "*" and request.startswith(key[:-1])]
         for key in [request, *starred]:
             for rule in _rules(self.routes.get(key, [])):

@@ -16,7 +16,6 @@ import stat
 import termios
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from worker.linux import processes
@@ -52,12 +51,7 @@ class DeadlineSocket:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -1,5 +1,5 @@
-"""httpx's transport to one VMM: one kept connection over a Unix socket, on which several requests
-may be sent at once.
+"""httpx's requests to one VMM: one kept connection over a Unix socket, on which several may be sent
+at once.
 
 httpx's own transport keeps a pool of connections with its locks and queues, and builds what TLS and
 proxies need: more than half of a call's time, for a server that gets one request at a time.  HTTP
@@ -18,7 +18,7 @@ import httpx
 _CHUNK_BYTES: Final = 1 << 16
 
 
-class OneConnection(httpx.BaseTransport):
+class OneConnection:
     """Sends requests to the server that listens at `path`.
 
     `check` gets each new socket before anything is sent on it, and raises if the server is not the
@@ -30,11 +30,6 @@ class OneConnection(httpx.BaseTransport):
         self._check = check
         self._socket: socket.socket | None = None
         self._received = b""
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """The whole answer to one request of an `httpx.Client`.  Raises as `send`."""
-        (answer,) = self.send([request], request.extensions["timeout"]["read"])
-        return answer
 
     def send(self, requests: Sequence[httpx.Request], timeout_s: float) -> Iterator[httpx.Response]:
         """The answers in order, the requests having been sent in one piece (RFC 9112, 9.3.2).
