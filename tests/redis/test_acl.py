@@ -1,4 +1,4 @@
-"""The ACL users against a real Redis: all that is needed works, and nothing else."""
+"""The ACL users with a real Redis: everything needed is allowed, and nothing else."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ class Walled:
         self.redis.close()
 
     def denials(self) -> list[str]:
-        """What Redis has refused so far."""
+        """The commands that Redis has refused so far."""
         return [f"{entry['username']}: {entry['object']}" for entry in self.admin.acl_log()]
 
     def serve(self, tell: Callable[[Delivery], None]) -> None:
-        """The host comes, takes all that is queued, tells each, beats and leaves."""
+        """Runs a host that takes all queued jobs, publishes each result, beats and leaves."""
 
         def deliver(deliveries: Any) -> None:
             for delivery in deliveries:
@@ -103,7 +103,7 @@ class Walled:
 
 
 def everything(walled: Walled) -> None:
-    """All that a host and its client ever ask of Redis."""
+    """Does everything that a host and its client ever ask of Redis."""
     redis_host.check(walled.redis, walled.config)
     owner = redis_host.Owner(machine_id="m", runtime="/run/hostd", pid=1)
     redis_host.claim(walled.redis, KEYS, owner)
@@ -169,7 +169,7 @@ def test_everything_that_a_host_and_its_client_do_is_allowed(walled: Walled) -> 
 
 
 def reduced(right: str) -> tuple[str, ...]:
-    """Weaker forms of a right: a command or a read-only key goes, a key loses one direction."""
+    """Weaker forms of a right: without a command, or a key without reading or without writing."""
     if right.startswith("~"):
         return (f"%R{right}", f"%W{right}")
     return ("",)
@@ -273,7 +273,7 @@ def test_the_dashboard_shows_and_requeues_and_can_do_no_more(
 ) -> None:
     traces.registered()
     traces.started()
-    failed = traces.told(FAILED, SLEEP)
+    failed = traces.published(FAILED, SLEEP)
     admin = redis_server.client()
     admin.acl_log_reset()
     rights = " ".join(acl.dashboard_rights())
@@ -299,7 +299,7 @@ def test_the_dashboard_shows_and_requeues_and_can_do_no_more(
         assert_denied(redis, (("XADD", KEYS.events, "*", "event", "{}"),))
 
 
-def test_the_lines_are_an_acl_file_that_redis_takes(redis_server: RedisServer) -> None:
+def test_redis_accepts_the_lines_as_an_acl_file(redis_server: RedisServer) -> None:
     hashes = {name: acl.password_hash(PASSWORD) for name in ("agentd", "hostd-host-a")}
     admin = redis_server.client()
     for line in acl.acl_lines("host-a", "host-b", hashes=hashes).splitlines()[1:]:
@@ -317,7 +317,7 @@ def test_the_lines_are_an_acl_file_that_redis_takes(redis_server: RedisServer) -
             r.ping()
 
 
-def test_a_name_that_is_no_host_gets_no_lines() -> None:
+def test_an_invalid_host_name_gets_no_lines() -> None:
     for name in ("*", "host a", "", "a_b", "host\nuser evil on nopass ~* +@all"):
         with pytest.raises(ValueError, match="no host name"):
             acl.acl_lines(name)

@@ -1,4 +1,4 @@
-"""Cancelling ends what waits, in bounded time, and never cuts what runs: by the real process."""
+"""Cancelling ends a waiting request in bounded time and never interrupts a running one."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ PATIENT = {"first_s": 600, "cap_s": 600, "attempts": 5}
 
 
 def by_ticket(ticket: Ticket, _server: redis.Redis) -> None:
-    """What `hostctl cancel` does."""
+    """Cancels as `hostctl cancel` does."""
     assert ticket.cancel() == "cancelled"
 
 
 def by_rq(ticket: Ticket, server: redis.Redis) -> None:
-    """What RQ's own tools do."""
+    """Cancels as RQ's own tools do."""
     Job.fetch(ticket.job_id, connection=server, serializer=JSONSerializer).cancel()
 
 
 def by_status(ticket: Ticket, server: redis.Redis) -> None:
-    """The least that a tool can do."""
+    """Sets only the job's status, the least that a tool can do."""
     server.hset(keys.job(ticket.job_id), "status", "canceled")
 
 
@@ -55,7 +55,7 @@ either = pytest.mark.parametrize("cancel", [by_ticket, by_rq])
 
 
 def cancelled_for_good(hostd: HostdProcess, ticket: Ticket) -> None:
-    """The request has ended as cancelled, on record and in Redis, with an event."""
+    """Checks that the request ended as cancelled, in the ledger and in Redis, with an event."""
     server = hostd.redis.client()
     result = ticket.wait(SOON_S)
     assert isinstance(result, Failed)
@@ -74,7 +74,7 @@ def cancelled_for_good(hostd: HostdProcess, ticket: Ticket) -> None:
 
 
 @either
-def test_a_request_that_nobody_has_taken_ends_when_the_host_comes(
+def test_an_untaken_request_ends_when_the_host_starts(
     make_hostd: HostdMaker, cancel: Cancel
 ) -> None:
     hostd = make_hostd()
@@ -136,7 +136,7 @@ def test_a_status_alone_ends_a_request_when_its_turn_comes(hostd: HostdProcess) 
     cancelled_for_good(hostd, start)
 
 
-def test_what_runs_is_let_end_and_the_caller_is_told_so(hostd: HostdProcess) -> None:
+def test_a_running_request_finishes_and_its_caller_learns_so(hostd: HostdProcess) -> None:
     server, ref = hostd.redis.client(), hostd.instance("i-00000001")
     with instance_locked(hostd, ref):
         start = ask(hostd.client(), StartInstance, ref)
@@ -147,7 +147,7 @@ def test_what_runs_is_let_end_and_the_caller_is_told_so(hostd: HostdProcess) -> 
     assert start.cancel() == "ended"
 
 
-def test_rqs_own_cancel_does_not_cut_what_runs_either(hostd: HostdProcess) -> None:
+def test_rqs_own_cancel_does_not_interrupt_a_running_request(hostd: HostdProcess) -> None:
     server, ref = hostd.redis.client(), hostd.instance("i-00000001")
     with instance_locked(hostd, ref):
         start = ask(hostd.client(), StartInstance, ref)
@@ -179,7 +179,7 @@ def test_a_cancelled_destroy_supersedes_nothing(make_hostd: HostdMaker) -> None:
     assert done(start).state == "running"
 
 
-def test_a_cancelled_request_gives_the_same_answer_whoever_sends_it_again(
+def test_a_cancelled_request_sent_again_gives_the_same_result(
     hostd: HostdProcess,
 ) -> None:
     server, ref = hostd.redis.client(), hostd.instance("i-00000001")
@@ -196,7 +196,7 @@ def test_a_cancelled_request_gives_the_same_answer_whoever_sends_it_again(
     assert (again.code, again.replayed) == ("conflict/cancelled", True)
 
 
-def test_a_cancellation_outlives_a_kill(hostd: HostdProcess) -> None:
+def test_a_cancellation_survives_a_kill(hostd: HostdProcess) -> None:
     server, ref = hostd.redis.client(), hostd.instance("i-00000001")
     client = hostd.client()
     with instance_locked(hostd, ref):
@@ -211,7 +211,7 @@ def test_a_cancellation_outlives_a_kill(hostd: HostdProcess) -> None:
 
 
 @pytest.mark.parametrize("planted", ["list", "members"])
-def test_what_is_planted_in_the_canceled_registry_stops_nothing(
+def test_foreign_entries_in_the_canceled_registry_stop_nothing(
     hostd: HostdProcess, planted: str
 ) -> None:
     server, ref = hostd.redis.client(), hostd.instance("i-00000001")
@@ -225,7 +225,7 @@ def test_what_is_planted_in_the_canceled_registry_stops_nothing(
     assert server.llen(hostd.keys.quarantine) == 0
 
 
-def test_a_job_told_of_while_hostd_looks_stays_registered(redis_server: RedisServer) -> None:
+def test_a_job_published_while_hostd_looks_stays_registered(redis_server: RedisServer) -> None:
     server, host_keys = redis_server.client(), keys.HostKeys(HOST)
     id_, told_until = keys.job_id(HOST, "r-1"), 4_000_000_000
     server.hset(keys.job(id_), "status", "canceled")

@@ -83,9 +83,9 @@ def test_the_queue_is_listed_with_the_size_of_each_registry(
 ) -> None:
     traces.started()
     traces.deferred()
-    traces.told(DONE)
-    traces.told(FAILED, SLEEP)
-    traces.told(SUPERSEDED)
+    traces.published(DONE)
+    traces.published(FAILED, SLEEP)
+    traces.published(SUPERSEDED)
     traces.queued()
     assert dashboard.http.get("/").status_code == 200
     (queue,) = dashboard.http.get("/0/data/queues.json").json()["queues"]
@@ -101,9 +101,9 @@ def test_each_registry_lists_its_job_with_a_readable_description(
     ids = {
         "started": traces.started(SLEEP),
         "deferred": traces.deferred(),
-        "finished": traces.told(DONE),
-        "failed": traces.told(FAILED, SLEEP),
-        "canceled": traces.told(SUPERSEDED),
+        "finished": traces.published(DONE),
+        "failed": traces.published(FAILED, SLEEP),
+        "canceled": traces.published(SUPERSEDED),
         "queued": traces.queued(SLEEP),
     }
     seen = {registry: listed(dashboard, registry) for registry in ids}
@@ -114,16 +114,16 @@ def test_each_registry_lists_its_job_with_a_readable_description(
 
 
 def test_a_finished_job_shows_its_result(traces: HostTraces, dashboard: Dashboard) -> None:
-    job = shown(dashboard, traces.told(DONE))
+    job = shown(dashboard, traces.published(DONE))
     assert (job["status"], job["exc_info"]) == ("finished", None)
     assert job["result"]["state"] == "running"
     assert job["result"]["steps"] == [{"name": "tap_present", "ms": 1.5, "applied": True}]
 
 
-def test_a_failed_job_shows_why_and_its_whole_answer(
+def test_a_failed_job_shows_why_and_its_whole_result(
     traces: HostTraces, dashboard: Dashboard
 ) -> None:
-    job = shown(dashboard, traces.told(FAILED, SLEEP))
+    job = shown(dashboard, traces.published(FAILED, SLEEP))
     assert job["status"] == "failed"
     assert job["exc_info"] == (
         "transient/no_space: 3 MiB are free, the image needs 512 MiB; free some"
@@ -182,7 +182,7 @@ def test_an_unknown_job_and_another_redis_are_not_found(dashboard: Dashboard) ->
 def test_requeue_puts_the_exact_bytes_back(
     traces: HostTraces, dashboard: Dashboard, how: str
 ) -> None:
-    id_ = traces.told(FAILED, SLEEP)
+    id_ = traces.published(FAILED, SLEEP)
     before = request_bytes(traces, id_)
     answer = dashboard.http.post(how.format(id=id_, queue=QUEUE), headers=CALM)
     assert (answer.status_code, answer.json()["status"]) == (200, "OK")
@@ -195,7 +195,7 @@ def test_requeue_puts_the_exact_bytes_back(
 def test_a_second_requeue_says_that_there_is_nothing_to_requeue(
     traces: HostTraces, dashboard: Dashboard
 ) -> None:
-    id_ = traces.told(FAILED, SLEEP)
+    id_ = traces.published(FAILED, SLEEP)
     dashboard.http.post(f"/job/{id_}/requeue")
     assert dashboard.http.post(f"/job/{id_}/requeue").status_code == 409
     assert traces.redis.llen(traces.keys.queue) == 1
@@ -205,7 +205,7 @@ def test_stock_rq_shows_the_queue_and_requeues(
     traces: HostTraces, redis_server: RedisServer
 ) -> None:
     traces.registered()
-    started, id_ = traces.started(), traces.told(FAILED, SLEEP)
+    started, id_ = traces.started(), traces.published(FAILED, SLEEP)
     before = request_bytes(traces, id_)
     info = rq(redis_server, "info")
     assert (info.returncode, QUEUE in info.stdout) == (0, True), info.stderr
@@ -236,7 +236,7 @@ def test_a_pickled_bomb_is_executed_nowhere(
     bomb = pickle.dumps(Bomb(crater))
     assert pickle.loads(bomb) is None  # noqa: S301  proves that the bomb works
     crater.unlink()
-    id_ = traces.told(FAILED, SLEEP)
+    id_ = traces.published(FAILED, SLEEP)
     traces.redis.hset(keys.job(id_), mapping={"meta": bomb, "data": bomb, "result": bomb})
     entry: dict[Any, Any] = {"type": 1, "return_value": base64.b64encode(bomb), "worker_name": "w"}
     traces.redis.xadd(keys.results(id_), entry)
@@ -329,7 +329,7 @@ def test_pages_load_nothing_from_other_sites(traces: HostTraces, dashboard: Dash
 def test_another_site_changes_nothing(
     traces: HostTraces, dashboard: Dashboard, headers: dict[str, str], path: str
 ) -> None:
-    id_ = traces.told(FAILED, SLEEP)
+    id_ = traces.published(FAILED, SLEEP)
     answer = dashboard.http.post(path.format(id=id_, queue=QUEUE), headers=headers)
     assert answer.status_code == 403
     assert traces.redis.zcard(traces.keys.failed) == 1
@@ -338,7 +338,7 @@ def test_another_site_changes_nothing(
 def test_a_get_requeues_nothing_even_from_the_same_site(
     traces: HostTraces, dashboard: Dashboard
 ) -> None:
-    traces.told(FAILED, SLEEP)
+    traces.published(FAILED, SLEEP)
     answer = dashboard.http.get(f"/requeue/{QUEUE}", headers=CALM)
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
     assert dashboard.http.head(f"/requeue/{QUEUE}", headers=CALM).status_code == 405
@@ -370,7 +370,7 @@ def test_answers_carry_the_headers_that_keep_other_sites_out(dashboard: Dashboar
 
 
 def test_nothing_is_deleted_unless_allowed(traces: HostTraces, dashboard: Dashboard) -> None:
-    id_ = traces.told(FAILED, SLEEP)
+    id_ = traces.published(FAILED, SLEEP)
     assert dashboard.http.post(f"/job/{id_}/delete").json() == {"status": "DISABLED"}
     emptied = dashboard.http.post(f"/queue/{QUEUE}/failed/empty")
     assert emptied.json() == {"status": "DISABLED"}
@@ -476,7 +476,7 @@ def test_a_password_in_the_url_is_not_shown(redis_server: RedisServer) -> None:
 
 
 def test_times_are_those_of_the_host(traces: HostTraces, dashboard: Dashboard) -> None:
-    job = shown(dashboard, traces.told(DONE))
+    job = shown(dashboard, traces.published(DONE))
     ended_at = datetime.fromisoformat(job["ended_at"])
     assert abs((datetime.now(UTC) - ended_at).total_seconds()) < 3600
     assert datetime.fromisoformat(job["started_at"]) <= ended_at

@@ -1,4 +1,4 @@
-"""Delivery at least once, effect once, and a result that stays the same: by the real process."""
+"""Delivery at least once, effect once, and a result that never changes: with the real process."""
 
 from __future__ import annotations
 
@@ -42,21 +42,23 @@ HASTY = {"lock_timeout_s": 0.05}
 
 
 def taken_together(hostd: HostdProcess) -> None:
-    """All that waits looks as if a killed worker had taken it: it arrives in one batch."""
+    """Moves the queue to the intermediate list, as a killed worker leaves it: one batch."""
     server = hostd.redis.client()
     while server.lmove(hostd.keys.queue, hostd.keys.intermediate) is not None:
         pass
 
 
 def stock_job(server: redis.Redis, ticket: Ticket) -> Job:
-    """The job as RQ's own tools see it."""
+    """The job as RQ's own tools read it."""
     return Job.fetch(ticket.job_id, connection=server, serializer=JSONSerializer)
 
 
 # ---------------------------------------------------------------- duplicates
 
 
-def test_an_id_enqueued_twice_runs_once_and_both_callers_hear(hostd: HostdProcess) -> None:
+def test_an_id_enqueued_twice_runs_once_and_both_callers_get_the_result(
+    hostd: HostdProcess,
+) -> None:
     request = StartInstance(**ids(hostd.instance("i-00000001")))
     client = hostd.client()
     first, second = [client.enqueue(request, host=HOST, request_id="one") for _ in range(2)]
@@ -127,7 +129,7 @@ def test_a_deleted_job_never_runs_and_the_next_one_does(make_hostd: HostdMaker) 
     assert server.exists(keys.job(start.job_id)) == 0
 
 
-def test_a_job_deleted_while_it_runs_is_answered_all_the_same(hostd: HostdProcess) -> None:
+def test_a_job_deleted_while_it_runs_still_gets_its_result(hostd: HostdProcess) -> None:
     server, ref = hostd.redis.client(), hostd.instance("i-00000001")
     with instance_locked(hostd, ref):
         stop = ask(hostd.client(), StopInstance, ref)
@@ -139,7 +141,7 @@ def test_a_job_deleted_while_it_runs_is_answered_all_the_same(hostd: HostdProces
 
 
 def past(hostd: HostdProcess, ticket: Ticket, *, seconds: int) -> None:
-    """Puts the ticket's request that far into the past."""
+    """Moves the times of the ticket's request that far into the past."""
     server = hostd.redis.client()
     body = ticket._run.sealed.body
     data = server.hget(keys.job(ticket.job_id), "data")
@@ -173,7 +175,7 @@ def test_a_retry_of_an_accepted_request_is_never_too_late(hostd: HostdProcess) -
 
 
 def requeued(hostd: HostdProcess, ticket: Ticket) -> Ticket:
-    """What rq's own `requeue` does; the ticket of the new run."""
+    """Requeues the job as RQ does; returns the ticket of the new run."""
     server = hostd.redis.client()
     name = hostd.keys.queue_name
     FailedJobRegistry(name, connection=server, serializer=JSONSerializer).requeue(ticket.job_id)
@@ -181,12 +183,12 @@ def requeued(hostd: HostdProcess, ticket: Ticket) -> Ticket:
 
 
 def retried(_hostd: HostdProcess, ticket: Ticket) -> Ticket:
-    """What `hostctl retry` does."""
+    """Retries as `hostctl retry` does."""
     return ticket.retry()
 
 
 @pytest.mark.parametrize("again", [requeued, retried])
-def test_a_failed_request_runs_again_when_it_is_asked_for(hostd: HostdProcess, again: Any) -> None:
+def test_a_failed_request_runs_again_on_request(hostd: HostdProcess, again: Any) -> None:
     server, ref = hostd.redis.client(), hostd.instance("i-00000001")
     sleep = ask(hostd.client(), SleepInstance, ref)
     assert failed(sleep).code == "conflict/not_running"
@@ -276,7 +278,7 @@ def test_a_worker_killed_in_a_step_ends_the_request_once(hostd: HostdProcess, st
     assert not done(ask(hostd.client(), StartInstance, ref)).changed
 
 
-def test_a_worker_killed_after_deciding_tells_what_it_decided(hostd: HostdProcess) -> None:
+def test_a_worker_killed_after_deciding_publishes_the_decision(hostd: HostdProcess) -> None:
     server, ref = hostd.redis.client(), hostd.instance("i-00000001")
     with instance_locked(hostd, ref):
         ticket = ask(hostd.client(), StopInstance, ref)
@@ -296,7 +298,7 @@ def test_a_worker_killed_after_deciding_tells_what_it_decided(hostd: HostdProces
 # ---------------------------------------------------------------- Redis away
 
 
-def test_requests_that_end_while_redis_is_down_are_told_when_it_is_back(
+def test_requests_that_end_while_redis_is_down_are_published_when_it_is_back(
     hostd: HostdProcess,
 ) -> None:
     hostd.redis.client().config_set("appendfsync", "always")
@@ -344,7 +346,7 @@ def test_events_have_no_gaps_and_one_entry_a_change_and_an_end(hostd: HostdProce
 # ---------------------------------------------------------------- retries
 
 
-def test_a_transient_failure_is_retried_in_its_place_while_others_go_on(
+def test_a_transient_failure_is_retried_in_its_place_while_others_run(
     make_hostd: HostdMaker,
 ) -> None:
     hostd = make_hostd(worker=HASTY, retry={"first_s": 0.05, "cap_s": 0.1, "attempts": 100})

@@ -1,4 +1,4 @@
-"""Redis dies, forgets, refuses: nothing acknowledged is lost, nothing is done twice."""
+"""Redis dies, loses data, refuses: nothing acknowledged is lost, nothing is done twice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TRIES = 10
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis of the test's own, whose every acknowledged write is on the disk."""
+    """A private Redis whose every acknowledged write is on the disk."""
     if shutil.which("redis-server") is None:
         pytest.skip("no redis-server here")
     server = RedisServer(tmp_path)
@@ -39,7 +39,7 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def host(server: RedisServer) -> Iterator[HostInEveryState]:
-    """A running host of that Redis."""
+    """A running host on that Redis."""
     with HostdProcess(server, SETTINGS) as hostd:
         hostd.start()
         with HostInEveryState(hostd) as host:
@@ -48,7 +48,7 @@ def host(server: RedisServer) -> Iterator[HostInEveryState]:
 
 @contextmanager
 def killed(server: RedisServer) -> Iterator[None]:
-    """SIGKILL; it starts again on what it had written."""
+    """Kills Redis and starts it again on its files."""
     server.stop()
     yield
     server.start()
@@ -56,7 +56,7 @@ def killed(server: RedisServer) -> Iterator[None]:
 
 @contextmanager
 def away_for_long(server: RedisServer) -> Iterator[None]:
-    """Nobody answers until hostd has tried again and again."""
+    """Stops Redis until hostd has tried several times."""
     server.stop()
     server.socket.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as deaf:
@@ -71,7 +71,7 @@ def away_for_long(server: RedisServer) -> Iterator[None]:
 
 @contextmanager
 def frozen(server: RedisServer) -> Iterator[None]:
-    """It keeps its connections and says nothing."""
+    """Keeps the connections open and answers nothing."""
     server.freeze()
     yield
     server.thaw()
@@ -79,7 +79,7 @@ def frozen(server: RedisServer) -> Iterator[None]:
 
 @contextmanager
 def out_of_memory(server: RedisServer) -> Iterator[None]:
-    """Every write is refused."""
+    """Refuses every write."""
     server.client().config_set("maxmemory", 1)
     yield
     server.client().config_set("maxmemory", 0)
@@ -87,7 +87,7 @@ def out_of_memory(server: RedisServer) -> Iterator[None]:
 
 @contextmanager
 def read_only(server: RedisServer) -> Iterator[None]:
-    """It is a replica, of a master that is not there."""
+    """Makes it a replica of a missing master."""
     server.client().replicaof("127.0.0.1", "1")
     yield
     server.client().replicaof("NO", "ONE")
@@ -95,7 +95,7 @@ def read_only(server: RedisServer) -> Iterator[None]:
 
 @contextmanager
 def replaced_by_an_empty_one(server: RedisServer) -> Iterator[None]:
-    """Another server listens where it was."""
+    """Replaces it by another server at the same address."""
     server.stop()
     shutil.rmtree(server.directory / "appendonlydir")
     yield
@@ -104,7 +104,7 @@ def replaced_by_an_empty_one(server: RedisServer) -> Iterator[None]:
 
 @contextmanager
 def flushed(server: RedisServer) -> Iterator[None]:
-    """Somebody types FLUSHALL."""
+    """Empties it with FLUSHALL."""
     server.client().flushall()
     yield
 
@@ -125,7 +125,7 @@ def test_nothing_is_lost_or_done_twice(
 
 
 @pytest.mark.parametrize("fault", [replaced_by_an_empty_one, flushed])
-def test_an_emptied_redis_loses_only_what_nobody_waits_for_and_the_host_had_not_taken(
+def test_an_emptied_redis_loses_only_untaken_requests_without_a_waiting_caller(
     host: HostInEveryState, server: RedisServer, fault: Fault
 ) -> None:
     host.fill()
@@ -136,7 +136,7 @@ def test_an_emptied_redis_loses_only_what_nobody_waits_for_and_the_host_had_not_
     host.assert_all_ended_once()
 
 
-def test_a_lost_tail_loses_only_what_nobody_waits_for_and_the_host_had_not_taken(
+def test_a_lost_tail_loses_only_untaken_requests_without_a_waiting_caller(
     host: HostInEveryState, server: RedisServer, tmp_path: Path
 ) -> None:
     written, earlier = server.directory / "appendonlydir", tmp_path / "earlier"
@@ -166,7 +166,7 @@ def test_an_id_still_names_its_request_after_a_flush(
 
 
 def tells_within_s(host: HostInEveryState) -> float:
-    """How long it takes until what was done meanwhile is told; the host answers new requests."""
+    """Seconds until pending results are published; the host then answers new requests."""
     took_s = host.works_after_s()
     print(f"hostd went on {took_s:.2f} s after Redis was back")
     eventually(lambda: host.hostd.state_of("up-24") == "published", "its result is published")

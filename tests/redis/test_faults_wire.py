@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @pytest.fixture
 def proxies(redis_server: RedisServer, tmp_path: Path) -> Iterator[dict[str, Proxy]]:
-    """The ways to Redis of the worker and of its client."""
+    """The proxies to Redis of the worker and of its client."""
     made = {
         whose: Proxy(tmp_path / whose, server=redis_server.socket) for whose in ("worker", "client")
     }
@@ -59,7 +59,7 @@ def client(proxies: dict[str, Proxy]) -> Iterator[HostClient]:
 
 
 def insisting(call: Callable[[], T]) -> T:
-    """What the call returns, made again while Redis seems to be away."""
+    """What the call returns; it is repeated while Redis seems unreachable."""
     while True:
         try:
             return call()
@@ -68,7 +68,7 @@ def insisting(call: Callable[[], T]) -> T:
 
 
 def carried_out(hostd: HostdProcess, client: HostClient, net_id: int) -> None:
-    """The network is asked for twice, heard of and told, whatever breaks meanwhile."""
+    """Requests the network twice and checks both results, whatever breaks meanwhile."""
     name = f"up-{net_id}"
 
     def ask() -> Ticket:

@@ -1,4 +1,4 @@
-"""What somebody who can write to Redis cannot do to the root worker."""
+"""A client that can write to Redis cannot control the root worker."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.redis, pytest.mark.root]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A running host that takes signed requests only, and somebody who may write to its Redis."""
+    """A running host that takes only signed requests, and a writer to its Redis."""
 
     hostd: HostdProcess
     client: HostClient
@@ -40,7 +40,7 @@ class Target:
     webhook: socket.socket
 
     def push(self, id_: bytes | str) -> None:
-        """The id goes into the host's queue."""
+        """Puts the id into the host's queue."""
         self.writer.redis.rpush(self.writer.keys.queue, id_)
 
     def quarantine(self) -> list[dict[str, Any]]:
@@ -53,12 +53,12 @@ class Target:
         return self.writer.redis.llen(self.writer.keys.intermediate)
 
     def worker_key(self) -> str:
-        """Under which the host's worker has signed on."""
+        """The key under which the host's worker is registered."""
         (key,) = self.writer.redis.keys(f"rq:worker:{HOST}_*")
         return str(key, "ascii")  # type: ignore[arg-type]  # bytes, without decode_responses
 
     def serves(self) -> None:
-        """A request that is as it should be is carried out; nothing was executed, nobody asked."""
+        """Checks that a valid request is carried out, and that nothing reached the canary."""
         ref = self.hostd.instance("i-0000600d")
         stop = self.client.enqueue(StopInstance(**ids(ref)), host=HOST)
         ping = self.client.enqueue(Ping(), host=HOST)
@@ -75,7 +75,7 @@ class Target:
 def shared_target(
     redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Target]:
-    """One host for all tests: what one poison breaks, the next one meets."""
+    """One host for all tests, so that damage by one poison is seen by the next."""
     if os.geteuid() != 0:
         pytest.skip("needs root: hostd run")
     redis_process.reset()
@@ -99,14 +99,14 @@ def shared_target(
 
 @pytest.fixture
 def target(shared_target: Target) -> Iterator[Target]:
-    """That host, with an empty quarantine list; what the test has started last lives and serves."""
+    """That host with an empty quarantine list; after the test it must still serve."""
     shared_target.writer.redis.delete(shared_target.writer.keys.quarantine)
     shared_target.canary.unlink(missing_ok=True)
     yield shared_target
     shared_target.serves()
 
 
-def test_the_canary_sings_for_a_stock_worker(target: Target) -> None:
+def test_the_canary_detects_what_a_stock_worker_executes(target: Target) -> None:
     stock = Queue("stock", connection=target.writer.redis, serializer=JSONSerializer)
     stock.enqueue(poison.SING)
     command = ["worker", "--burst", "--quiet", "--worker-class", "rq.SimpleWorker"]
@@ -120,7 +120,7 @@ def test_the_canary_sings_for_a_stock_worker(target: Target) -> None:
 
 
 @pytest.mark.parametrize("bad", REFUSED, ids=lambda bad: bad.name)
-def test_what_is_no_request_is_quarantined_with_a_reason(target: Target, bad: Poison) -> None:
+def test_an_invalid_request_is_quarantined_with_a_reason(target: Target, bad: Poison) -> None:
     assert bad.reason is not None
     target.push(bad.plant(target.writer))
     eventually(lambda: len(target.quarantine()) == 1, "it is quarantined")
@@ -153,7 +153,7 @@ def test_a_wrongly_signed_request_is_answered_to_its_caller(target: Target, tmp_
     assert entry["job_id"] == ticket.job_id
 
 
-def test_all_poison_at_once_is_survived_also_by_a_restart(target: Target) -> None:
+def test_all_poison_at_once_stops_neither_a_running_nor_a_starting_hostd(target: Target) -> None:
     everything = [bad.plant(target.writer) for bad in (*REFUSED, *HARMLESS)]
     target.writer.redis.rpush(target.writer.keys.queue, *everything)
     target.serves()
@@ -172,14 +172,14 @@ def test_poison_that_a_killed_worker_had_taken_does_not_stop_the_next(target: Ta
     assert len(target.quarantine()) == len(REFUSED)
 
 
-def test_commands_by_pubsub_reach_nobody(target: Target) -> None:
+def test_commands_by_pubsub_have_no_effect(target: Target) -> None:
     channel = target.worker_key().replace("rq:worker:", "rq:pubsub:")
     for command in ("shutdown", "kill-horse", "stop-job"):
         message = {"command": command, "job_id": "x", "created_at": 1}
         assert target.writer.redis.publish(channel, json.dumps(message)) == 0
 
 
-def test_suspension_suspends_nothing(target: Target) -> None:
+def test_suspending_rq_has_no_effect(target: Target) -> None:
     target.writer.redis.set("rq:suspended", 1)
     target.serves()
     target.writer.redis.delete("rq:suspended")
@@ -212,7 +212,7 @@ def test_a_key_of_hostd_that_holds_something_else_does_not_block_the_host(
 
 
 def _answers(target: Target) -> bool:
-    """Whether a Ping comes back; the client's own push may fail while the queue is no list."""
+    """Whether a Ping is answered; the client's own push may fail while the queue is not a list."""
     try:
         ticket = target.client.enqueue(Ping(), host=HOST)
         return isinstance(ticket.wait(5), Pong)

@@ -171,13 +171,13 @@ def test_an_accepted_request_survives_a_kill(path: Path) -> None:
     ledger.close()
 
 
-def test_a_damaged_ledger_is_refused_with_a_way_out(path: Path) -> None:
+def test_a_damaged_ledger_is_refused_with_a_hint(path: Path) -> None:
     path.write_bytes(b"this is no database at all, not even a little" * 100)
     with pytest.raises(StartupError, match="restore it from a backup"):
         Ledger.open(path)
 
 
-def test_the_ledger_is_roots_alone(path: Path) -> None:
+def test_only_root_can_read_the_ledger(path: Path) -> None:
     Ledger.open(path).close()
     assert path.stat().st_mode & 0o777 == 0o600
 

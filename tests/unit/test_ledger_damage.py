@@ -1,4 +1,4 @@
-"""A damaged ledger is never opened and never guessed from, wherever the damage is."""
+"""A damaged ledger is never opened, wherever the damage is."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REQUESTS = 60
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The file of a ledger with some hundred pages."""
+    """The bytes of a whole ledger with some hundred pages."""
     world = World(tmp_path_factory.mktemp("whole"))
     world.tenant("acme", 7)
     ref = world.instance("acme", "i-00000001")
@@ -67,8 +67,8 @@ def cut(path: Path, size_bytes: int) -> None:
     os.truncate(path, size_bytes)
 
 
-def without_its_entry_in_the_index(path: Path) -> None:
-    """One row has no entry in an index: what `PRAGMA quick_check` does not see."""
+def remove_a_row_from_an_index(path: Path) -> None:
+    """Removes one row from an index, which `PRAGMA quick_check` does not notice."""
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         sql = db.execute("SELECT sql FROM sqlite_master WHERE name = 'requests_open'").fetchone()
         hidden = "requests_instance"
@@ -100,12 +100,12 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "last page gone": lambda path: cut(path, path.stat().st_size - PAGE_BYTES),
     "not even a header": lambda path: cut(path, 50),
     "no database": lambda path: overwrite(path, 1, count=path.stat().st_size),
-    "index and table disagree": without_its_entry_in_the_index,
+    "index and table disagree": remove_a_row_from_an_index,
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_ledger_is_refused_told_of_and_not_backed_up(
+def test_a_damaged_ledger_is_refused_reported_and_not_backed_up(
     path: Path, damage: Callable[[Path], None]
 ) -> None:
     damage(path)
@@ -131,7 +131,7 @@ def test_a_whole_ledger_is_found_whole(path: Path) -> None:
 
 
 def test_a_damaged_wal_costs_only_what_was_not_in_the_file(path: Path, whole: bytes) -> None:
-    """SQLite drops a WAL's frames from the first one on whose checksum is wrong."""
+    """SQLite drops a WAL's frames from the first wrong checksum on."""
     ledger = Ledger.open(path)
     ledger.meta.set("later", "1")
     wal = Path(f"{path}-wal").read_bytes()
@@ -157,7 +157,9 @@ def test_a_damaged_wal_costs_only_what_was_not_in_the_file(path: Path, whole: by
         ("INSERT INTO journal VALUES ('other', 'tap_present', 1, 2)", "which is not on record"),
     ],
 )
-def test_what_sqlite_cannot_check_is_checked(path: Path, change: str, said: str) -> None:
+def test_inconsistencies_that_sqlite_cannot_see_are_found(
+    path: Path, change: str, said: str
+) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute(change)
     with open_readonly(path) as ledger:
@@ -165,7 +167,7 @@ def test_what_sqlite_cannot_check_is_checked(path: Path, change: str, said: str)
     assert any(said in fault for fault in found), found
 
 
-def test_a_look_changes_nothing_and_makes_no_ledger(path: Path, whole: bytes) -> None:
+def test_reading_changes_nothing_and_makes_no_ledger(path: Path, whole: bytes) -> None:
     with open_readonly(path) as ledger, pytest.raises(sqlite3.OperationalError, match="readonly"):
         ledger.reservations.clear()
     assert path.read_bytes() == whole

@@ -1,4 +1,4 @@
-"""A ledger that was lost, replaced or restored is never taken for the latest."""
+"""A lost, replaced or restored ledger is never mistaken for the latest."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def copied(world: World, name: str = "copy.db") -> Path:
 
 
 def plain_copy(world: World) -> Path:
-    """As a filesystem snapshot makes it: without hostd's mark of a backup."""
+    """A copy as a filesystem snapshot makes it: without hostd's mark of a backup."""
     target = world.directory / "plain.db"
     target.write_bytes(path_of(world).read_bytes())
     return target
@@ -122,7 +122,7 @@ def test_a_lost_ledger_is_not_replaced_by_an_empty_one(
     assert not path_of(world).exists() or not path_of(world).stat().st_size
 
 
-def test_a_damaged_marker_is_no_marker_to_guess_by(world: World) -> None:
+def test_a_damaged_marker_stops_the_start(world: World) -> None:
     marker_path(world.layout).write_bytes(b"{")
     with pytest.raises(StartupError, match="is damaged"):
         reopened(world)
@@ -166,7 +166,7 @@ def test_after_a_rebuild_a_request_issued_before_it_is_refused(rebuilt_world: Wo
 @pytest.mark.parametrize(
     ("after_s", "accepted"), [(-60, False), (29, False), (30, False), (31, True)]
 )
-def test_a_clock_that_is_ahead_gets_no_lost_request_in(
+def test_a_clock_that_is_ahead_does_not_admit_a_lost_request(
     rebuilt_world: World, after_s: int, *, accepted: bool
 ) -> None:
     rebuilt_world.now_s += after_s
@@ -178,7 +178,7 @@ def instance(world: World, instance_id: str) -> InstanceRef:
     return next(ref for ref in world.records.instances() if ref.instance_id == instance_id)
 
 
-def test_after_a_rebuild_an_instance_keeps_its_address_and_nobody_else_gets_it(
+def test_after_a_rebuild_an_instance_keeps_its_address_and_no_other_gets_it(
     world: World,
 ) -> None:
     one, two = instance(world, ONE), world.instance("acme", TWO)
@@ -235,7 +235,7 @@ def test_after_a_rebuild_event_numbers_leave_a_gap(world: World) -> None:
     assert world.events[-1][0] > marker.events + EVENTS_GAP
 
 
-def test_a_rebuild_keeps_the_old_files_and_tells_what_it_cannot_read(world: World) -> None:
+def test_a_rebuild_keeps_the_old_files_and_reports_what_it_cannot_read(world: World) -> None:
     world.records.docs[world.instance("acme", TWO)] = b"{"
     path_of(world).write_bytes(b"x" * 9000)
     assert not is_whole(path_of(world))
@@ -249,10 +249,10 @@ def test_a_rebuild_keeps_the_old_files_and_tells_what_it_cannot_read(world: Worl
 
 
 @pytest.mark.parametrize("spoilt", [None, "tenant.json", "pool.json", "instance.json"])
-def test_a_rebuild_from_the_documents_on_disk_holds_what_was_held(
+def test_a_rebuild_from_the_documents_on_disk_reserves_the_same(
     world: World, spoilt: str | None
 ) -> None:
-    """Where a document is spoilt, the bridge, the VMM's jail and the other documents say it."""
+    """If a document is damaged, the bridge, the VMM's jail and the other documents are read."""
     world.start()
     before = world.reservations()
     world.ledger.close()
@@ -284,7 +284,7 @@ def on_disk(world: World) -> dict[str, Path]:
 # ---------------------------------------------------------------- restored
 
 
-def test_a_restored_backup_refuses_what_it_may_have_missed(world: World) -> None:
+def test_a_restored_backup_refuses_requests_that_it_may_lack(world: World) -> None:
     copy = copied(world)
     world.start()
     ask(world, StartInstance, world.instance("acme", TWO), "start-2")
@@ -313,7 +313,7 @@ def test_a_copy_without_hostds_mark_is_noticed_by_its_events(world: World) -> No
         assert ledger.meta.lost_before_ms() == NOW_MS
 
 
-def test_a_copy_without_hostds_mark_is_noticed_by_a_start_that_it_has_missed(world: World) -> None:
+def test_a_copy_without_hostds_mark_is_noticed_by_a_missing_start(world: World) -> None:
     copy = plain_copy(world)
     reopened(world).close()
     restored(world, copy)
@@ -321,13 +321,13 @@ def test_a_copy_without_hostds_mark_is_noticed_by_a_start_that_it_has_missed(wor
         assert ledger.meta.lost_before_ms() == NOW_MS
 
 
-def test_the_latest_ledger_is_not_taken_for_an_old_one(world: World) -> None:
+def test_the_latest_ledger_is_not_mistaken_for_an_old_one(world: World) -> None:
     for _ in range(3):
         with closing(reopened(world)) as ledger:
             assert ledger.meta.lost_before_ms() is None
 
 
-def test_what_a_backup_holds_as_unfinished_is_not_run_again(world: World) -> None:
+def test_an_unfinished_request_of_a_backup_is_not_run_again(world: World) -> None:
     one = instance(world, ONE)
     world.start()
     world.begin(SleepInstance(**ids(one)), "sleep-1")

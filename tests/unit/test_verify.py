@@ -1,4 +1,4 @@
-"""Only well-formed, signed, current requests for this host get in."""
+"""Only well-formed, signed, current requests for this host are accepted."""
 
 from __future__ import annotations
 
