@@ -84,22 +84,38 @@ class TenantNet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             )
 
 
-class StartInstance(
+class _Request(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag=True
 ):
-    """Network, TAP, cgroup, disks, jail and Firecracker are up; the guest is booted."""
+    """What every request has: its name on the command line, and its line of help."""
 
-    command: ClassVar[str] = "start"
-    summary: ClassVar[str] = "boot an instance"
+    command: ClassVar[str]
+    summary: ClassVar[str]
+
+
+class _OnInstance(_Request, frozen=True, kw_only=True):
+    """A request about one instance."""
 
     tenant_id: Tenant
     pool_id: Pool
     instance_id: Instance
 
 
-class StopInstance(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag=True
-):
+class _OnNetwork(_Request, frozen=True, kw_only=True):
+    """A request about a tenant's network."""
+
+    tenant_id: Tenant
+    net: TenantNet
+
+
+class StartInstance(_OnInstance, frozen=True, kw_only=True):
+    """Network, TAP, cgroup, disks, jail and Firecracker are up; the guest is booted."""
+
+    command: ClassVar[str] = "start"
+    summary: ClassVar[str] = "boot an instance"
+
+
+class StopInstance(_OnInstance, frozen=True, kw_only=True):
     """Firecracker, cgroup, TAP and jail are gone; the data volume is kept.
 
     A sleep image is discarded.
@@ -108,22 +124,13 @@ class StopInstance(
     command: ClassVar[str] = "stop"
     summary: ClassVar[str] = "stop an instance, keeping its data volume"
 
-    tenant_id: Tenant
-    pool_id: Pool
-    instance_id: Instance
 
-
-class SleepInstance(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag=True
-):
+class SleepInstance(_OnInstance, frozen=True, kw_only=True):
     """The guest's memory is in a durable image, and its VMM is gone."""
 
     command: ClassVar[str] = "sleep"
     summary: ClassVar[str] = "save an instance's memory and stop it"
 
-    tenant_id: Tenant
-    pool_id: Pool
-    instance_id: Instance
     force: Annotated[bool, msgspec.Meta(description="Skip the guest's drain.")] = False
     drain_timeout_secs: Annotated[
         Annotated[int, msgspec.Meta(ge=0, le=86_400)] | None,
@@ -131,60 +138,37 @@ class SleepInstance(
     ] = None
 
 
-class WakeInstance(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag=True
-):
+class WakeInstance(_OnInstance, frozen=True, kw_only=True):
     """The guest runs again, with the memory in its image."""
 
     command: ClassVar[str] = "wake"
     summary: ClassVar[str] = "let an instance run on from its memory"
 
-    tenant_id: Tenant
-    pool_id: Pool
-    instance_id: Instance
 
-
-class DestroyInstance(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag=True
-):
+class DestroyInstance(_OnInstance, frozen=True, kw_only=True):
     """The instance is removed; its volumes are kept unless `wipe_volumes`."""
 
     command: ClassVar[str] = "destroy"
     summary: ClassVar[str] = "remove an instance"
 
-    tenant_id: Tenant
-    pool_id: Pool
-    instance_id: Instance
     wipe_volumes: Annotated[bool, msgspec.Meta(description="Remove its data volumes, too.")] = False
 
 
-class SetupNetwork(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag=True
-):
+class SetupNetwork(_OnNetwork, frozen=True, kw_only=True):
     """The tenant's bridge, its address, and the forwarding and NAT rules exist."""
 
     command: ClassVar[str] = "net-up"
     summary: ClassVar[str] = "set a tenant's network up"
 
-    tenant_id: Tenant
-    net: TenantNet
 
-
-class TeardownNetwork(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag=True
-):
+class TeardownNetwork(_OnNetwork, frozen=True, kw_only=True):
     """The tenant's bridge and rules are gone."""
 
     command: ClassVar[str] = "net-down"
     summary: ClassVar[str] = "take a tenant's network down"
 
-    tenant_id: Tenant
-    net: TenantNet
 
-
-class Ping(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag=True
-):
+class Ping(_Request, frozen=True, kw_only=True):
     """The host answers."""
 
     command: ClassVar[str] = "ping"
