@@ -1,1 +1,1 @@
-"""hostctl."""
+"""The command line `hostctl`: one module a group of commands, built on click."""

@@ -145,10 +145,6 @@ def _check_replay(redis: Redis, where: str) -> None:
 
     Redis 7 replays it as the user `default` and refuses there, at each EXEC, what that user may not
     do: the transaction is dropped, with a line in Redis' log and no error.
-
-    Raises:
-        StartupError: it would drop requests, or does not let hostd ask.
-        Unreachable: it does not answer.
     """
     for command in _REPLAYED:
         try:
@@ -159,8 +155,9 @@ def _check_replay(redis: Redis, where: str) -> None:
                 f"give hostd's user +acl|dryrun; see `hostctl acl`"
             ) from error
         except ResponseError as error:  # older than 7.0
-            log.warning("Redis at %s cannot tell whether a restart would lose requests: %s; "
-                        "use Redis 7 or newer", where, error)  # fmt: skip
+            log.warning(
+                "Redis at %s cannot tell whether a restart loses requests: %s", where, error
+            )
             return
         except RedisError as error:
             raise Unreachable(f"Redis at {where} does not answer: {error}") from error
