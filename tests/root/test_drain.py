@@ -14,7 +14,7 @@ import pytest
 from enqueue import HostClient
 from enqueue.requests import DestroyInstance, StartInstance
 from enqueue.results import Done
-from tests.fixtures.recovery import document, found, reboot, settled, started
+from tests.fixtures.recovery import all_reconciled, document, found, reboot, started
 from tests.fixtures.worker import HOST, HostdMaker, HostdProcess, eventually, ids
 from tests.root.test_graceful_stop import slow_down
 from worker.model.names import InstanceRef
@@ -55,7 +55,7 @@ def test_a_drain_outlives_a_reboot_and_undrain_wakes_exactly_what_it_put_to_slee
     client = hostd.client()
     running = [started(hostd, client, f"i-0000000{n}") for n in "abc"]
     stopped = hostd.instance("i-0000000d")
-    eventually(lambda: settled(hostd), "hostd knows its boot")
+    eventually(lambda: all_reconciled(hostd), "hostd knows its boot")
 
     drained = told(hostd, "drain", "--deadline", "60s")
     assert [row["outcome"] for row in drained["instances"]] == ["slept"] * 3
@@ -69,7 +69,7 @@ def test_a_drain_outlives_a_reboot_and_undrain_wakes_exactly_what_it_put_to_slee
     assert any("waits: host is draining" in line for line in why["now"]), why
     reboot(hostd)
     hostd.start()
-    eventually(lambda: settled(hostd), "every instance was looked at")
+    eventually(lambda: all_reconciled(hostd), "every instance was looked at")
     destroyed = client.enqueue(DestroyInstance(**ids(running[1])), host=HOST).wait(WAIT_S)
     assert isinstance(destroyed, Done)
     assert [status(hostd, ref) for ref in (running[0], running[2], stopped)] == [

@@ -11,11 +11,11 @@ import pytest
 from enqueue.requests import SleepInstance, StartInstance, WakeInstance
 from enqueue.results import Done
 from tests.fixtures.recovery import (
+    all_reconciled,
     document,
     found,
     packet_rules,
     reboot,
-    settled,
     started,
     taps,
 )
@@ -47,12 +47,12 @@ def test_a_guest_that_ends_by_itself_is_noticed_recorded_announced_and_cleaned(
     assert again.changed
 
 
-def test_a_guest_that_ends_while_hostd_is_away_is_settled_by_the_next_one(
+def test_a_guest_that_ends_while_hostd_is_away_is_reconciled_by_the_next_one(
     hostd: HostdProcess,
 ) -> None:
     client = hostd.client()
     ref, other = started(hostd, client, "i-0000000a"), started(hostd, client, "i-0000000b")
-    eventually(lambda: settled(hostd), "hostd knows its boot")
+    eventually(lambda: all_reconciled(hostd), "hostd knows its boot")
     living = document(hostd, other)["firecracker_pid"]
     pid = document(hostd, ref)["firecracker_pid"]
     hostd.kill()
@@ -62,7 +62,7 @@ def test_a_guest_that_ends_while_hostd_is_away_is_settled_by_the_next_one(
     os.kill(pid, signal.SIGKILL)
     hostd.start()
     eventually(lambda: document(hostd, ref)["status"] == "stopped", "its end is on record")
-    eventually(lambda: len(found(hostd, "reconciled")) == 2, "both are settled")
+    eventually(lambda: len(found(hostd, "reconciled")) == 2, "both are reconciled")
     reasons = {event["instance_id"]: event["reason"] for event in found(hostd, "reconciled")}
     assert reasons == {"i-0000000a": "guest_exited", "i-0000000b": "hostd_restarted"}
     assert document(hostd, other)["status"] == "running"
@@ -79,10 +79,10 @@ def test_after_a_reboot_what_ran_is_stopped_and_what_slept_sleeps_on(hostd: Host
     ran, slept = started(hostd, client, "i-0000000a"), started(hostd, client, "i-0000000b")
     result = client.enqueue(SleepInstance(**ids(slept)), host=HOST).wait(timeout_s=WAIT_S)
     assert isinstance(result, Done)
-    eventually(lambda: settled(hostd), "hostd knows its boot")
+    eventually(lambda: all_reconciled(hostd), "hostd knows its boot")
     reboot(hostd)
     hostd.start()
-    eventually(lambda: settled(hostd), "every instance was looked at")
+    eventually(lambda: all_reconciled(hostd), "every instance was looked at")
     assert document(hostd, ran)["status"] == "stopped"
     (event,) = found(hostd, "reconciled")
     assert (event["instance_id"], event["reason"]) == ("i-0000000a", "host_restarted")

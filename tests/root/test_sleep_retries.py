@@ -13,7 +13,7 @@ from enqueue import HostClient, keys
 from enqueue.requests import SleepInstance, StopInstance
 from enqueue.results import Done, Failed
 from tests.fixtures.dashboard import Dashboard
-from tests.fixtures.recovery import WAIT_S, document, reboot, settled, started
+from tests.fixtures.recovery import WAIT_S, all_reconciled, document, reboot, started
 from tests.fixtures.worker import HOST, HostdMaker, HostdProcess, eventually, ids
 from worker.model.names import InstanceRef
 
@@ -112,7 +112,7 @@ def test_after_a_reboot_the_memory_is_lost_and_nobody_tries_again(
     process, client = host_without_room(make_hostd)
     ref = started(process, client, "i-0000000a")
     request_id = failed_sleep(process, ref, client)
-    eventually(lambda: settled(process), "hostd knows its boot")
+    eventually(lambda: all_reconciled(process), "hostd knows its boot")
     reboot(process)
     room_made(process, way)
     WAYS[way](process, request_id)
@@ -122,7 +122,7 @@ def test_after_a_reboot_the_memory_is_lost_and_nobody_tries_again(
     assert process.layout.volumes(ref).exists()
     assert process.state_of(request_id) is not None
     process.restart()
-    eventually(lambda: settled(process), "another start tries nothing again")
+    eventually(lambda: all_reconciled(process), "another start tries nothing again")
     assert runs_of(process, request_id) == 2
 
 

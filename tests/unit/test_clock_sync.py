@@ -33,13 +33,13 @@ def test_a_synchronized_clock_is_not_waited_for() -> None:
     assert host.waited_s == 0
 
 
-def test_a_clock_that_comes_late_is_waited_for() -> None:
+def test_a_late_clock_is_waited_for() -> None:
     host = Booting(uptime_s=10, synchronized_from_s=20)
     assert host.await_clock()
     assert host.waited_s == 10
 
 
-def test_a_clock_that_nobody_synchronizes_holds_a_host_up_for_a_minute_after_boot_at_most() -> None:
+def test_an_unsynchronized_clock_delays_a_host_at_most_a_minute_after_boot() -> None:
     fresh, old = Booting(10, float("inf")), Booting(TRUSTED_S, float("inf"))
     assert not fresh.await_clock()
     assert fresh.waited_s == TRUSTED_S - 10

@@ -1,4 +1,4 @@
-"""SIGTERM is heard, also by a main thread that holds the lock that hearing it takes."""
+"""SIGTERM is handled also while the main thread holds the lock that its handling needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BOUND_S = 10.0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_heard_by_a_thread_while_the_main_thread_holds_the_lock(
+def test_a_signal_is_handled_while_the_main_thread_holds_the_lock(
     number: signal.Signals,
 ) -> None:
     lock, told = threading.Lock(), threading.Event()
@@ -32,7 +32,7 @@ def test_a_signal_is_heard_by_a_thread_while_the_main_thread_holds_the_lock(
     assert signal.getsignal(number) is before
 
 
-def test_other_signals_are_not_taken_for_it() -> None:
+def test_other_signals_are_ignored() -> None:
     heard_ones: list[str] = []
     told = threading.Event()
 

@@ -95,7 +95,7 @@ def test_nothing_goes_before_its_grace_period_is_over(world: World) -> None:
     assert events_of(world, "swept") == []
 
 
-def test_what_was_away_in_between_begins_a_new_grace_period(world: World) -> None:
+def test_an_orphan_that_was_away_in_between_gets_a_new_grace_period(world: World) -> None:
     sweeps = Sweeps(world)
     world.cgroups.put(GONE.instance_id, LIMITS)
     sweeps.once()
@@ -148,7 +148,7 @@ def test_nothing_of_a_guest_that_lives_is_left_over(world: World, status: str) -
     assert world.seen() == seen
 
 
-def test_nothing_that_an_unfinished_request_is_about_is_touched(world: World) -> None:
+def test_nothing_that_an_unfinished_request_works_on_is_touched(world: World) -> None:
     ref = started(world)
     world.records.docs.pop(ref)
     world.begin(request(StopInstance, ref), "in-flight")
@@ -229,7 +229,7 @@ def test_one_failed_removal_stops_no_other_and_is_tried_again(world: World) -> N
     assert GONE.instance_id not in world.cgroups.groups
 
 
-def test_a_held_lock_puts_the_removal_off(world: World) -> None:
+def test_a_held_lock_postpones_the_removal(world: World) -> None:
     world.cgroups.put(GONE.instance_id, LIMITS)
     sweeps = Sweeps(world)
     held, release = threading.Event(), threading.Event()
@@ -259,7 +259,7 @@ def test_a_network_in_the_ledger_stays_though_its_tenant_has_no_document(world: 
     assert bare(world) == seen
 
 
-def test_nothing_is_swept_nor_settled_when_the_state_directory_is_another(world: World) -> None:
+def test_nothing_is_swept_or_reconciled_in_another_state_directory(world: World) -> None:
     ref = started(world)
     world.records.docs.clear()
     sweeps = Sweeps(world)
@@ -282,7 +282,7 @@ def test_another_directory_in_the_same_boot_is_another_state(world: World) -> No
 # ------------------------------------------------------------------ records that lie
 
 
-def test_a_record_that_says_it_runs_is_put_right_once_its_vmm_is_gone(world: World) -> None:
+def test_a_running_record_is_corrected_when_its_vmm_is_gone(world: World) -> None:
     ref = started(world)
     world.vmm.dies(ref)
     Sweeps(world).once()
@@ -291,7 +291,7 @@ def test_a_record_that_says_it_runs_is_put_right_once_its_vmm_is_gone(world: Wor
     assert (event["before"], event["after"]) == ("running", "stopped")
 
 
-def test_a_vmm_that_its_record_does_not_know_is_settled(world: World) -> None:
+def test_a_vmm_that_its_record_does_not_know_is_reconciled(world: World) -> None:
     ref = started(world)
     document = msgspec.json.decode(world.records.docs[ref])
     world.records.docs[ref] = msgspec.json.encode(document | {"status": "ready"})
@@ -301,7 +301,7 @@ def test_a_vmm_that_its_record_does_not_know_is_settled(world: World) -> None:
     assert event["reason"] == "stray_vmm"
 
 
-def test_flushed_packet_rules_are_put_back_for_guests_and_for_bridges_without(
+def test_flushed_packet_rules_are_restored_for_guests_and_for_bridges_without(
     world: World,
 ) -> None:
     world.tenant("lone", 11)
@@ -321,7 +321,7 @@ def test_flushed_packet_rules_are_put_back_for_guests_and_for_bridges_without(
     assert "lone" in restored
 
 
-def test_what_a_settlement_leaves_to_a_person_is_not_asked_for_again(world: World) -> None:
+def test_what_reconciling_leaves_to_a_person_is_not_reconciled_again(world: World) -> None:
     ref = started(world)
     spec = world.vmm.spec(ref)
     assert spec is not None
@@ -336,7 +336,7 @@ def test_what_a_settlement_leaves_to_a_person_is_not_asked_for_again(world: Worl
     assert [event["finding"] for event in events_of(world, "reconciled")] == ["left"]
 
 
-def test_an_instance_that_could_not_be_settled_is_tried_again(
+def test_a_failed_reconciliation_is_tried_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ref = started(world)
@@ -389,7 +389,7 @@ CGROUP = Resource(Kind.CGROUP, GHOST, "p", GONE.instance_id)
         (Records(busy=frozenset({GONE.instance_id})), False),
     ],
 )
-def test_whose_control_group_is_left_over(record: Records, is_left: bool) -> None:
+def test_which_control_groups_are_orphans(record: Records, is_left: bool) -> None:
     assert bool(orphans([CGROUP], record)) is is_left
 
 
@@ -399,7 +399,7 @@ def test_a_running_instances_other_tap_is_left_over_and_its_own_is_not() -> None
     assert left.resource.name == "tn99i4"
 
 
-def test_a_jail_with_another_tenants_instance_of_the_same_id_is_a_persons() -> None:
+def test_a_jail_of_another_tenants_instance_of_the_same_id_is_left_to_a_person() -> None:
     other = replace(GONE, tenant_id=TenantId("acme"))
     jail = Resource(Kind.JAIL, str(other), "p", GONE.instance_id, other)
     assert orphans([jail], on_record("destroyed")) == ()
@@ -446,7 +446,7 @@ def test_the_history_outlives_a_restart_but_not_a_boot(tmp_path: Path) -> None:
     assert later.due(left, 100.0 + GRACE_S, GRACE_S) == ()
 
 
-def test_after_a_long_pause_sightings_begin_anew(tmp_path: Path) -> None:
+def test_a_long_pause_resets_the_history(tmp_path: Path) -> None:
     left = orphans([CGROUP], Records())
     history = SweepHistory(tmp_path / "sweep.json", boot_id="b", patience_s=GRACE_S)
     history.update(left, 100.0)
@@ -454,7 +454,7 @@ def test_after_a_long_pause_sightings_begin_anew(tmp_path: Path) -> None:
     assert history.due(left, 101.0 + GRACE_S, GRACE_S) == ()
 
 
-def test_a_damaged_file_of_sightings_is_none(tmp_path: Path) -> None:
+def test_a_damaged_history_file_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "sweep.json"
     path.write_bytes(b"{")
     (left,) = orphans([CGROUP], Records())

@@ -178,7 +178,7 @@ class Hostd:
             claim=parts.refresh_claim,
             record_boot=self._record_boot,
             trim=self.context.host.vmm.trim_logs,
-            mark=self._write_marker,
+            write_marker=self._write_marker,
             drain=parts.drain.step,
         )
 

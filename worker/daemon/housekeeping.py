@@ -26,8 +26,8 @@ class Housekeeping:
     """Heartbeat, publishing after an outage, RQ's deferred registry, and pruning of the ledger.
 
     `claim` refreshes the key that says which machine serves this host name; `record_boot` records
-    that every instance has been reconciled; `trim` keeps VMMs' logs small; `mark` writes the
-    ledger's marker; `drain` continues a drain.
+    that every instance has been reconciled; `trim` keeps VMMs' logs small; `write_marker` writes
+    the ledger's marker; `drain` continues a drain.
     """
 
     worker: HostWorker
@@ -38,7 +38,7 @@ class Housekeeping:
     claim: Callable[[], None]
     record_boot: Callable[[], None]
     trim: Callable[[], None]
-    mark: Callable[[], None]
+    write_marker: Callable[[], None]
     drain: Callable[[], None] = lambda: None
 
     def run(self) -> None:
@@ -56,7 +56,7 @@ class Housekeeping:
             if time.monotonic() >= next_trim:
                 next_trim = time.monotonic() + BEAT_S
                 self.trim()
-                self.mark()
+                self.write_marker()
             if not self.worker.connected.is_set():
                 continue
             if self.publisher.backlog() or self.ledger.outbox.unpublished():
@@ -77,11 +77,7 @@ class Housekeeping:
             log.info("forgot %d requests older than the ledger's retention", gone)
 
     def _show_waiting(self, shown: set[str]) -> set[str]:
-        waiting = {
-            subject.delivery.id
-            for subject in self.executors.waiting()
-            if isinstance(subject, InFlight)
-        }
+        waiting = {one.delivery.id for one in self.executors.waiting() if isinstance(one, InFlight)}
         if waiting != shown:
             self.publisher.mark_deferred(waiting - shown, no_more=shown - waiting)
         return waiting

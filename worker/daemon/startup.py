@@ -1,6 +1,6 @@
 """What a starting hostd does before it takes new work: first the ledger, then Redis' list.
 
-Decided results are told, accepted requests are taken up again in the order of acceptance
+Decided results are published, accepted requests are resumed in the order of acceptance
 (interrupted sleeps first), and only then comes what a killed worker had taken from the
 queue without having accepted it.
 """

@@ -1,6 +1,6 @@
 """Watches the pidfd of every VMM, so that a guest that ends by itself is noticed at once.
 
-A pidfd becomes readable when its process ends (pidfd_open(2)), whoever's child it is.
+A pidfd becomes readable when its process ends (pidfd_open(2)), also if it is another's child.
 """
 
 from __future__ import annotations

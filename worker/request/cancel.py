@@ -63,7 +63,7 @@ def end_waiting(
             if wanted(entry) and may_end(entry, ctx)
         }
         victims = ctx.executors.withdraw(
-            lambda subject: isinstance(subject, InFlight) and subject.entry.request_id in ids
+            lambda one: isinstance(one, InFlight) and one.entry.request_id in ids
         )
         decided = []
         for victim in victims:

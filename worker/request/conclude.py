@@ -109,10 +109,10 @@ def _status_now(
     if before is None:
         return None, []  # it changed nothing: reconciling publishes what is unpublished
     change = Change(ref.instance_id, ref.tenant_id, ref.pool_id, after)
-    told = ctx.ledger.instances.status(ref.instance_id)
+    published = ctx.ledger.instances.status(ref.instance_id)
     wrote = before == after and RECORDED in ctx.ledger.journal.begun_steps(verified.body.request_id)
-    if wrote or told in ("running", "warm", "sleeping"):
-        before = told  # a kill came between writing the record and its event
+    if wrote or published in ("running", "warm", "sleeping"):
+        before = published  # a kill came between writing the record and its event
     if before == after:
         return change, []
     moved = events.InstanceChanged(

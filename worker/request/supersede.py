@@ -27,12 +27,12 @@ def supersede(
     if not ops:
         return []
 
-    def pointless(subject: object) -> bool:
-        if not isinstance(subject, InFlight) or subject.entry.seq >= entry.seq:
+    def pointless(other: object) -> bool:
+        if not isinstance(other, InFlight) or other.entry.seq >= entry.seq:
             return False
-        other = subject.verified.body.request
-        same = getattr(other, "instance_id", None) == getattr(request, "instance_id", "")
-        return same and isinstance(other, ops)
+        target = other.verified.body.request
+        same = getattr(target, "instance_id", None) == getattr(request, "instance_id", "")
+        return same and isinstance(target, ops)
 
     error = Conflict(
         "superseded", f"a later {op_of(request)} of the same instance made it pointless"

@@ -53,11 +53,11 @@ def take_inventory(
     """
     began_at, busy_before = ledger.requests.last_row(), ledger.requests.busy()
     skipped = frozenset(map(InstanceId, busy_before[0])) | frozenset(unreconciled)
-    marks, guests, groups = host.links.owned(), host.firewall.guests(), host.cgroups.instances()
+    tags, guests, groups = host.links.owned(), host.firewall.guests(), host.cgroups.instances()
     jails, held = host.vmm.jails(), _held(ledger)
     networks, unreadable = _networks(host)
     on_record = {net.tenant_net_id: tenant for tenant, net in networks.items()}
-    seen = _Snapshot(marks, guests, groups, jails, skipped)
+    seen = _Snapshot(tags, guests, groups, jails, skipped)
     instances = {ref.instance_id: _status(ref, host, seen) for ref in host.records.instances()}
     # What a request worked on during the listing may have been listed half before, half after.
     busy, busy_tenants = map(frozenset.union, busy_before, ledger.requests.busy(since_row=began_at))
@@ -77,7 +77,7 @@ def take_inventory(
         *_of_networks(host, seen, held, records),
         *_reserved(held),
     )
-    bridged = {tenant: net for tenant, net in networks.items() if net.bridge_name in marks}
+    bridged = {tenant: net for tenant, net in networks.items() if net.bridge_name in tags}
     return Inventory(resources, records, bridged)
 
 
@@ -85,7 +85,7 @@ def take_inventory(
 class _Snapshot:
     """What was listed; `busy` instances are not checked for a VMM: a start may be under way."""
 
-    marks: Mapping[str, str]
+    tags: Mapping[str, str]
     guests: frozenset[str]
     groups: frozenset[InstanceId]
     jails: frozenset[InstanceRef]
@@ -132,7 +132,7 @@ def _status(ref: InstanceRef, host: Host, seen: _Snapshot) -> InstanceStatus:
 def _missing(ref: InstanceRef, tap: str | None, status: Status, seen: _Snapshot) -> str | None:
     if not is_up(status):
         return None
-    if tap is not None and seen.marks.get(tap) != owner_tag(ref.instance_id):
+    if tap is not None and seen.tags.get(tap) != owner_tag(ref.instance_id):
         return "tap"
     return "cgroup" if ref.instance_id not in seen.groups else None
 
@@ -163,7 +163,7 @@ def _in_directories(host: Host, jails: frozenset[InstanceRef]) -> Iterator[Resou
 
 
 def _opened(host: Host, layout: Layout) -> Iterator[Resource]:
-    """A device counts only if the container below it lies where hostd would open it from."""
+    """A device counts only if the container below it is where hostd would open it from."""
     for name, path in host.disks.open_containers().items():
         ref = layout.owner(path)
         if ref is None or mapper_name(ref) != name or layout.volumes(ref) not in path.parents:
@@ -172,11 +172,11 @@ def _opened(host: Host, layout: Layout) -> Iterator[Resource]:
 
 
 def _of_instances(host: Host, seen: _Snapshot) -> Iterator[Resource]:
-    for name, mark in seen.marks.items():
+    for name, tag in seen.tags.items():
         net_id = net_id_of(name)
-        instance = _marked(mark)
+        instance = _instance_of(tag)
         if net_id is not None and instance is not None:
-            yield Resource(Kind.TAP, name, f"alias {mark}", instance, net_id=net_id)
+            yield Resource(Kind.TAP, name, f"alias {tag}", instance, net_id=net_id)
     for instance in seen.groups:
         yield Resource(Kind.CGROUP, instance, "its place, below hostd's group", instance)
     for instance in host.disks.secrets():
@@ -189,18 +189,18 @@ def _of_networks(
     instances, networks = records.instances, records.networks
     taps = {one.tap: i for i, one in instances.items() if one.tap and one.status != "destroyed"}
     for tap in seen.guests:
-        owner = _marked(seen.marks.get(tap, "")) or held.taps.get(tap) or taps.get(tap)
+        owner = _instance_of(seen.tags.get(tap, "")) or held.taps.get(tap) or taps.get(tap)
         net_id = net_id_of(tap)
         tenant = networks.get(net_id) if net_id is not None else None
         proof = "an element of hostd's own table"
         yield Resource(Kind.GUEST_RULES, tap, proof, owner, tenant=tenant, net_id=net_id)
-    for name, mark in seen.marks.items():
+    for name, tag in seen.tags.items():
         net_id = parse_bridge(name)
         # A bridge with something on it is in use, whatever put it there.
         if net_id is not None and not host.links.ports(name):
-            tenant = TenantId(mark.removeprefix(OWNER_PREFIX))
-            yield Resource(Kind.BRIDGE, name, f"alias {mark}", tenant=tenant, net_id=net_id)
-    bridges = {parse_bridge(name) for name in seen.marks}
+            tenant = TenantId(tag.removeprefix(OWNER_PREFIX))
+            yield Resource(Kind.BRIDGE, name, f"alias {tag}", tenant=tenant, net_id=net_id)
+    bridges = {parse_bridge(name) for name in seen.tags}
     for net_id in host.firewall.tenants() - bridges - {net_id_of(tap) for tap in seen.guests}:
         proof = "elements of hostd's own tables"
         tenant = networks.get(net_id)
@@ -221,9 +221,9 @@ def _held(ledger: Ledger) -> _Reserved:
     )
 
 
-def _marked(mark: str) -> InstanceId | None:
-    name = mark.removeprefix(OWNER_PREFIX)
-    return InstanceId(name) if name != mark and re.match(INSTANCE_PATTERN, name) else None
+def _instance_of(tag: str) -> InstanceId | None:
+    name = tag.removeprefix(OWNER_PREFIX)
+    return InstanceId(name) if name != tag and re.match(INSTANCE_PATTERN, name) else None
 
 
 def _tap(key: str) -> str:

@@ -58,10 +58,10 @@ def drain(
     begun = plans.begun("d1", strategy, now_ms=now_ms, deadline_ms=deadline_ms)
     drain_note.save(begun, world.ledger)
     if look:
-        settle(world)
+        drain_to_rest(world)
 
 
-def settle(world: World) -> None:
+def drain_to_rest(world: World) -> None:
     """hostd looks until nothing changes any more."""
     before = None
     while before != (before := noted(world)):
@@ -73,7 +73,7 @@ def undrain(world: World, *, look: bool = True) -> None:
     """What `hostd undrain` writes, and what hostd makes of it."""
     drain_note.save(msgspec.structs.replace(noted(world), phase="undraining"), world.ledger)
     if look:
-        settle(world)
+        drain_to_rest(world)
 
 
 def noted(world: World) -> Drain:
@@ -144,7 +144,7 @@ def test_a_waiting_start_does_not_block_the_drain_of_its_instance(world: World) 
     world.enqueue(about(StartInstance, NAMES[0]), "start")
     world.enqueue(SETUP, "setup")
     world.deliver()
-    settle(world)
+    drain_to_rest(world)
     assert outcomes(world) == dict.fromkeys(NAMES, plans.SLEPT)
     assert results(world, "start") == []
     undrain(world)
@@ -212,7 +212,7 @@ def test_a_request_that_waits_for_its_retry_when_the_drain_begins_waits_on(
         world.deliver()
     assert attempts == ["start"], "its lock was held, and it is not tried again"
     assert results(world, "start") == []
-    settle(world)
+    drain_to_rest(world)
     undrain(world)
     assert isinstance(results(world, "start")[0], Done)
 
@@ -232,7 +232,7 @@ def test_a_stop_of_the_drain_itself_supersedes_nothing(world: World) -> None:
     world.draining.resume()
     world.enqueue(about(StartInstance, NAMES[0]), "start")
     world.deliver()
-    settle(world)
+    drain_to_rest(world)
     assert results(world, "start") == []
     undrain(world)
     assert isinstance(results(world, "start")[0], Done)
@@ -244,7 +244,7 @@ def test_the_state_is_kept_across_a_restart(world: World, rebooted: bool) -> Non
     world.enqueue(about(StartInstance, IDLE), "start")
     world.deliver()
     world.restart(rebooted=rebooted)
-    settle(world)
+    drain_to_rest(world)
     assert results(world, "start") == []
     assert statuses(world) == {**dict.fromkeys(NAMES, "sleeping"), IDLE: "created"}
     undrain(world)
@@ -291,7 +291,7 @@ def test_a_sleep_not_begun_at_the_deadline_never_runs(world: World) -> None:
     drain(world, look=False)
     world.draining.step()
     world.now_s += 601.0
-    settle(world)
+    drain_to_rest(world)
     assert outcomes(world) == dict.fromkeys(NAMES, plans.NOT_BEGUN)
     assert [statuses(world)[name] for name in NAMES] == ["running"] * 3
     (failed,) = results(world, f"drain-d1-{NAMES[0]}")
@@ -304,7 +304,7 @@ def test_a_repeated_drain_continues_with_the_rest(world: World) -> None:
     later_ms = int(world.now_s * 1000) + 600_000
     again = plans.extended(noted(world), "sleep", deadline_ms=later_ms)
     drain_note.save(again, world.ledger)
-    settle(world)
+    drain_to_rest(world)
     assert outcomes(world) == dict.fromkeys(NAMES, plans.SLEPT)
 
 
@@ -351,11 +351,11 @@ def struck(world: World, at: int, *, after: bool) -> bool:
     """Whether this was killed at that effect; then hostd has started again and gone on."""
     world.fuse.rearm(at, after=after)
     try:
-        settle(world)
+        drain_to_rest(world)
     except KilledError:
         world.fuse.rearm()
         world.restart()
-        settle(world)
+        drain_to_rest(world)
         return True
     world.fuse.rearm()
     return False

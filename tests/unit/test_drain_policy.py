@@ -1,4 +1,4 @@
-"""What a drain does next, by its deadline, the guests' sizes and the disk's rate."""
+"""What a drain does next, given its deadline, the guests' sizes and the disk's rate."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_no_more_are_begun_at_a_time_than_there_are_lanes() -> None:
     assert begin(ended(made, "i-00000002", plans.SLEPT), 2)[1] == [100]
 
 
-def test_what_is_being_written_takes_time_from_what_is_to_come() -> None:
+def test_a_sleep_in_progress_takes_time_from_later_ones() -> None:
     made, _ = begin(drain(70.0), 1)
     late_ms = NOW_MS + 45_000  # the large one is written, 25 s are left
     made = ended(made, "i-00000002", plans.SLEPT)
@@ -76,26 +76,26 @@ def test_past_the_deadline_nothing_is_begun_even_without_anything_to_write() -> 
     assert begin(made, 3, now_ms=NOW_MS + 1000)[1] == []
 
 
-def test_one_that_has_gone_by_itself_is_not_begun() -> None:
+def test_a_guest_that_ended_by_itself_is_not_begun() -> None:
     made = plans.with_running(drain(100.0), [guest("i-00000002", 400)])
     assert begin(made, 3)[1] == [400]
     assert [one.outcome for one in made.guests] == [plans.GONE, None, plans.GONE]
 
 
-def test_one_that_comes_up_meanwhile_is_put_away_too() -> None:
+def test_a_guest_that_starts_meanwhile_is_put_away_too() -> None:
     late = guest("i-00000004", 50)
     made = plans.with_running(drain(100.0), [late])
     assert late in made.guests
 
 
-def test_one_that_runs_again_is_put_away_again_but_not_one_that_failed() -> None:
+def test_a_guest_that_runs_again_is_put_away_again_but_not_one_that_failed() -> None:
     made, _ = begin(drain(100.0), 3)
     made = ended(ended(made, "i-00000001", plans.SLEPT), "i-00000002", "broken/io_error")
     again = plans.with_running(made, [guest("i-00000001", 100), guest("i-00000002", 400)])
     assert begin(again, 3)[1] == [100]
 
 
-def test_a_drain_asked_for_again_tries_again_what_is_not_away() -> None:
+def test_a_repeated_drain_retries_guests_that_are_not_away() -> None:
     made, _ = begin(drain(100.0), 3)
     for name, outcome in zip(SIZES, ("slept", "transient/no_space", "not_begun"), strict=True):
         made = ended(made, name, outcome)
@@ -144,12 +144,12 @@ def test_the_rate_is_the_median_of_what_sleeps_have_shown() -> None:
     ("code", "outcome"),
     [("conflict/cancelled", plans.NOT_BEGUN), ("transient/no_space", "transient/no_space")],
 )
-def test_a_failure_is_told_by_its_code(code: str, outcome: str) -> None:
+def test_a_failure_is_reported_by_its_code(code: str, outcome: str) -> None:
     failed = Failed(op="SleepInstance", code=code, failure_class="conflict", message="")
     assert plans.outcome_of(failed) == outcome
 
 
-def test_what_slept_already_was_not_put_away_by_the_drain() -> None:
+def test_a_guest_that_slept_already_was_not_put_away_by_the_drain() -> None:
     unchanged = Done(op="SleepInstance", changed=False, state="sleeping")
     assert plans.outcome_of(unchanged) == plans.UNCHANGED
 
@@ -166,7 +166,7 @@ def test_what_slept_already_was_not_put_away_by_the_drain() -> None:
         ("lost/memory_lost", "stopped", None, "the drain did not put it away: lost/memory_lost"),
     ],
 )
-def test_only_what_the_drain_put_away_and_nobody_decided_about_is_brought_back(
+def test_only_guests_put_away_by_the_drain_and_not_changed_since_are_brought_back(
     outcome: str | None, status: str | None, later: str | None, left: str | None
 ) -> None:
     one = guest("i-00000001", 100, outcome=outcome)
