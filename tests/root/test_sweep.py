@@ -303,7 +303,9 @@ def test_the_command_removes_nothing_where_another_state_directory_lies(
     process.start()
     ref = started(process, "i-0000000a")
     pid = document(process, ref)["firecracker_pid"]
-    eventually(lambda: sweeps(process) > 0, "it has swept once")
+    eventually(lambda: sweeps(process) > 0, "a sweep has written its history")
+    first = sweeps(process)
+    eventually(lambda: sweeps(process) > first, "that sweep has also recorded the state directory")
     aside = process.base / "aside"
     process.layout.state.rename(aside)
     process.layout.state.mkdir()
