@@ -39,7 +39,7 @@ class Reservations:
     _database: Database
 
     def reserve(self, kind: Kind, key: str, owner: str, *, vcpus: int = 0, mem_mib: int = 0) -> str:
-        """The owner from now on: `owner`, or whoever owned it already."""
+        """Reserves it if it is free; returns its owner, which may be another."""
         with self._database.transaction() as db:
             db.execute(
                 "INSERT OR IGNORE INTO reservations VALUES (?, ?, ?, ?, ?)",

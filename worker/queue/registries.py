@@ -70,7 +70,7 @@ class Registries:
         return [id_ for id_ in found if isinstance(id_, bytes)]
 
     def _skip_looks(self, error: ResponseError) -> None:
-        """Logs it and goes on: hostd ends cancelled requests later, or not."""
+        """Logs it and looks again in a minute: until then cancelled requests may end late."""
         self._next_look += BLIND_S
         log.warning("cannot read what is cancelled: %s: %s", self._keys.canceled, error)
         if is_wrong_type(error):
