@@ -19,7 +19,6 @@ from worker.errors import ConfigError, HostdError, StartupError, Unreachable
 __all__ = ["DONE", "FAILED", "UNREACHABLE", "USAGE", "main"]
 
 ERRORS: Final = (ConfigError, StartupError, HostdError, BadRequest, click.UsageError)
-NOISY: Final = ("httpx", "httpcore", "rq.worker", "pyroute2")
 
 
 def _report(error: Exception, _: click.Context) -> int:
@@ -59,7 +58,7 @@ def main(ctx: click.Context, config: Path | None, verbose: bool) -> None:
         level=logging.DEBUG if verbose else logging.INFO,
         format="%(asctime)s %(levelname)s %(threadName)s %(message)s",
     )
-    for noisy in NOISY:
+    for noisy in ("httpx", "httpcore", "rq.worker", "pyroute2"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

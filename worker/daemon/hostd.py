@@ -24,7 +24,7 @@ from worker.daemon.vmm_watch import VmmWatch
 from worker.errors import HostdError, LedgerError, StartupError
 from worker.ledger.database import is_damage, unusable_ledger
 from worker.ledger.identity import write_marker
-from worker.linux import machine
+from worker.linux import libc, machine
 from worker.model.layout import Layout
 from worker.model.names import InstanceRef
 from worker.protocol.delivery import Delivery
@@ -60,6 +60,7 @@ class Hostd:
     def _build(self, config: Config) -> None:
         if os.geteuid() != 0:
             raise StartupError("hostd run needs root: it makes devices, mounts and control groups")
+        libc.limit_arenas(2)
         policy = build_policy(config)
         make_directories(config)
         self._opened.enter_context(host_lock(config.paths.runtime))

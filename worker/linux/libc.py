@@ -25,6 +25,12 @@ def call(name: str, *arguments: object, path: Path | None = None) -> None:
         raise OSError(number, os.strerror(number), None if path is None else str(path))
 
 
+def limit_arenas(count: int) -> None:
+    """Lets malloc make no more arenas: one a thread takes MiBs, of no use under the GIL."""
+    if hasattr(LIBRARY, "mallopt"):  # glibc's own: musl has no arenas
+        LIBRARY.mallopt(-8, count)  # M_ARENA_MAX, malloc.h
+
+
 def mount(source: bytes | None, target: Path, kind: bytes | None, flags: int, data: bytes) -> None:
     """Mounts, as mount(2).
 
