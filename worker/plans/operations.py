@@ -1,6 +1,6 @@
 """The table of operations: what the rest of hostd must know of each, asked here and nowhere else.
 
-A request's struct stands in enqueue/requests.py; how it is chosen and planned, in the module here
+A request's struct is in enqueue/requests.py; how it is chosen and planned, in the module here
 that its row names.
 """
 

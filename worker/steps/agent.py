@@ -44,7 +44,7 @@ class GuestNotified:
     """The guest's agent, if one listens, was notified that the guest runs again."""
 
     ref: InstanceRef
-    name: str = "guest_told"
+    name: str = "guest_notified"
 
     def done(self, host: Host) -> bool:
         return host.agents.agent_notified(self.ref)
