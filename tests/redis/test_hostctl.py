@@ -402,11 +402,14 @@ def test_following_events_prints_each_as_it_comes(redis_server: RedisServer) -> 
         stdout=subprocess.PIPE,
     ) as process:
         assert process.stdout is not None
-        redis_server.await_blocked()
-        redis_server.client().xadd(KEYS.events, {"event": '{"seq":1}'}, id="1-0")
-        assert process.stdout.readline() == b'1-0 {"seq":1}\n'
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        try:
+            redis_server.await_blocked()
+            redis_server.client().xadd(KEYS.events, {"event": '{"seq":1}'}, id="1-0")
+            assert process.stdout.readline() == b'1-0 {"seq":1}\n'
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 130
+        finally:
+            process.kill()  # else the `with` would wait for it for ever
 
 
 def test_a_reader_that_leaves_early_causes_no_traceback(

@@ -1,7 +1,7 @@
 """The table of operations: what the rest of hostd must know of each, asked here and nowhere else.
 
-A request's struct is in enqueue/requests.py; how it is chosen and planned, in the module here
-that its row names.
+The request structs are in enqueue/requests.py.  Each row names the module of this package that
+chooses the action and makes the plan.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ _INSTANCE: Final[tuple[InstanceOperation[Any], ...]] = (
         audited_as="InstanceSlept",
         choose=sleep.choose,
         retried_at_start=True,
-        reconciles_first=False,  # it says itself that the memory it was to save is lost
+        reconciles_first=False,  # Sleep has an error of its own for lost memory
     ),
     InstanceOperation(
         request=WakeInstance,

@@ -95,7 +95,7 @@ def _hostd_error(error: Exception, request_id: str) -> HostdError:
 def _reconcile_first(verified: VerifiedRequest, ctx: Context) -> None:
     """Reconciles the instance before its first request since hostd started.
 
-    Not before a request that had begun: it finishes or undoes what it left behind itself.
+    Skipped if the request had already begun: it finishes or undoes its earlier work itself.
 
     Raises:
         Lost: `memory_lost`, for an operation that needs the guest's memory.

@@ -1,1 +1,1 @@
-"""Sleep images on the disk."""
+"""Sleep images on the disk: `images.py` has their names, `generation.py` their content."""
