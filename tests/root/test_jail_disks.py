@@ -72,7 +72,7 @@ def test_equal_files_give_equal_images_that_take_no_room_of_their_size(tmp_path:
 
 @pytest.mark.parametrize("name", ["", ".", "..", "lost+found", "a/b"])
 def test_an_invalid_name_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="no name"):
+    with pytest.raises(ValueError, match="not a valid name"):
         image(tmp_path / "disk", {name: (b"", 0o400)}, 4)
 
 
